@@ -1,0 +1,203 @@
+//! The SDK: seals before anything leaves, asks members directly, believes no single one of them, opens here.
+//!
+//! Every error is a [`Failure`]: its code is one of `docs/errors.md`, whoever found it. What the client pins stands in its
+//! [`Profile`]; a member whose answers are wrong is named in [`Client::suspects`] and asked last from then on.
+
+mod change;
+mod custodian;
+mod identity;
+mod lease;
+mod open;
+mod profile;
+mod read;
+
+pub use change::{Administrators, Put, RoleDescription, Submitted, TargetDescription};
+pub use custodian::{Custodian, CustomerSource, decode_part, encode_part};
+pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, load_server_identity};
+pub use lease::Credential;
+pub use open::{Opened, SecretRef};
+pub use profile::{Member, PinnedMount, Profile, ProfileError};
+
+use crate::MAX_OPEN_REPLY;
+use crate::status::{BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_ENOUGH_MEMBERS, Retry};
+use crate::tls::{CLIENT, connect};
+use crate::vault::vault_client::VaultClient;
+use quorate_state::ids::{MemberIndex, Millis, RequestId};
+use rand_core::CryptoRng;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+/// How long one call to one member may take.
+const CALL: Duration = Duration::from_secs(5);
+/// How long an operation may take when nobody says.
+const OPERATION: Duration = Duration::from_secs(30);
+/// The first pause between two attempts, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// What the client takes from outside, so that tests decide it.
+pub struct Seams {
+    /// Randomness for keys, nonces and ids.
+    pub rng: Box<dyn CryptoRng + Send>,
+    /// Milliseconds since 1970.
+    pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
+}
+
+/// A client of one cluster, as one caller. Methods take `&self` and may run beside each other.
+pub struct Client {
+    profile: Profile,
+    identity: Identity,
+    customer: CustomerSource,
+    rng: Mutex<Box<dyn CryptoRng + Send>>,
+    clock: Arc<dyn Fn() -> Millis + Send + Sync>,
+    vaults: BTreeMap<MemberIndex, VaultClient<Channel>>,
+    suspects: Mutex<BTreeMap<MemberIndex, String>>,
+    timeout: Duration,
+}
+
+impl core::fmt::Debug for Client {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Client({} of {})", self.identity.principal(), self.profile.cluster)
+    }
+}
+
+impl Client {
+    /// Connects lazily: no member needs to be up.
+    ///
+    /// # Errors
+    /// `client_setup` when an address is none.
+    pub fn new(profile: Profile, identity: Identity, customer: CustomerSource, seams: Seams) -> Result<Self, Failure> {
+        let vaults = profile
+            .members
+            .iter()
+            .map(|m| {
+                let channel = connect(&m.api_address, m.key, identity.tls(), &m.name, CLIENT)
+                    .map_err(|why| Failure::new(CLIENT_SETUP, format!("member {}: {why}", m.name)))?;
+                Ok((m.index, VaultClient::new(channel).max_decoding_message_size(MAX_OPEN_REPLY)))
+            })
+            .collect::<Result<_, Failure>>()?;
+        let rng = Mutex::new(seams.rng);
+        let suspects = Mutex::default();
+        Ok(Self { profile, identity, customer, rng, clock: seams.clock, vaults, suspects, timeout: OPERATION })
+    }
+
+    /// Sets how long an operation may take, retries included; 30 s otherwise.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// What it pins.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Who is calling.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Members that gave a wrong answer, and what was wrong: asked last since.
+    #[must_use]
+    pub fn suspects(&self) -> BTreeMap<MemberIndex, String> {
+        lock(&self.suspects).clone()
+    }
+
+    fn suspect(&self, member: MemberIndex, why: impl core::fmt::Display) -> Failure {
+        let name = self.profile.member(member).map_or("?", |m| m.name.as_str());
+        let what = format!("member {name} ({member}): {why}");
+        tracing::warn!(member, name, %why, "a member gave a wrong answer");
+        lock(&self.suspects).insert(member, why.to_string());
+        Failure::new(BAD_ANSWER, what)
+    }
+
+    /// The members in the order in which to ask them: suspects last, the others from a random one on, so that load
+    /// spreads.
+    fn order(&self) -> Vec<MemberIndex> {
+        let mut members: Vec<MemberIndex> = self.vaults.keys().copied().collect();
+        let first = self.random::<1>().first().map_or(0, |b| usize::from(*b)) % members.len().max(1);
+        members.rotate_left(first);
+        let suspects = lock(&self.suspects);
+        members.sort_by_key(|m| suspects.contains_key(m));
+        members
+    }
+
+    fn threshold(&self) -> usize {
+        usize::from(self.profile.threshold)
+    }
+
+    fn now(&self) -> Millis {
+        (self.clock)()
+    }
+
+    fn random<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        lock(&self.rng).fill_bytes(&mut out);
+        out
+    }
+
+    fn request_id(&self) -> RequestId {
+        RequestId(self.random())
+    }
+
+    /// One answer of any member: asks one after the other, and again, until one answers, refuses for good, or time is up.
+    async fn any<T, F>(&self, ask: impl Fn(VaultClient<Channel>) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.any_until(|_| false, ask).await
+    }
+
+    /// As [`Client::any`]; `give_up` names further failures that are for good.
+    async fn any_until<T, F>(
+        &self,
+        give_up: impl Fn(&Failure) -> bool,
+        ask: impl Fn(VaultClient<Channel>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = BACKOFF.0;
+        let mut last = Failure::new(NOT_ENOUGH_MEMBERS, "no member is known");
+        loop {
+            for member in self.order() {
+                let Some(vault) = self.vaults.get(&member) else { continue };
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(last);
+                }
+                match call(left.min(CALL), ask(vault.clone())).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) if failure.retry == Retry::No || give_up(&failure) => return Err(failure),
+                    Err(failure) => last = failure,
+                }
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(last);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+}
+
+/// One call, with an end.
+async fn call<T>(limit: Duration, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.into()),
+        Err(_) => Err(Failure::new(DEADLINE, format!("no answer in {} ms", limit.as_millis()))),
+    }
+}
+
+/// What is behind these locks is whole after every statement, so a panic elsewhere harms nothing.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

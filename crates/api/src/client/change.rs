@@ -1,0 +1,385 @@
+//! What changes something: sealed and signed here, sent until its outcome is known.
+
+use super::{Client, lock};
+use crate::status::{BAD_ANSWER, CLIENT_SETUP, Failure, NOT_FOUND, NOT_PINNED, STALE_AUTHORITY};
+use crate::vault::{Lease, Mount, SubmitRequest};
+use quorate_crypto::customer::CustomerPublic;
+use quorate_crypto::identity::SigningKey;
+use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
+use quorate_crypto::sealed::{ObjectTemplate, Sealed, WrapTemplate, seal};
+use quorate_state::access::SYSTEM_NAMESPACE;
+use quorate_state::change::Change;
+use quorate_state::ids::{CustomerKeyId, KeyringId, Millis, SessionId, hex};
+use quorate_state::outcome::Outcome;
+use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
+use quorate_state::store::decode;
+use quorate_state::target::credential_path;
+
+/// How long a request stays valid: room for retries, and below the limit by more than clocks differ.
+const VALIDITY: Millis = MAX_VALIDITY / 2;
+
+/// The administrators' signing keys for one change, and the authority version that they saw.
+#[derive(Debug)]
+pub struct Administrators<'a> {
+    /// At least m of the k, distinct.
+    pub keys: &'a [&'a SigningKey],
+    /// From [`Client::policies`] or [`Client::status`]; a change in between makes the request `stale_authority`.
+    pub authority_version: u64,
+}
+
+/// A stored version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// Its number, which the log gave it.
+    pub number: u64,
+    /// Where it stands in the log.
+    pub index: u64,
+}
+
+/// What became of a change.
+#[derive(Debug)]
+pub struct Submitted {
+    /// Never a refusal.
+    pub outcome: Outcome,
+    /// Where it stands in the log.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// For a lease: as it was when the credential had become usable.
+    pub lease: Option<Lease>,
+}
+
+/// A target, without its password.
+#[derive(Debug, Clone)]
+pub struct TargetDescription {
+    /// Its name.
+    pub name: String,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The database that the executor connects to.
+    pub database: String,
+    /// The administrative login.
+    pub user: String,
+}
+
+/// A role: what its leases get.
+#[derive(Debug, Clone)]
+pub struct RoleDescription {
+    /// Its name.
+    pub name: String,
+    /// Its target.
+    pub target: String,
+    /// Group roles at the target.
+    pub groups: Vec<String>,
+    /// Milliseconds.
+    pub default_ttl: Millis,
+    /// Milliseconds, with every renewal.
+    pub max_ttl: Millis,
+    /// Connections per lease.
+    pub connection_limit: u16,
+    /// Leases at once.
+    pub max_leases: u32,
+    /// What verifiers must have.
+    pub scram_iterations: u32,
+}
+
+impl Client {
+    /// Stores a new version. `cas` is the newest version that the caller knows, 0 for none.
+    ///
+    /// # Security
+    /// Which of the pinned keyrings a mount uses is taken from a member's answer unless [`super::Profile::mounts`] pins it.
+    ///
+    /// # Errors
+    /// `not_pinned`; `check_and_set`; the members'.
+    pub async fn put(&self, namespace: &str, path: &str, plaintext: &[u8], cas: Option<u64>) -> Result<Put, Failure> {
+        let name = path.split('/').next().unwrap_or_default();
+        let answer = self.mounts(namespace).await?;
+        let mount = answer
+            .mounts
+            .into_iter()
+            .find(|m| m.name == name)
+            .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no mount {name} in namespace {namespace}")))?;
+        let (keyring, customers) = self.sealing(namespace, &mount)?;
+        let secret_id = match self.versions(namespace, path).await {
+            Ok(reply) => <[u8; 16]>::try_from(reply.secret_id.as_slice())
+                .map_err(|_| Failure::new(BAD_ANSWER, "the secret id has not 16 bytes"))?,
+            Err(failure) if failure.code == NOT_FOUND => self.random(),
+            Err(failure) => return Err(failure),
+        };
+        let Sealed { header, payload } = self.seal(plaintext, secret_id, (namespace, path), &keyring, &customers)?;
+        let change = Change::PutSecret {
+            namespace: namespace.to_owned(),
+            path: path.to_owned(),
+            header,
+            payload,
+            expected: cas,
+        };
+        match self.change(change).await? {
+            Submitted { outcome: Outcome::Stored { number, .. }, index, .. } => Ok(Put { number, index }),
+            other => Err(unexpected(&other.outcome)),
+        }
+    }
+
+    /// The pinned keys of a mount.
+    fn sealing(&self, namespace: &str, mount: &Mount) -> Result<(KeyringPublic, Vec<CustomerPublic>), Failure> {
+        let what = format!("mount {} of namespace {namespace}", mount.name);
+        let pins = &self.profile;
+        if let Some(pin) = pins.mounts.iter().find(|p| p.namespace == namespace && p.mount == mount.name) {
+            let ids: Vec<String> = mount.customer_key_ids.iter().map(|id| hex(id)).collect();
+            if pin.keyring != hex(&mount.keyring_id) || pin.customer_keys != ids {
+                return Err(Failure::new(
+                    NOT_PINNED,
+                    format!("{what}: a member names other keys than the pinned ones"),
+                ));
+            }
+        }
+        let keyring = *pins.keyring(&mount.keyring_id).ok_or_else(|| {
+            Failure::new(NOT_PINNED, format!("{what}: keyring {} is not pinned", hex(&mount.keyring_id)))
+        })?;
+        if (keyring.class == KeyringClass::Customer) == mount.customer_key_ids.is_empty() {
+            return Err(Failure::new(
+                NOT_PINNED,
+                format!("{what}: its customer keys do not fit class {}", keyring.class),
+            ));
+        }
+        let customers = mount
+            .customer_key_ids
+            .iter()
+            .map(|id| {
+                pins.customer_key(id)
+                    .cloned()
+                    .ok_or_else(|| Failure::new(NOT_PINNED, format!("{what}: customer key {} is not pinned", hex(id))))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((keyring, customers))
+    }
+
+    fn seal(
+        &self,
+        plaintext: &[u8],
+        secret_id: [u8; 16],
+        (namespace, path): (&str, &str),
+        keyring: &KeyringPublic,
+        customers: &[CustomerPublic],
+    ) -> Result<Sealed, Failure> {
+        let author = self.identity.principal().to_owned();
+        let object = ObjectTemplate {
+            cluster: self.profile.cluster.0,
+            secret_id,
+            version_id: self.random(),
+            created: self.now(),
+            writer_id: author.clone(),
+        };
+        let wrap =
+            WrapTemplate { namespace: namespace.to_owned(), path: path.to_owned(), wrap_no: 0, wrapped_by: author };
+        seal(plaintext, &object, &wrap, keyring, customers, &mut *lock(&self.rng))
+            .map_err(|why| Failure::new(crate::status::INVALID_ARGUMENT, format!("{namespace}:{path}: {why}")))
+    }
+
+    /// Hides versions, or the newest when none is named.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn delete(&self, namespace: &str, path: &str, numbers: &[u64]) -> Result<Vec<u64>, Failure> {
+        let (namespace, path, numbers) = (namespace.to_owned(), path.to_owned(), numbers.to_vec());
+        self.versions_changed(Change::DeleteSecret { namespace, path, numbers }).await
+    }
+
+    /// Brings deleted versions back.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn undelete(&self, namespace: &str, path: &str, numbers: &[u64]) -> Result<Vec<u64>, Failure> {
+        let (namespace, path, numbers) = (namespace.to_owned(), path.to_owned(), numbers.to_vec());
+        self.versions_changed(Change::UndeleteSecret { namespace, path, numbers }).await
+    }
+
+    /// Erases versions for ever.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn destroy(&self, namespace: &str, path: &str, numbers: &[u64]) -> Result<Vec<u64>, Failure> {
+        let (namespace, path, numbers) = (namespace.to_owned(), path.to_owned(), numbers.to_vec());
+        self.versions_changed(Change::DestroySecret { namespace, path, numbers }).await
+    }
+
+    async fn versions_changed(&self, change: Change) -> Result<Vec<u64>, Failure> {
+        match self.change(change).await?.outcome {
+            Outcome::Versions { changed } => Ok(changed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a namespace.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn create_namespace(&self, namespace: &str) -> Result<Submitted, Failure> {
+        self.change(Change::CreateNamespace { namespace: namespace.to_owned() }).await
+    }
+
+    /// Makes a mount.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn create_mount(
+        &self,
+        namespace: &str,
+        mount: &str,
+        keyring: KeyringId,
+        customer_keys: &[CustomerKeyId],
+    ) -> Result<Submitted, Failure> {
+        let (namespace, mount, customer_keys) = (namespace.to_owned(), mount.to_owned(), customer_keys.to_vec());
+        self.change(Change::CreateMount { namespace, mount, keyring, customer_keys }).await
+    }
+
+    /// Registers a customer key; `owner` is the customer's own signing key, which vouches for it.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn register_customer_key(
+        &self,
+        name: &str,
+        public: &CustomerPublic,
+        owner: &SigningKey,
+    ) -> Result<Submitted, Failure> {
+        let public = public.encode();
+        let signature = owner.sign("customer-key", &[&self.profile.cluster.0, name.as_bytes(), &public]);
+        let (name, owner) = (name.to_owned(), owner.verify_key().0);
+        self.change(Change::RegisterCustomerKey { name, public, owner, signature }).await
+    }
+
+    /// Writes a policy.
+    ///
+    /// # Errors
+    /// `stale_authority` when the rules changed since they were read; the members'.
+    pub async fn put_policy(&self, name: &str, text: &str, by: &Administrators<'_>) -> Result<Submitted, Failure> {
+        self.administer(Change::PutPolicy { name: name.to_owned(), text: text.to_owned() }, by).await
+    }
+
+    /// Any change that needs administrators.
+    ///
+    /// # Errors
+    /// As [`Client::put_policy`].
+    pub async fn administer(&self, change: Change, by: &Administrators<'_>) -> Result<Submitted, Failure> {
+        self.submit(&self.sign(change, Some(by))).await
+    }
+
+    /// Begins the generation of a keyring; the ceremony then runs by itself, see [`Client::status`].
+    ///
+    /// # Errors
+    /// As [`Client::put_policy`].
+    pub async fn begin_key_generation(
+        &self,
+        class: KeyringClass,
+        by: &Administrators<'_>,
+    ) -> Result<SessionId, Failure> {
+        let session = SessionId(self.random());
+        self.administer(Change::BeginKeyGeneration { session, class }, by).await?;
+        Ok(session)
+    }
+
+    /// Describes a target; its password is sealed to a pinned keyring of class `cluster`.
+    ///
+    /// # Errors
+    /// `not_pinned`; the members'.
+    pub async fn put_target(
+        &self,
+        target: &TargetDescription,
+        password: &[u8],
+        keyring: KeyringId,
+    ) -> Result<Submitted, Failure> {
+        let pinned =
+            self.profile.keyring(&keyring.0).filter(|k| k.class == KeyringClass::Cluster).ok_or_else(|| {
+                Failure::new(NOT_PINNED, format!("keyring {keyring} is not a pinned one of class cluster"))
+            })?;
+        let path = credential_path(&target.name);
+        let Sealed { header, payload } = self.seal(password, self.random(), (SYSTEM_NAMESPACE, &path), pinned, &[])?;
+        let TargetDescription { name, host, port, database, user } = target.clone();
+        self.change(Change::PutTarget { name, host, port, database, user, header, payload }).await
+    }
+
+    /// Describes a role.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn put_role(&self, role: &RoleDescription) -> Result<Submitted, Failure> {
+        let RoleDescription {
+            name,
+            target,
+            groups,
+            default_ttl,
+            max_ttl,
+            connection_limit,
+            max_leases,
+            scram_iterations,
+        } = role.clone();
+        self.change(Change::PutRole {
+            name,
+            target,
+            groups,
+            default_ttl,
+            max_ttl,
+            connection_limit,
+            max_leases,
+            scram_iterations,
+        })
+        .await
+    }
+
+    /// Signs a change that needs no administrators and sends it.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn change(&self, change: Change) -> Result<Submitted, Failure> {
+        self.submit(&self.sign(change, None)).await
+    }
+
+    /// Signs, without sending: for requests whose administrators sign elsewhere.
+    #[must_use]
+    pub fn sign(&self, change: Change, by: Option<&Administrators<'_>>) -> SignedRequest {
+        let request = Request {
+            cluster: self.profile.cluster,
+            id: self.request_id(),
+            change,
+            reply_to: None,
+            expected_authority_version: by.map(|a| a.authority_version),
+            not_after: self.now().saturating_add(VALIDITY),
+            principal: self.identity.principal().to_owned(),
+            chain: self.identity.chain().to_vec(),
+        };
+        SignedRequest::sign(&request, self.identity.key(), by.map_or(&[], |a| a.keys))
+    }
+
+    /// Sends a signed request to one member after the other, the same bytes each time, until its outcome is known or
+    /// time is up: however often it arrives, it happens once.
+    ///
+    /// # Errors
+    /// The members'. `stale_authority` is not tried again where the request names an authority version.
+    pub async fn submit(&self, signed: &SignedRequest) -> Result<Submitted, Failure> {
+        let request = signed.request()?;
+        let bytes = borsh::to_vec(signed).map_err(|why| Failure::new(CLIENT_SETUP, why))?;
+        // The same bytes stay stale for ever when they name a version: only a new signature helps.
+        let final_when_stale = request.expected_authority_version.is_some();
+        let give_up = |failure: &Failure| final_when_stale && failure.code == STALE_AUTHORITY;
+        let reply = self
+            .any_until(give_up, |mut vault| {
+                let request = SubmitRequest { signed_request: bytes.clone() };
+                async move { vault.submit(request).await }
+            })
+            .await?;
+        let outcome: Outcome =
+            decode(0, &reply.outcome).map_err(|_| Failure::new(BAD_ANSWER, "the outcome is in no known format"))?;
+        match outcome {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok(Submitted { outcome, index: reply.index, term: reply.term, lease: reply.lease }),
+        }
+    }
+}
+
+/// An outcome that this change cannot have.
+pub(super) fn unexpected(outcome: &Outcome) -> Failure {
+    Failure::new(BAD_ANSWER, format!("the outcome is of another kind of change: {outcome:?}"))
+}

@@ -1,0 +1,111 @@
+//! Dynamic credentials: the password is made here, and only its verifier leaves.
+
+use super::change::{Submitted, unexpected};
+use super::{BACKOFF, Client, lock};
+use crate::scram;
+use crate::status::{BAD_ANSWER, DEADLINE, Failure, NOT_FOUND};
+use crate::vault::Lease;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quorate_crypto::secret::Secret;
+use quorate_state::change::Change;
+use quorate_state::ids::{LeaseId, Millis};
+use quorate_state::outcome::Outcome;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A login that works until its lease ends.
+#[derive(Debug)]
+pub struct Credential {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The login.
+    pub username: String,
+    /// 32 characters of base64url: 192 random bits. No server has seen it.
+    pub password: Secret<32>,
+    /// Where to use it.
+    pub host: String,
+    /// Where to use it.
+    pub port: u16,
+    /// Where to use it.
+    pub database: String,
+    /// Cluster time, milliseconds since 1970.
+    pub expires_at: Millis,
+}
+
+impl Client {
+    /// Gets a credential of a role, for `ttl` milliseconds or the role's default.
+    ///
+    /// # Errors
+    /// `not_found` without such a role, `quota`, `target_unavailable`; the members'.
+    pub async fn issue_lease(&self, role: &str, ttl: Option<Millis>) -> Result<Credential, Failure> {
+        let roles = self.roles().await?.roles;
+        let iterations = roles
+            .iter()
+            .find(|r| r.name == role)
+            .map(|r| r.scram_iterations)
+            .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no role {role}")))?;
+        let password = self.password();
+        // Expensive on purpose, so not among the tasks that others wait for.
+        let (salt, copy) = (self.random::<16>(), Secret::<32>::init_with(|out| *out = *password.expose()));
+        let verifier = tokio::task::spawn_blocking(move || scram::verifier(copy.expose(), &salt, iterations))
+            .await
+            .map_err(|why| Failure::new(crate::status::INTERNAL, why))?;
+        let submitted = self.change(Change::IssueLease { role: role.to_owned(), verifier, ttl }).await?;
+        let Submitted { outcome: Outcome::Intent { lease, principal, expires_at }, lease: Some(described), .. } =
+            submitted
+        else {
+            return Err(unexpected(&submitted.outcome));
+        };
+        let port = u16::try_from(described.port).map_err(|_| Failure::new(BAD_ANSWER, "the port is none"))?;
+        let Lease { host, database, .. } = described;
+        Ok(Credential { lease, username: principal, password, host, port, database, expires_at })
+    }
+
+    fn password(&self) -> Secret<32> {
+        let raw = Secret::<24>::random(&mut *lock(&self.rng));
+        // 24 bytes are 32 characters exactly.
+        Secret::init_with(|out| URL_SAFE_NO_PAD.encode_slice(raw.expose(), out).map_or((), drop))
+    }
+
+    /// Moves the end of a lease to `ttl` milliseconds from now. Returns the new end, in cluster time.
+    ///
+    /// # Errors
+    /// `lease_state` when it has ended; the members'.
+    pub async fn renew(&self, lease: LeaseId, ttl: Millis) -> Result<Millis, Failure> {
+        match self.change(Change::RenewLease { lease, ttl }).await?.outcome {
+            Outcome::Renewed { expires_at, .. } => Ok(expires_at),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a lease: from the returned log index on no node honours it. That the target has ended it too is known when
+    /// [`Client::wait_revoked`] returns.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn revoke(&self, lease: LeaseId) -> Result<u64, Failure> {
+        Ok(self.change(Change::RevokeLease { lease }).await?.index)
+    }
+
+    /// Waits until the end of a lease was seen at its target.
+    ///
+    /// # Errors
+    /// `deadline` when it was not seen in time: revocation goes on by itself.
+    pub async fn wait_revoked(&self, lease: LeaseId, limit: Duration) -> Result<Lease, Failure> {
+        let deadline = Instant::now() + limit;
+        let mut pause = BACKOFF.0;
+        loop {
+            let now = self.lease(lease).await?;
+            if now.state == "revoked" {
+                return Ok(now);
+            }
+            if Instant::now() + pause >= deadline {
+                let what = format!("lease {lease} is {}, and its end was not yet seen at the target", now.state);
+                return Err(Failure::new(DEADLINE, what));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+}

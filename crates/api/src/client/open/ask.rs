@@ -1,0 +1,261 @@
+//! Asking members until t of them say the same.
+
+use super::{Agreed, SecretRef};
+use crate::client::{BACKOFF, CALL, Client, call};
+use crate::status::{BEHIND, DISAGREEMENT, Failure, NOT_ENOUGH_MEMBERS, Retry};
+use crate::transcript::verify_open_reply;
+use crate::vault::{OpenReply, OpenRequest, OpenedItem, SecretVersion};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use quorate_crypto::identity::VerifyKey;
+use quorate_crypto::sealed::Header;
+use quorate_state::ids::{MemberIndex, Millis, RequestId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the first t may take before the others are asked as well.
+const HEDGE: Duration = Duration::from_millis(150);
+/// How long a question stays valid: below the limit of 30 s by more than clocks differ.
+const VALIDITY: Millis = 15_000;
+
+/// The answers to one question, by member; their signatures and their form are checked.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) replies: BTreeMap<MemberIndex, OpenReply>,
+    pub(super) failures: BTreeMap<MemberIndex, Failure>,
+}
+
+/// What members must say alike.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Said<'a> {
+    Refused(&'a str),
+    Version {
+        secret: &'a [u8],
+        version: &'a [u8],
+        number: u64,
+        newest: bool,
+        header: &'a [u8],
+        keyring: &'a [u8],
+        epoch: u64,
+    },
+}
+
+impl<'a> Said<'a> {
+    /// Nothing, when the member is only behind.
+    pub(super) fn of(item: &'a OpenedItem) -> Option<Self> {
+        match item.refusal.as_str() {
+            "" => Some(Self::Version {
+                secret: &item.secret_id,
+                version: &item.version_id,
+                number: item.number,
+                newest: item.newest,
+                header: &item.header_hash,
+                keyring: &item.keyring_id,
+                epoch: item.epoch,
+            }),
+            BEHIND => None,
+            code => Some(Self::Refused(code)),
+        }
+    }
+}
+
+impl Round {
+    /// What t members say alike of item `at`.
+    fn agreed(&self, at: usize, threshold: usize) -> Option<Result<Agreed, Failure>> {
+        let mut groups: BTreeMap<Said<'_>, Vec<(MemberIndex, &OpenedItem)>> = BTreeMap::new();
+        for (member, reply) in &self.replies {
+            let Some(item) = reply.items.get(at) else { continue };
+            if let Some(said) = Said::of(item) {
+                groups.entry(said).or_default().push((*member, item));
+            }
+        }
+        let (said, group) = groups.into_iter().find(|(_, group)| group.len() >= threshold)?;
+        let (_, first) = group.first()?;
+        if let Said::Refused(code) = said {
+            return Some(Err(Failure::from_words(code, first.reason.clone())));
+        }
+        let (_, content) = group.iter().find(|(_, item)| !item.header.is_empty())?;
+        let header = Header::decode(&content.header).ok()?;
+        let partials = group.iter().filter_map(|(member, item)| Some((*member, partial(item)?))).collect();
+        Some(Ok(Agreed { item: (*first).clone(), header, payload: content.payload.clone(), partials }))
+    }
+
+    fn all_agreed(&self, items: usize, threshold: usize) -> Option<Vec<Result<Agreed, Failure>>> {
+        (0..items).map(|at| self.agreed(at, threshold)).collect()
+    }
+
+    /// The failure for good that t members share: asking on would not change it.
+    fn refused_alike(&self, threshold: usize) -> Option<Failure> {
+        let of = |code| self.failures.values().filter(move |f| f.code == code);
+        self.failures.values().find(|f| f.retry == Retry::No && of(f.code).count() >= threshold).cloned()
+    }
+
+    /// The t-th highest index that members named: the highest could be a liar's.
+    fn index_to_wait_for(&self, threshold: usize) -> u64 {
+        let mut applied: Vec<u64> = self.replies.values().map(|r| r.applied).collect();
+        applied.sort_unstable_by(|a, b| b.cmp(a));
+        applied.get(threshold.saturating_sub(1)).copied().unwrap_or(0)
+    }
+
+    fn into_failure(self, client: &Client) -> Failure {
+        let name = |m: &MemberIndex| client.profile.member(*m).map_or("?", |m| m.name.as_str());
+        let mut said: Vec<String> =
+            self.replies.iter().map(|(m, r)| format!("{} answered at index {}", name(m), r.applied)).collect();
+        said.extend(self.failures.iter().map(|(m, f)| format!("{}: {}", name(m), f.message)));
+        let enough = self.replies.len() >= client.threshold();
+        Failure::new(if enough { DISAGREEMENT } else { NOT_ENOUGH_MEMBERS }, said.join(". "))
+    }
+}
+
+pub(super) fn partial(item: &OpenedItem) -> Option<[u8; 32]> {
+    item.partial.as_slice().try_into().ok()
+}
+
+impl Client {
+    /// Asks until t members agree on every item.
+    pub(super) async fn agree(
+        &self,
+        items: &[SecretRef],
+    ) -> Result<(RequestId, Vec<Result<Agreed, Failure>>), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = BACKOFF.0;
+        let mut min_index = 0;
+        loop {
+            let id = self.request_id();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let round = self.round(id, items, min_index, left.min(CALL)).await;
+            if let Some(agreed) = round.all_agreed(items.len(), self.threshold()) {
+                return Ok((id, agreed));
+            }
+            if let Some(failure) = round.refused_alike(self.threshold()) {
+                return Err(failure);
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(round.into_failure(self));
+            }
+            min_index = min_index.max(round.index_to_wait_for(self.threshold()));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// One question: t members first, the first of them for content; the others after [`HEDGE`], on a failure, or when
+    /// the first do not agree.
+    async fn round(&self, id: RequestId, items: &[SecretRef], min_index: u64, limit: Duration) -> Round {
+        let mut round = Round::default();
+        let mut members = self.order().into_iter();
+        let mut waiting = FuturesUnordered::new();
+        let question = |content| self.question(id, items, min_index, false, content);
+        for (i, member) in members.by_ref().take(self.threshold()).enumerate() {
+            waiting.push(self.ask_one(member, question(i == 0), limit));
+        }
+        let hedge = tokio::time::sleep(HEDGE);
+        tokio::pin!(hedge);
+        let mut all = false;
+        loop {
+            tokio::select! {
+                answer = waiting.next() => {
+                    match answer {
+                        Some((member, Ok(reply))) => { round.replies.insert(member, reply); }
+                        Some((member, Err(failure))) => { round.failures.insert(member, failure); }
+                        None if all => return round,
+                        None => {}
+                    }
+                    if round.all_agreed(items.len(), self.threshold()).is_some() {
+                        return round;
+                    }
+                    if all || (round.failures.is_empty() && !waiting.is_empty()) {
+                        continue;
+                    }
+                }
+                () = &mut hedge, if !all => {}
+            }
+            all = true;
+            for member in members.by_ref() {
+                waiting.push(self.ask_one(member, question(true), limit));
+            }
+        }
+    }
+
+    /// The question under an id.
+    pub(super) fn question(
+        &self,
+        id: RequestId,
+        items: &[SecretRef],
+        min_index: u64,
+        prove: bool,
+        content: bool,
+    ) -> OpenRequest {
+        let version = |item: &SecretRef| SecretVersion {
+            namespace: item.namespace.clone(),
+            path: item.path.clone(),
+            number: item.number.unwrap_or(0),
+        };
+        OpenRequest {
+            request_id: id.0.to_vec(),
+            not_after: self.now().saturating_add(VALIDITY),
+            min_index,
+            prove,
+            content,
+            items: items.iter().map(version).collect(),
+        }
+    }
+
+    /// One member's answer, checked as far as it can be without the others'.
+    pub(super) async fn ask_one(
+        &self,
+        member: MemberIndex,
+        question: OpenRequest,
+        limit: Duration,
+    ) -> (MemberIndex, Result<OpenReply, Failure>) {
+        let answer = async {
+            let unknown = || Failure::new(NOT_ENOUGH_MEMBERS, format!("member {member} is not known"));
+            let mut vault = self.vaults.get(&member).ok_or_else(unknown)?.clone();
+            let key = self.profile.member(member).ok_or_else(unknown)?.key;
+            let reply = call(limit, vault.open(question.clone())).await?;
+            self.check_reply(member, &VerifyKey(key), &question, &reply).map_err(|why| self.suspect(member, why))?;
+            Ok(reply)
+        };
+        (member, answer.await)
+    }
+
+    fn check_reply(
+        &self,
+        member: MemberIndex,
+        key: &VerifyKey,
+        question: &OpenRequest,
+        reply: &OpenReply,
+    ) -> Result<(), &'static str> {
+        if verify_open_reply(key, &self.profile.cluster.0, &question.request_id, reply).is_err() {
+            return Err("its signature does not verify");
+        }
+        if reply.member != u32::from(member) || reply.items.len() != question.items.len() {
+            return Err("its answer is not to the question");
+        }
+        for (asked, item) in question.items.iter().zip(&reply.items) {
+            if !item.refusal.is_empty() {
+                continue;
+            }
+            let lengths = [item.secret_id.len(), item.version_id.len(), item.keyring_id.len(), item.partial.len()];
+            if lengths != [16, 16, 32, 32] || item.header_hash.len() != 64 {
+                return Err("its answer is malformed");
+            }
+            if asked.number != 0 && asked.number != item.number || asked.number == 0 && !item.newest {
+                return Err("its answer is about another version");
+            }
+            if question.content {
+                check_content(item)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Content against the hashes that the member itself signed.
+fn check_content(item: &OpenedItem) -> Result<(), &'static str> {
+    let header = Header::decode(&item.header).map_err(|_| "the header it sent is malformed")?;
+    if header.hash() != *item.header_hash {
+        return Err("the header it sent is not the one it signed for");
+    }
+    header.check_payload(&item.payload).map_err(|_| "the payload it sent is not the header's")
+}

@@ -1,0 +1,276 @@
+//! The suite that every engine passes, the fake among them.
+//!
+//! It drives an [`Engine`] and observes its target through a [`Target`] handle, which uses another connection than the
+//! engine: what an engine says of itself proves nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test suite fails by panicking"
+)]
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::time::{sleep, timeout};
+
+use crate::{Binding, Class, Cleaning, Create, Engine, EngineError, Fenced, Principal, Refusal};
+
+/// A target under test, seen from outside.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// A new executor of this target, with connections of its own: another node, or a later term.
+    async fn executor(&self) -> Arc<dyn Engine>;
+    /// A fresh password and its verifier.
+    fn credential(&self) -> Credential;
+    /// A group that may be granted.
+    fn group(&self) -> String;
+    /// Logs in as a client would; `None` when the target refuses.
+    async fn login(&self, name: &str, credential: &Credential) -> Option<Box<dyn Login>>;
+    /// Holds what every create needs, so that one stays in flight until [`release`](Target::release).
+    async fn hold_creates(&self);
+    /// Lets held creates go on.
+    async fn release(&self);
+}
+
+/// What a client keeps, and what it sends.
+pub struct Credential {
+    /// The password.
+    pub password: String,
+    /// Its verifier.
+    pub verifier: String,
+}
+
+/// An open session of a leased principal.
+#[async_trait]
+pub trait Login: Send {
+    /// Whether the target still answers on it.
+    async fn alive(&mut self) -> bool;
+}
+
+/// Runs every case, each with names of its own.
+pub async fn run(target: &dyn Target) {
+    a_created_principal_logs_in(target).await;
+    a_second_create_is_a_duplicate(target).await;
+    nothing_is_sent_on_a_stale_binding(target).await;
+    what_is_invalid_is_never_sent(target).await;
+    refusing_does_not_end_a_session_and_killing_does(target).await;
+    every_step_can_be_repeated(target).await;
+    a_fenced_intent_never_comes_to_life(target).await;
+    a_fence_finds_that_the_create_won(target).await;
+    a_fence_beats_a_create_in_flight(target).await;
+    the_list_shows_ours_only(target).await;
+}
+
+async fn a_created_principal_logs_in(target: &dyn Target) {
+    let engine = target.executor().await;
+    let credential = target.credential();
+    let oid = engine.create(&order(target, &*engine, "cf_login", &credential).await).await.unwrap().oid;
+    assert!(target.login("cf_login", &credential).await.unwrap().alive().await);
+    assert!(target.login("cf_login", &target.credential()).await.is_none(), "another password");
+    let seen = engine.look(&[principal("cf_login", None)]).await.unwrap();
+    assert_eq!((seen[0].oid, seen[0].can_login), (Some(oid), true));
+}
+
+async fn a_second_create_is_a_duplicate(target: &dyn Target) {
+    let engine = target.executor().await;
+    let (first, second) = (target.credential(), target.credential());
+    engine.create(&order(target, &*engine, "cf_twice", &first).await).await.unwrap();
+    let again = engine.create(&order(target, &*engine, "cf_twice", &second).await).await;
+    if engine.class() == Class::Upsert {
+        assert!(again.is_ok() && target.login("cf_twice", &second).await.is_some());
+        return;
+    }
+    assert_eq!(again, Err(EngineError::Duplicate));
+    assert!(target.login("cf_twice", &first).await.is_some() && target.login("cf_twice", &second).await.is_none());
+}
+
+async fn nothing_is_sent_on_a_stale_binding(target: &dyn Target) {
+    let (engine, other) = (target.executor().await, target.executor().await);
+    let credential = target.credential();
+    let mut create = order(target, &*other, "cf_stale", &credential).await;
+    engine.bind().await.unwrap();
+    assert_eq!(engine.create(&create).await, Err(EngineError::StaleBinding), "the connection of another executor");
+    create.binding.backend_start_micros += 1;
+    assert_eq!(other.create(&create).await, Err(EngineError::StaleBinding), "an earlier process of the same number");
+    assert_absent(&*engine, "cf_stale").await;
+}
+
+async fn what_is_invalid_is_never_sent(target: &dyn Target) {
+    let engine = target.executor().await;
+    let credential = target.credential();
+    for name in ["", "Cf", "cf\"; DROP ROLE x; --", "cf'", "cf\\", "cf\0", "pg_cf", &"c".repeat(64)] {
+        let mut create = order(target, &*engine, "cf_valid", &credential).await;
+        create.name = name.to_owned();
+        assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        let this = [principal(name, Some(1))];
+        assert!(matches!(engine.fence(name, &create.binding).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        assert!(matches!(engine.refuse(&this).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        assert!(matches!(engine.kill(&this).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        assert!(matches!(engine.look(&this).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        assert!(matches!(engine.clean(&this).await, Err(EngineError::Invalid { .. })), "{name:?}");
+    }
+    assert!(matches!(engine.list("").await, Err(EngineError::Invalid { .. })), "the empty prefix is everybody");
+    let mut create = order(target, &*engine, "cf_valid", &credential).await;
+    create.verifier.truncate(create.verifier.len() - 1);
+    assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "verifier", .. })));
+    assert_absent(&*engine, "cf_valid").await;
+}
+
+async fn refusing_does_not_end_a_session_and_killing_does(target: &dyn Target) {
+    let engine = target.executor().await;
+    let credential = target.credential();
+    let oid = engine.create(&order(target, &*engine, "cf_steps", &credential).await).await.unwrap().oid;
+    let mut session = target.login("cf_steps", &credential).await.unwrap();
+    let this = [principal("cf_steps", Some(oid))];
+
+    let refused = engine.refuse(&this).await.unwrap();
+    assert_eq!((refused[0].oid, matches!(refused[0].outcome, Refusal::Failed(_))), (Some(oid), false));
+    assert!(target.login("cf_steps", &credential).await.is_none(), "refused in the target");
+    assert!(session.alive().await, "only a kill ends a session, and a caller may die before it");
+    let seen = engine.look(&this).await.unwrap();
+    assert_eq!((seen[0].can_login, seen[0].sessions), (false, 1), "a look is not fooled");
+
+    assert_eq!(engine.kill(&this).await.unwrap(), 1);
+    assert_ended(&*engine, &this).await;
+    assert!(!session.alive().await);
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+    assert_absent(&*engine, "cf_steps").await;
+}
+
+async fn every_step_can_be_repeated(target: &dyn Target) {
+    let engine = target.executor().await;
+    let credential = target.credential();
+    let oid = engine.create(&order(target, &*engine, "cf_again", &credential).await).await.unwrap().oid;
+    // One that never was among them.
+    let these = [principal("cf_never", None), principal("cf_again", Some(oid))];
+    for round in 0..2 {
+        let refused = engine.refuse(&these).await.unwrap();
+        assert_eq!((refused[0].name.as_str(), &refused[0].outcome), ("cf_never", &Refusal::Absent));
+        assert_eq!(refused[1].outcome == Refusal::Absent, round == 1);
+        assert_eq!(engine.kill(&these).await.unwrap(), 0);
+        assert_ended(&*engine, &these).await;
+        assert!(engine.clean(&these).await.unwrap().iter().all(|c| c.outcome == Cleaning::Gone));
+    }
+}
+
+async fn a_fenced_intent_never_comes_to_life(target: &dyn Target) {
+    let (paused, next) = (target.executor().await, target.executor().await);
+    let credential = target.credential();
+    let create = order(target, &*paused, "cf_fence", &credential).await;
+    assert_eq!(next.fence("cf_fence", &create.binding).await, Ok(Fenced::Absent));
+    assert_eq!(next.fence("cf_fence", &create.binding).await, Ok(Fenced::Absent), "it can be repeated");
+    // The paused leader goes on and sends it.
+    let late = paused.create(&create).await;
+    assert!(matches!(late, Err(EngineError::StaleBinding | EngineError::Unknown { .. })), "{late:?}");
+    assert_absent(&*next, "cf_fence").await;
+    // With a new binding it works again.
+    let create = order(target, &*paused, "cf_fence", &credential).await;
+    paused.create(&create).await.unwrap();
+}
+
+async fn a_fence_finds_that_the_create_won(target: &dyn Target) {
+    let engine = target.executor().await;
+    let credential = target.credential();
+    let create = order(target, &*engine, "cf_won", &credential).await;
+    let oid = engine.create(&create).await.unwrap().oid;
+    assert_eq!(engine.fence("cf_won", &create.binding).await, Ok(Fenced::Won { oid }));
+    assert_eq!(engine.fence("cf_won", &create.binding).await, Ok(Fenced::Won { oid }), "it can be repeated");
+}
+
+async fn a_fence_beats_a_create_in_flight(target: &dyn Target) {
+    let (issuer, ender) = (target.executor().await, target.executor().await);
+    let credential = target.credential();
+    let create = order(target, &*issuer, "cf_flight", &credential).await;
+    let binding: Binding = create.binding;
+    ender.look(&[]).await.unwrap();
+    target.hold_creates().await;
+    let flying = tokio::spawn(async move { issuer.create(&create).await });
+    sleep(Duration::from_millis(200)).await;
+    assert!(!flying.is_finished(), "the create must be in flight for this case to mean anything");
+
+    // While the target holds creates, the name may be out of reach too: "busy", and another try.
+    let first = ender.fence("cf_flight", &binding).await;
+    assert!(matches!(first, Err(EngineError::Busy { .. }) | Ok(_)), "{first:?}");
+    target.release().await;
+    let fenced = match first {
+        Ok(fenced) => fenced,
+        Err(_) => fence_at_last(&*ender, "cf_flight", &binding).await,
+    };
+    let flown = timeout(Duration::from_secs(10), flying).await.expect("the create ends").unwrap();
+    match fenced {
+        Fenced::Absent => {
+            assert!(flown.is_err(), "{flown:?}");
+            sleep(Duration::from_millis(300)).await;
+            assert_absent(&*ender, "cf_flight").await;
+        }
+        Fenced::Won { oid } => {
+            let this = [principal("cf_flight", Some(oid))];
+            ender.refuse(&this).await.unwrap();
+            ender.kill(&this).await.unwrap();
+            assert_ended(&*ender, &this).await;
+        }
+    }
+    assert!(target.login("cf_flight", &credential).await.is_none(), "an orphan");
+}
+
+async fn the_list_shows_ours_only(target: &dyn Target) {
+    let engine = target.executor().await;
+    let mut expected = Vec::new();
+    for name in ["cfl_a", "cfl_b", "cfx_c"] {
+        let create = order(target, &*engine, name, &target.credential()).await;
+        expected.push(principal(name, Some(engine.create(&create).await.unwrap().oid)));
+    }
+    let mut list = engine.list("cfl_").await.unwrap();
+    list.sort();
+    assert_eq!(list, expected[..2]);
+}
+
+/// An order for a principal, bound to the engine's connection.
+pub async fn order(target: &dyn Target, engine: &dyn Engine, name: &str, credential: &Credential) -> Create {
+    Create {
+        name: name.to_owned(),
+        verifier: credential.verifier.clone(),
+        groups: vec![target.group()],
+        connection_limit: 5,
+        max_ttl_seconds: 3600,
+        binding: engine.bind().await.unwrap(),
+    }
+}
+
+/// A name and perhaps a number.
+#[must_use]
+pub fn principal(name: &str, oid: Option<u32>) -> Principal {
+    Principal { name: name.to_owned(), oid }
+}
+
+/// A fence is repeated for as long as the target is busy.
+async fn fence_at_last(engine: &dyn Engine, name: &str, binding: &Binding) -> Fenced {
+    for _ in 0..100 {
+        match engine.fence(name, binding).await {
+            Err(EngineError::Busy { .. }) => sleep(Duration::from_millis(20)).await,
+            other => return other.unwrap(),
+        }
+    }
+    panic!("the target stays busy");
+}
+
+/// No login and no session, within the time a terminated session takes to go.
+pub async fn assert_ended(engine: &dyn Engine, principals: &[Principal]) {
+    for _ in 0..100 {
+        let seen = engine.look(principals).await.unwrap();
+        assert!(seen.iter().all(|s| !s.can_login), "{seen:?}");
+        if seen.iter().all(|s| s.sessions == 0) {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("sessions stay alive: {principals:?}");
+}
+
+async fn assert_absent(engine: &dyn Engine, name: &str) {
+    let seen = engine.look(&[principal(name, None)]).await.unwrap();
+    assert_eq!((seen[0].oid, seen[0].can_login), (None, false), "{name}");
+}

@@ -1,0 +1,422 @@
+//! The trait every target stands behind, and its vocabulary.
+
+use core::fmt;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+/// The longest principal name in bytes. PostgreSQL truncates longer ones silently, so two leases could share a role.
+pub const MAX_NAME: usize = 63;
+/// The most PBKDF2 iterations a verifier may ask of a target: 20 million kept a PostgreSQL 15 backend deaf to
+/// `statement_timeout` and to termination for 14 seconds.
+pub const MAX_ITERATIONS: u32 = 100_000;
+
+/// One target system, driven by the node that is its executor.
+///
+/// Every call but [`create`](Engine::create) may be repeated at any time, by any node, with the same result. A future
+/// that is dropped half-way leaves the outcome unknown, as [`EngineError::Unknown`] does.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// What kind of system this is, which decides how an intent ends.
+    fn class(&self) -> Class;
+
+    /// The connection that the next [`create`](Engine::create) will use; opened when there is none.
+    ///
+    /// The caller commits the binding to the log before it sends the create.
+    async fn bind(&self) -> Result<Binding, EngineError>;
+
+    /// Makes the principal with one autocommitted statement, on exactly the bound connection, never after a reconnect.
+    ///
+    /// # Errors
+    /// [`StaleBinding`](EngineError::StaleBinding), [`Invalid`](EngineError::Invalid),
+    /// [`Refused`](EngineError::Refused), [`Busy`](EngineError::Busy): no effect.
+    /// [`Duplicate`](EngineError::Duplicate): the name exists, and this call did not make it. An earlier create of the
+    /// same lease did, or a fence holds the name just now: [`look`](Engine::look) tells, since a fence can't log in.
+    /// [`Unknown`](EngineError::Unknown): it may exist now.
+    async fn create(&self, create: &Create) -> Result<Created, EngineError>;
+
+    /// Ends an intent: when this returns, no create that was bound to `binding` can take effect any more.
+    async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError>;
+
+    /// Has the target refuse login to all of these, committed there. One outcome per principal, in the order asked.
+    async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError>;
+
+    /// Ends the open sessions of these, by the number of the account and not by its name; how many were told to end.
+    ///
+    /// An account that is gone still has its sessions: pass both the number that the lease recorded and the one that
+    /// [`refuse`](Engine::refuse) found.
+    async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError>;
+
+    /// What the target shows of these, in a transaction of its own. One look is not enough: the caller looks again a
+    /// second later, so that a login already under way is seen.
+    async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError>;
+
+    /// Removes what the principals left behind, and then the principals. Never a condition of a lease's end.
+    async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError>;
+
+    /// The principals whose name starts with `prefix`, for the reconciler.
+    async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError>;
+
+    /// Sessions whose account does not exist any more. Those that no lease explains are an alarm.
+    async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError>;
+
+    /// Whether the administrative account can do its work here, and `groups` are fit to be granted.
+    async fn check(&self, groups: &[String]) -> Result<Checked, EngineError>;
+}
+
+/// What a target does with a create, which decides how one in flight is fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Account changes are transactional: PostgreSQL.
+    Transactional,
+    /// Each account statement commits by itself, and a second create of a name fails: MariaDB.
+    Autocommit,
+    /// A create overwrites, so the name is no fence: Redis, RabbitMQ.
+    Upsert,
+    /// The target makes the credential and its name: cloud tokens.
+    IssuedByTarget,
+}
+
+/// One connection to the target, told apart from every other that it ever had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Binding {
+    /// The number of the target's process or thread behind it.
+    pub pid: i32,
+    /// When that process began, in microseconds since 1970 by the target's clock: process numbers come back.
+    pub backend_start_micros: i64,
+}
+
+/// An account in the target: its name, and the number that survives the name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Principal {
+    /// See [`valid_name`].
+    pub name: String,
+    /// The number the target gave it, when it is known.
+    pub oid: Option<u32>,
+}
+
+/// A principal to be made.
+pub struct Create {
+    /// See [`valid_name`].
+    pub name: String,
+    /// A SCRAM-SHA-256 verifier as PostgreSQL stores it (RFC 5803), checked here byte for byte: what is not one, the
+    /// target takes for a clear password without a word.
+    pub verifier: String,
+    /// The roles it becomes a member of. All its rights come from them.
+    pub groups: Vec<String>,
+    /// How many sessions it may have at once; at least 1.
+    pub connection_limit: i32,
+    /// After how many seconds, by the target's clock, a new login is refused whatever becomes of us. The maximum of the
+    /// lease's life, so that renewing never touches the target. At least 1.
+    pub max_ttl_seconds: u64,
+    /// The connection to use, from [`Engine::bind`].
+    pub binding: Binding,
+}
+
+impl Create {
+    /// Whether every field is fit to be sent.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] naming the first field that is not.
+    pub fn validate(&self) -> Result<(), EngineError> {
+        let invalid = |field, reason| Err(EngineError::Invalid { field, reason });
+        if !valid_name(&self.name) {
+            return invalid("name", "not 1 to 63 of a-z, 0-9 and _");
+        }
+        if !valid_verifier(&self.verifier) {
+            return invalid("verifier", "not a SCRAM-SHA-256 verifier");
+        }
+        if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_NAME || g.chars().any(char::is_control)) {
+            return invalid("groups", "not 1 to 63 bytes without control characters");
+        }
+        if self.connection_limit < 1 {
+            return invalid("connection_limit", "below 1");
+        }
+        if !(1..=u64::from(u32::MAX)).contains(&self.max_ttl_seconds) {
+            return invalid("max_ttl_seconds", "not between 1 and 2^32 - 1");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Create {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Create")
+            .field("name", &self.name)
+            .field("groups", &self.groups)
+            .field("binding", &self.binding)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A principal that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The number the target gave it.
+    pub oid: u32,
+}
+
+/// How an intent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fenced {
+    /// The create had no effect, and never will.
+    Absent,
+    /// The create won: the principal exists, and is to be ended as any other.
+    Won {
+        /// The number the target gave it.
+        oid: u32,
+    },
+}
+
+/// What became of one principal in [`Engine::refuse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its name, as asked.
+    pub name: String,
+    /// The number that the name had in the target just now. It differs from the recorded one after a restore.
+    pub oid: Option<u32>,
+    /// What was done.
+    pub outcome: Refusal,
+}
+
+/// How login is refused, or why it is not yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The account is gone. Its sessions are not.
+    Dropped,
+    /// The account exists and can't log in.
+    Disabled {
+        /// Memberships that could not be taken away.
+        groups_left: Vec<String>,
+    },
+    /// There was none.
+    Absent,
+    /// Login may still be possible.
+    Failed(EngineError),
+}
+
+/// What one look at one principal shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its name, as asked.
+    pub name: String,
+    /// The number the name has now; `None` when there is no such account.
+    pub oid: Option<u32>,
+    /// Whether an account of that name may log in.
+    pub can_login: bool,
+    /// Sessions of the number asked for, and of the number the name has now.
+    pub sessions: u64,
+    /// The name under which the *number* asked for lives now, when that is another: the target was restored, or the
+    /// account renamed. Its sessions are neither counted nor killed, and a person has to look.
+    pub held_by: Option<String>,
+}
+
+/// What became of one principal in [`Engine::clean`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Its name, as asked.
+    pub name: String,
+    /// What is left.
+    pub outcome: Cleaning,
+}
+
+/// What is left of a principal after cleaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cleaning {
+    /// Nothing.
+    Gone,
+    /// The account, which can't log in, because of what it owns.
+    Left {
+        /// The databases in which something depends on it. Cleaning works in one database only.
+        databases: Vec<String>,
+        /// What the target said, if it refused.
+        reason: Option<String>,
+    },
+}
+
+/// A session without an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ghost {
+    /// The process behind it.
+    pub pid: i32,
+    /// The number that its account had.
+    pub oid: u32,
+}
+
+/// What a target says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// PostgreSQL: `server_version_num`, for example 150018.
+    pub server_version: u32,
+    /// It grows with each fail-over. After one, accounts that were ended may be back: reconcile at once.
+    pub timeline: u32,
+    /// What was checked. Nothing is known of any other.
+    pub endpoint: String,
+    /// How many standbys stream from it. Their sessions are not seen from here.
+    pub standbys: u32,
+    /// What is missing, as statements that an administrator can paste. Empty when all is well.
+    pub missing: Vec<String>,
+}
+
+/// What a target's answer, or its silence, means.
+///
+/// Messages are the target's own main message. Its context is never kept: it can quote the statement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Never sent.
+    #[error("`{field}` is not acceptable: {reason}")]
+    Invalid {
+        /// Which argument.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Definite: no effect, and the same again will be refused again.
+    #[error("the target refuses: {message} ({code})")]
+    Refused {
+        /// The target's code; for PostgreSQL the SQLSTATE.
+        code: String,
+        /// The target's words.
+        message: String,
+    },
+    /// The name exists already.
+    #[error("the principal exists already")]
+    Duplicate,
+    /// Never sent: the connection of the binding is not open here.
+    #[error("the bound connection is not open")]
+    StaleBinding,
+    /// The target answered that it can't now. No effect; worth another try.
+    #[error("the target is busy: {message} ({code})")]
+    Busy {
+        /// The target's code.
+        code: String,
+        /// The target's words.
+        message: String,
+    },
+    /// The target can't be reached. No effect that is not safe to repeat.
+    #[error("the target can't be reached: {reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+    },
+    /// The answer is lost: the create may have happened.
+    #[error("the outcome is unknown: {reason}")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// Whether this can be the name of a principal of ours: 1 to 63 of `a-z`, `0-9` and `_`, and not one of PostgreSQL's own
+/// (`pg_...`). Such a name needs no quoting anywhere; it is quoted all the same.
+#[must_use]
+pub fn valid_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && !name.starts_with("pg_")
+}
+
+pub(crate) fn check_names(principals: &[Principal]) -> Result<(), EngineError> {
+    principals.iter().try_for_each(|p| check_name(&p.name))
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), EngineError> {
+    if valid_name(name) {
+        return Ok(());
+    }
+    Err(EngineError::Invalid { field: "name", reason: "not 1 to 63 of a-z, 0-9 and _" })
+}
+
+/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, all in canonical base64 (RFC 5803, RFC 4648 section 4).
+fn valid_verifier(verifier: &str) -> bool {
+    let decoded = |text: &str| STANDARD.decode(text).map(|bytes| bytes.len()).unwrap_or(0);
+    let parts = || {
+        let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$")?.split_once(':')?;
+        let (salt, keys) = rest.split_once('$')?;
+        let (stored, server) = keys.split_once(':')?;
+        Some((iterations, salt, stored, server))
+    };
+    let Some((iterations, salt, stored, server)) = parts() else { return false };
+    let canonical = !iterations.starts_with('0') && iterations.bytes().all(|b| b.is_ascii_digit());
+    let bounded = iterations.parse::<u32>().is_ok_and(|n| (1..=MAX_ITERATIONS).contains(&n));
+    canonical && bounded && (16..=32).contains(&decoded(salt)) && decoded(stored) == 32 && decoded(server) == 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verifier(iterations: &str, salt: usize, key: usize) -> String {
+        let b64 = |n: usize| STANDARD.encode(vec![7u8; n]);
+        format!("SCRAM-SHA-256${iterations}:{}${}:{}", b64(salt), b64(key), b64(32))
+    }
+
+    fn create(change: impl FnOnce(&mut Create)) -> Result<(), EngineError> {
+        let mut create = Create {
+            name: "q_1".into(),
+            verifier: verifier("4096", 16, 32),
+            groups: vec!["Readers %s".into()],
+            connection_limit: 1,
+            max_ttl_seconds: 60,
+            binding: Binding { pid: 1, backend_start_micros: 1 },
+        };
+        change(&mut create);
+        create.validate()
+    }
+
+    #[test]
+    fn names() {
+        assert!(valid_name("q_00_abc") && valid_name(&"a".repeat(63)));
+        let long = "a".repeat(64);
+        for bad in ["", "A", "a-b", "a\"b", "a'b", "a;b", "a b", "a\0", "ä", "pg_read_all_data", long.as_str()] {
+            assert!(!valid_name(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn verifiers() {
+        assert!(valid_verifier(&verifier("4096", 16, 32)) && valid_verifier(&verifier("1", 32, 32)));
+        assert!(valid_verifier(&verifier("100000", 16, 32)));
+        for bad in ["0", "04096", "+4096", "-1", "20000000", "100001", "", "4096 "] {
+            assert!(!valid_verifier(&verifier(bad, 16, 32)), "{bad:?}");
+        }
+        assert!(!valid_verifier(&verifier("4096", 15, 32)) && !valid_verifier(&verifier("4096", 33, 32)));
+        assert!(!valid_verifier(&verifier("4096", 16, 31)));
+        let good = verifier("4096", 16, 32);
+        assert!(!valid_verifier(&good[..good.len() - 1]), "a truncated one would be stored as a clear password");
+        assert!(!valid_verifier(&format!("{good}\n")) && !valid_verifier("hunter2"));
+        // The last base64 digit carries bits that nobody reads: only zeroes there are canonical.
+        assert!(good.ends_with("c="));
+        assert!(!valid_verifier(&format!("{}d=", &good[..good.len() - 2])));
+    }
+
+    #[test]
+    fn fields() {
+        assert_eq!(create(|_| ()), Ok(()));
+        let field = |r: Result<(), EngineError>| match r {
+            Err(EngineError::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(create(|c| c.name = "x\"; DROP ROLE y".into())), "name");
+        assert_eq!(field(create(|c| c.verifier = "'; --".into())), "verifier");
+        assert_eq!(field(create(|c| c.groups.push("a\0b".into()))), "groups");
+        assert_eq!(field(create(|c| c.groups.push("g".repeat(64)))), "groups");
+        assert_eq!(field(create(|c| c.connection_limit = -1)), "connection_limit");
+        assert_eq!(field(create(|c| c.max_ttl_seconds = 0)), "max_ttl_seconds");
+        assert_eq!(field(create(|c| c.max_ttl_seconds = u64::MAX)), "max_ttl_seconds");
+    }
+
+    #[test]
+    fn debug_shows_no_verifier() {
+        let create = Create {
+            name: "q_1".into(),
+            verifier: "canary".into(),
+            groups: vec![],
+            connection_limit: 1,
+            max_ttl_seconds: 1,
+            binding: Binding { pid: 1, backend_start_micros: 1 },
+        };
+        assert!(!format!("{create:?}").contains("canary"));
+    }
+}

@@ -1,0 +1,435 @@
+//! A target in memory, and an engine on it which fails when it is told to.
+//!
+//! The engine keeps nothing but its connection; the accounts, the sessions and the connections are the target's. So two
+//! fakes on one target are two executors, a dropped one is a node that died, and what one of them does while the other
+//! is paused is what the target saw. There is no clock in here: calls wait for [`FakeTarget::release`], and for nothing
+//! else.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::engine::{check_name, check_names};
+use crate::{
+    Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, Principal,
+    Refusal, Refused, Seen,
+};
+
+/// A call that can be held or made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// [`Engine::bind`].
+    Bind,
+    /// [`Engine::create`].
+    Create,
+    /// [`Engine::fence`].
+    Fence,
+    /// [`Engine::refuse`].
+    Refuse,
+    /// [`Engine::kill`].
+    Kill,
+    /// [`Engine::look`].
+    Look,
+    /// [`Engine::clean`].
+    Clean,
+    /// [`Engine::list`], [`Engine::ghosts`] and [`Engine::check`].
+    Read,
+}
+
+/// Where a call fails. The caller can't tell one from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing happened.
+    Before,
+    /// It happened; the answer is lost.
+    After,
+}
+
+/// The target: what it holds, and what is about to go wrong. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct FakeTarget {
+    class: Class,
+    state: Arc<Mutex<State>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: BTreeMap<String, Account>,
+    dropped: BTreeMap<String, Account>,
+    sessions: BTreeMap<u64, u32>,
+    connections: BTreeSet<Binding>,
+    in_flight: Vec<Binding>,
+    held: BTreeSet<Step>,
+    faults: BTreeMap<Step, VecDeque<Fault>>,
+    down: bool,
+    counter: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Account {
+    oid: u32,
+    verifier: String,
+    can_login: bool,
+    connection_limit: usize,
+    owns_in: Vec<String>,
+}
+
+impl State {
+    fn next(&mut self) -> u32 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// The numbers whose sessions are the principal's: that of the name, and the one asked for unless it is a stranger's.
+    fn numbers(&self, principal: &Principal) -> BTreeSet<u32> {
+        let of_name = self.accounts.get(&principal.name).map(|a| a.oid);
+        of_name.into_iter().chain(principal.oid.filter(|_| self.held_by(principal).is_none())).collect()
+    }
+
+    fn held_by(&self, principal: &Principal) -> Option<String> {
+        let holder = self.accounts.iter().find(|(_, a)| Some(a.oid) == principal.oid)?;
+        (holder.0 != &principal.name).then(|| holder.0.clone())
+    }
+
+    fn sessions_of(&self, numbers: &BTreeSet<u32>) -> usize {
+        self.sessions.values().filter(|oid| numbers.contains(oid)).count()
+    }
+
+    fn drop_account(&mut self, name: &str) {
+        if let Some(account) = self.accounts.remove(name) {
+            self.dropped.insert(name.to_owned(), account);
+        }
+    }
+}
+
+impl FakeTarget {
+    /// An empty target. [`Class::Upsert`] overwrites, and a call in flight survives its connection; every other class is
+    /// fenced by name and connection.
+    #[must_use]
+    pub fn new(class: Class) -> Self {
+        Self { class, state: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// An executor of its own.
+    #[must_use]
+    pub fn executor(&self) -> Fake {
+        Fake { target: self.clone(), connection: Mutex::new(None) }
+    }
+
+    /// The next call of this step fails, once; repeated, the one after it too.
+    pub fn fail(&self, step: Step, fault: Fault) {
+        self.change(|s| s.faults.entry(step).or_default().push_back(fault));
+    }
+
+    /// Calls of this step wait in the target from now on.
+    pub fn hold(&self, step: Step) {
+        self.change(|s| s.held.insert(step));
+    }
+
+    /// They go on.
+    pub fn release(&self, step: Step) {
+        self.change(|s| s.held.remove(&step));
+    }
+
+    /// The target is off: connections and sessions end, and no call gets through until [`start`](Self::start).
+    pub fn stop(&self) {
+        self.change(|s| {
+            s.down = true;
+            s.connections.clear();
+            s.sessions.clear();
+        });
+    }
+
+    /// The target is on again.
+    pub fn start(&self) {
+        self.change(|s| s.down = false);
+    }
+
+    /// The account as it was when it was dropped, login included: a fail-over to a standby that lagged. Whether there
+    /// was one.
+    pub fn resurrect(&self, name: &str) -> bool {
+        self.change(|s| match s.dropped.remove(name) {
+            Some(account) => s.accounts.insert(name.to_owned(), Account { can_login: true, ..account }).is_none(),
+            None => false,
+        })
+    }
+
+    /// The account owns something in these databases; in none, when the list is empty.
+    pub fn own(&self, name: &str, databases: &[&str]) {
+        self.change(|s| {
+            if let Some(account) = s.accounts.get_mut(name) {
+                account.owns_in = databases.iter().map(|d| (*d).to_owned()).collect();
+            }
+        });
+    }
+
+    /// Logs in with what the target compares; the session's number, or `None` when it is refused.
+    #[must_use]
+    pub fn login(&self, name: &str, verifier: &str) -> Option<u64> {
+        self.change(|s| {
+            let account = s.accounts.get(name).filter(|a| !s.down && a.can_login && a.verifier == verifier)?;
+            let (oid, limit) = (account.oid, account.connection_limit);
+            if s.sessions_of(&BTreeSet::from([oid])) >= limit {
+                return None;
+            }
+            let session = u64::from(s.next());
+            s.sessions.insert(session, oid);
+            Some(session)
+        })
+    }
+
+    /// Whether that session lives.
+    #[must_use]
+    pub fn alive(&self, session: u64) -> bool {
+        self.lock().sessions.contains_key(&session)
+    }
+
+    /// The names of all accounts that can log in, and how many sessions live: what must be empty in the end.
+    #[must_use]
+    pub fn exposure(&self) -> (Vec<String>, usize) {
+        let state = self.lock();
+        let open = state.accounts.iter().filter(|(_, a)| a.can_login).map(|(name, _)| name.clone()).collect();
+        (open, state.sessions.len())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.send_modify(|version| *version += 1);
+        result
+    }
+
+    /// One call: waits while it is held, and fails before or after its effect when it is to.
+    async fn call<T>(
+        &self,
+        step: Step,
+        effect: impl FnOnce(&mut State) -> Result<T, EngineError> + Send,
+    ) -> Result<T, EngineError> {
+        let mut changed = self.changed.subscribe();
+        while self.lock().held.contains(&step) {
+            // The sender lives in `self`.
+            let _ = changed.changed().await;
+        }
+        let lost = || EngineError::Unavailable { reason: "fault injected".to_owned() };
+        self.change(|s| {
+            if s.down {
+                return Err(EngineError::Unavailable { reason: "the target is off".to_owned() });
+            }
+            match s.faults.get_mut(&step).and_then(VecDeque::pop_front) {
+                Some(Fault::Before) => Err(lost()),
+                Some(Fault::After) => effect(s).and_then(|_| Err(lost())),
+                None => effect(s),
+            }
+        })
+    }
+}
+
+/// An executor of a [`FakeTarget`].
+#[derive(Debug)]
+pub struct Fake {
+    target: FakeTarget,
+    connection: Mutex<Option<Binding>>,
+}
+
+impl Fake {
+    /// Waits until the create may take effect. A connection that ends meanwhile takes the call along, except where calls
+    /// outlive their connection.
+    async fn fly(&self, binding: Binding) -> Result<(), EngineError> {
+        let mut changed = self.target.changed.subscribe();
+        loop {
+            {
+                let state = self.target.lock();
+                if self.target.class != Class::Upsert && !state.connections.contains(&binding) {
+                    return Err(EngineError::Unknown { reason: "the connection was lost".to_owned() });
+                }
+                if !state.held.contains(&Step::Create) {
+                    return Ok(());
+                }
+            }
+            let _ = changed.changed().await;
+        }
+    }
+
+    fn land(&self, state: &mut State, create: &Create) -> Result<Created, EngineError> {
+        if self.target.class != Class::Upsert && state.accounts.contains_key(&create.name) {
+            return Err(EngineError::Duplicate);
+        }
+        let oid = state.next();
+        let account = Account {
+            oid,
+            verifier: create.verifier.clone(),
+            can_login: true,
+            connection_limit: usize::try_from(create.connection_limit).unwrap_or(0),
+            owns_in: Vec::new(),
+        };
+        state.accounts.insert(create.name.clone(), account);
+        Ok(Created { oid })
+    }
+}
+
+#[async_trait]
+impl Engine for Fake {
+    fn class(&self) -> Class {
+        self.target.class
+    }
+
+    async fn bind(&self) -> Result<Binding, EngineError> {
+        let open = *self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let binding = self
+            .target
+            .call(Step::Bind, |s| {
+                if let Some(binding) = open.filter(|b| s.connections.contains(b)) {
+                    return Ok(binding);
+                }
+                let number = s.next();
+                let pid = i32::try_from(number).unwrap_or(i32::MAX);
+                let binding = Binding { pid, backend_start_micros: i64::from(number) };
+                s.connections.insert(binding);
+                Ok(binding)
+            })
+            .await?;
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(binding);
+        Ok(binding)
+    }
+
+    async fn create(&self, create: &Create) -> Result<Created, EngineError> {
+        create.validate()?;
+        let ours = *self.connection.lock().unwrap_or_else(PoisonError::into_inner) == Some(create.binding);
+        let open = self.target.change(|s| {
+            let open = ours && s.connections.contains(&create.binding);
+            if open {
+                s.in_flight.push(create.binding);
+            }
+            open
+        });
+        if !open {
+            return Err(EngineError::StaleBinding);
+        }
+        let flown = self.fly(create.binding).await;
+        self.target.change(|s| {
+            if let Some(at) = s.in_flight.iter().position(|b| *b == create.binding) {
+                s.in_flight.swap_remove(at);
+            }
+            flown?;
+            // The connection can have ended since the flight did.
+            if s.down || (self.target.class != Class::Upsert && !s.connections.contains(&create.binding)) {
+                return Err(EngineError::Unknown { reason: "the connection was lost".to_owned() });
+            }
+            match s.faults.get_mut(&Step::Create).and_then(VecDeque::pop_front) {
+                None => return self.land(s, create),
+                Some(Fault::Before) => {}
+                Some(Fault::After) => {
+                    self.land(s, create)?;
+                }
+            }
+            s.connections.remove(&create.binding);
+            Err(EngineError::Unknown { reason: "fault injected".to_owned() })
+        })
+    }
+
+    async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
+        check_name(name)?;
+        let class = self.target.class;
+        self.target
+            .call(Step::Fence, |s| {
+                s.connections.remove(binding);
+                if class == Class::Upsert && s.in_flight.contains(binding) {
+                    return Err(EngineError::Busy { code: String::new(), message: "a call is in flight".to_owned() });
+                }
+                Ok(s.accounts.get(name).map_or(Fenced::Absent, |a| Fenced::Won { oid: a.oid }))
+            })
+            .await
+    }
+
+    async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
+        check_names(principals)?;
+        let refuse = |s: &mut State, p: &Principal| {
+            let numbers = s.numbers(p);
+            let in_use = s.sessions_of(&numbers) > 0;
+            let Some(account) = s.accounts.get_mut(&p.name) else {
+                return Refused { name: p.name.clone(), oid: None, outcome: Refusal::Absent };
+            };
+            let oid = Some(account.oid);
+            let outcome = if in_use || !account.owns_in.is_empty() {
+                account.can_login = false;
+                Refusal::Disabled { groups_left: Vec::new() }
+            } else {
+                s.drop_account(&p.name);
+                Refusal::Dropped
+            };
+            Refused { name: p.name.clone(), oid, outcome }
+        };
+        self.target.call(Step::Refuse, |s| Ok(principals.iter().map(|p| refuse(s, p)).collect())).await
+    }
+
+    async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
+        check_names(principals)?;
+        self.target
+            .call(Step::Kill, |s| {
+                let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
+                let before = s.sessions.len();
+                s.sessions.retain(|_, oid| !numbers.contains(oid));
+                Ok(before - s.sessions.len())
+            })
+            .await
+    }
+
+    async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
+        check_names(principals)?;
+        let look = |s: &State, p: &Principal| {
+            let account = s.accounts.get(&p.name);
+            Seen {
+                name: p.name.clone(),
+                oid: account.map(|a| a.oid),
+                can_login: account.is_some_and(|a| a.can_login),
+                sessions: u64::try_from(s.sessions_of(&s.numbers(p))).unwrap_or(u64::MAX),
+                held_by: s.held_by(p),
+            }
+        };
+        self.target.call(Step::Look, |s| Ok(principals.iter().map(|p| look(s, p)).collect())).await
+    }
+
+    async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
+        check_names(principals)?;
+        let clean = |s: &mut State, p: &Principal| {
+            let databases = s.accounts.get(&p.name).map(|a| a.owns_in.clone()).unwrap_or_default();
+            let outcome = if databases.is_empty() {
+                s.drop_account(&p.name);
+                Cleaning::Gone
+            } else {
+                Cleaning::Left { databases, reason: None }
+            };
+            Cleaned { name: p.name.clone(), outcome }
+        };
+        self.target.call(Step::Clean, |s| Ok(principals.iter().map(|p| clean(s, p)).collect())).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
+        check_name(prefix)?;
+        let ours = |(name, account): (&String, &Account)| Principal { name: name.clone(), oid: Some(account.oid) };
+        let starts = |(name, _): &(&String, &Account)| name.starts_with(prefix);
+        self.target.call(Step::Read, |s| Ok(s.accounts.iter().filter(starts).map(ours).collect())).await
+    }
+
+    async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError> {
+        self.target
+            .call(Step::Read, |s| {
+                let known: BTreeSet<u32> = s.accounts.values().map(|a| a.oid).collect();
+                let ghost = |(id, oid): (&u64, &u32)| Ghost { pid: i32::try_from(*id).unwrap_or(i32::MAX), oid: *oid };
+                Ok(s.sessions.iter().filter(|(_, oid)| !known.contains(oid)).map(ghost).collect())
+            })
+            .await
+    }
+
+    async fn check(&self, _groups: &[String]) -> Result<Checked, EngineError> {
+        let checked =
+            Checked { server_version: 1, timeline: 1, endpoint: "memory".to_owned(), standbys: 0, missing: Vec::new() };
+        self.target.call(Step::Read, |_| Ok(checked)).await
+    }
+}

@@ -1,0 +1,31 @@
+//! Target systems: one trait, its conformance suite and fake, one module per system.
+//!
+//! A *target* is a system in which the vault makes short-lived principals: a PostgreSQL server, later others. This crate
+//! knows how to make a principal there, and how to end it truthfully. It knows nothing of Raft, of clients, of leases'
+//! states or of policy, and it decides nothing: which principal is made or ended stands in the log before anything here
+//! is called.
+//!
+//! What "ended" means shapes the trait. `NOLOGIN`, `DROP ROLE` and an expiry date all leave an open session running, so
+//! the end is a sequence of steps whose results can be observed one by one: [`Engine::refuse`], committed in the target;
+//! [`Engine::kill`]; [`Engine::look`], twice, a second apart; and then, never a condition of truth, [`Engine::clean`].
+//! The split is public because a caller can die between any two of them, and because each is safe to repeat.
+//!
+//! # Security
+//! * No call here sees a password of a leased principal: the client makes it, and sends a verifier.
+//! * Neither a verifier nor the administrative password shows in an error, in `Debug`, or in a log line of this crate or
+//!   of its driver at any level.
+//! * While a node is the executor of a target it could act alone *at that target*. What bounds it is the rights of the
+//!   administrative role; [`Engine::check`] names what is missing, and nothing asks for more.
+
+#[cfg(feature = "testing")]
+pub mod conformance;
+mod engine;
+#[cfg(feature = "testing")]
+pub mod fake;
+pub mod postgres;
+pub mod postgres_server;
+
+pub use engine::{
+    Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS,
+    MAX_NAME, Principal, Refusal, Refused, Seen, valid_name,
+};

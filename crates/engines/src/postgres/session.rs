@@ -1,0 +1,182 @@
+//! One connection of ours, and what PostgreSQL's errors mean.
+
+use core::fmt;
+use core::future::Future;
+
+use bytes::BytesMut;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::PostgresConfig;
+use crate::{Binding, EngineError};
+
+/// An open connection. Dropping it closes the socket at once, and what it was doing rolls back.
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) binding: Binding,
+    driver: JoinHandle<()>,
+}
+
+impl Session {
+    /// Connects, authenticates and asks which backend answers.
+    pub(super) async fn open(config: &PostgresConfig, lock_timeout_ms: u128) -> Result<Self, EngineError> {
+        let statement_timeout_ms = config.statement_timeout.as_millis();
+        // What the role or the database sets by default must not change what our statements mean, nor how sure a commit
+        // is. A leased user may own functions and operators in any schema it can write to, so none of them is searched.
+        let options = format!(
+            "-c search_path=pg_catalog,pg_temp -c synchronous_commit=on -c standard_conforming_strings=on \
+             -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
+             -c idle_in_transaction_session_timeout=30000 -c lock_timeout={lock_timeout_ms} \
+             -c statement_timeout={statement_timeout_ms}"
+        );
+        let mut pg = Config::new();
+        pg.host(&config.host)
+            .port(config.port)
+            .dbname(&config.dbname)
+            .user(&config.user)
+            .password(config.password.expose())
+            .application_name(config.application_name())
+            .options(options)
+            .connect_timeout(config.connect_timeout)
+            .tcp_user_timeout(config.answer_timeout());
+        let connect = async {
+            let (client, connection) = pg.connect(NoTls).await?;
+            let driver = tokio::spawn(async move {
+                // Its error is the one that every waiting statement gets too.
+                let _ = connection.await;
+            });
+            // Aborts the driver if the caller gives up on the next line.
+            let mut session = Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, driver };
+            let row = session.client.query_typed_one(WHO_AM_I, &[]).await?;
+            session.binding = Binding { pid: row.try_get(0)?, backend_start_micros: row.try_get(1)? };
+            Ok::<_, tokio_postgres::Error>(session)
+        };
+        match timeout(config.connect_timeout, connect).await {
+            Ok(Ok(session)) => Ok(session),
+            Ok(Err(error)) => Err(on_connect(&error)),
+            Err(_) => Err(EngineError::Unavailable { reason: "timed out while connecting".into() }),
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint \
+     FROM pg_stat_get_activity(pg_backend_pid()) a";
+
+/// Gives up after `limit`: a black hole answers nothing, not even with an error.
+pub(super) async fn within<T>(
+    limit: core::time::Duration,
+    work: impl Future<Output = Result<T, EngineError>> + Send,
+) -> Result<T, EngineError> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))
+}
+
+/// A parameter that the driver, which prints parameters at its debug level, can't print.
+pub(super) struct Unprinted<'a>(pub(super) &'a str);
+
+impl fmt::Debug for Unprinted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("redacted")
+    }
+}
+
+impl ToSql for Unprinted<'_> {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn core::error::Error + Sync + Send>> {
+        self.0.to_sql(ty, out)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&str as ToSql>::accepts(ty)
+    }
+
+    to_sql_checked!();
+}
+
+/// The SQLSTATE, when the server answered and the session lives on. After a FATAL the session does not, and whether its
+/// last statement committed is not known: termination can arrive between the commit and the answer.
+pub(super) fn code(error: &tokio_postgres::Error) -> Option<&str> {
+    answered(error).map(|db| db.code().code())
+}
+
+fn answered(error: &tokio_postgres::Error) -> Option<&DbError> {
+    error.as_db_error().filter(|db| db.parsed_severity() == Some(Severity::Error))
+}
+
+/// What an error means for a statement that is safe to repeat.
+pub(super) fn on_repeatable(error: &tokio_postgres::Error) -> EngineError {
+    match answered(error) {
+        Some(db) => on_answer(db),
+        None => EngineError::Unavailable { reason: lost(error) },
+    }
+}
+
+/// What an error means for a create that was sent.
+pub(super) fn on_create(error: &tokio_postgres::Error) -> EngineError {
+    match answered(error) {
+        Some(db) if is_duplicate(db.code().code()) => EngineError::Duplicate,
+        Some(db) if db.code().code() == WRONG_BACKEND => EngineError::StaleBinding,
+        Some(db) => on_answer(db),
+        None => EngineError::Unknown { reason: lost(error) },
+    }
+}
+
+fn on_connect(error: &tokio_postgres::Error) -> EngineError {
+    match error.as_db_error() {
+        Some(db) if matches!(class(db.code().code()), "28" | "3D" | "42") => refused(db),
+        Some(db) => EngineError::Unavailable { reason: db.message().to_owned() },
+        None => EngineError::Unavailable { reason: lost(error) },
+    }
+}
+
+fn on_answer(db: &DbError) -> EngineError {
+    let code = db.code().code();
+    // 40: rolled back, 53: resources, 55: lock not available, 57: cancelled, XX: among others "tuple concurrently
+    // updated". What they have in common is that the same may succeed later.
+    if matches!(class(code), "40" | "53" | "55" | "57" | "XX") {
+        return EngineError::Busy { code: code.to_owned(), message: db.message().to_owned() };
+    }
+    refused(db)
+}
+
+fn refused(db: &DbError) -> EngineError {
+    EngineError::Refused { code: db.code().code().to_owned(), message: db.message().to_owned() }
+}
+
+/// What is known of a connection that broke.
+fn lost(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), core::error::Error::source(error)) {
+        (Some(db), _) => db.message().to_owned(),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+fn class(code: &str) -> &str {
+    code.get(..2).unwrap_or_default()
+}
+
+/// Raised by our own block when another backend runs it: a pooler, which is not allowed between us and the target.
+pub(super) const WRONG_BACKEND: &str = "QU001";
+
+/// `duplicate_object`, or the unique index on names when the other create committed while this one waited for it.
+pub(super) fn is_duplicate(code: &str) -> bool {
+    matches!(code, "42710" | "23505")
+}
+
+/// Somebody holds what the statement needs: `lock_not_available`, `deadlock_detected`, `query_canceled`, and "tuple
+/// concurrently updated", which has no code of its own.
+pub(super) fn is_blocked(code: &str) -> bool {
+    matches!(code, "55P03" | "40P01" | "57014" | "XX000")
+}

@@ -1,0 +1,107 @@
+//! The suite, against a real PostgreSQL and against the fake.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod support;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use quorate_engines::conformance::{self, Credential, Login, Target, order};
+use quorate_engines::fake::{FakeTarget, Fault, Step};
+use quorate_engines::{Class, Cleaning, Engine, EngineError};
+use support::Pg;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres() {
+    let pg = Pg::start(&[]).await;
+    conformance::run(&*pg).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fake() {
+    conformance::run(&Memory(FakeTarget::new(Class::Transactional))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fake_that_overwrites() {
+    conformance::run(&Memory(FakeTarget::new(Class::Upsert))).await;
+}
+
+struct Memory(FakeTarget);
+
+#[async_trait]
+impl Target for Memory {
+    async fn executor(&self) -> Arc<dyn Engine> {
+        Arc::new(self.0.executor())
+    }
+
+    fn credential(&self) -> Credential {
+        let verifier = support::scram("any", 1);
+        Credential { password: String::new(), verifier }
+    }
+
+    fn group(&self) -> String {
+        "readers".to_owned()
+    }
+
+    async fn login(&self, name: &str, credential: &Credential) -> Option<Box<dyn Login>> {
+        let session = self.0.login(name, &credential.verifier)?;
+        Some(Box::new(Session(self.0.clone(), session)))
+    }
+
+    async fn hold_creates(&self) {
+        self.0.hold(Step::Create);
+    }
+
+    async fn release(&self) {
+        self.0.release(Step::Create);
+    }
+}
+
+struct Session(FakeTarget, u64);
+
+#[async_trait]
+impl Login for Session {
+    async fn alive(&mut self) -> bool {
+        self.0.alive(self.1)
+    }
+}
+
+#[tokio::test]
+async fn the_fake_fails_before_and_after_its_effect() {
+    let target = FakeTarget::new(Class::Transactional);
+    let memory = Memory(target.clone());
+    let engine = target.executor();
+    let credential = memory.credential();
+    for (fault, exists) in [(Fault::Before, false), (Fault::After, true)] {
+        let create = order(&memory, &engine, "x", &credential).await;
+        target.fail(Step::Create, fault);
+        assert!(matches!(engine.create(&create).await, Err(EngineError::Unknown { .. })));
+        assert_eq!(engine.list("x").await.unwrap().len(), usize::from(exists), "{fault:?}");
+    }
+    let session = target.login("x", &credential.verifier).unwrap();
+    let this = engine.list("x").await.unwrap();
+    target.fail(Step::Refuse, Fault::Before);
+    assert!(engine.refuse(&this).await.is_err() && target.exposure() == (vec!["x".to_owned()], 1));
+    target.fail(Step::Refuse, Fault::After);
+    assert!(engine.refuse(&this).await.is_err() && target.exposure() == (vec![], 1));
+    assert!(target.alive(session));
+    engine.kill(&this).await.unwrap();
+    target.own("x", &["other"]);
+    assert!(matches!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Left { .. }));
+    target.own("x", &[]);
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+
+    assert!(target.resurrect("x") && target.login("x", &credential.verifier).is_some());
+    target.stop();
+    assert!(matches!(engine.look(&this).await, Err(EngineError::Unavailable { .. })));
+    target.start();
+    assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 0);
+    assert!(engine.look(&this).await.unwrap()[0].can_login);
+}

@@ -1,0 +1,517 @@
+//! What PostgreSQL does that no other target does, on a real server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use quorate_engines::conformance::{Credential, Target, assert_ended, order, principal};
+use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig};
+use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal};
+use support::{EXECUTOR, GROUP, Pg};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::Client;
+
+/// Makes a principal and says its password and its number.
+async fn lease(pg: &Pg, engine: &Postgres, name: &str) -> (Credential, u32) {
+    let credential = pg.credential();
+    let oid = engine.create(&order(pg, engine, name, &credential).await).await.unwrap().oid;
+    (credential, oid)
+}
+
+/// The same, as a member of a group that may make objects in both databases.
+async fn maker(pg: &Pg, engine: &Postgres, name: &str) -> (Credential, u32) {
+    let credential = pg.credential();
+    let mut create = order(pg, engine, name, &credential).await;
+    create.groups.push("makers".into());
+    let oid = engine.create(&create).await.unwrap().oid;
+    (credential, oid)
+}
+
+async fn session(pg: &Pg, name: &str, credential: &Credential) -> Client {
+    pg.client(name, &credential.password, "postgres").await.unwrap()
+}
+
+async fn wait_until(pg: &Pg, condition: &str) {
+    let client = pg.superuser("postgres").await;
+    for _ in 0..200 {
+        if client.query_one(&format!("SELECT {condition}"), &[]).await.unwrap().get(0) {
+            return;
+        }
+        sleep(Duration::from_millis(25)).await;
+    }
+    panic!("never true: {condition}");
+}
+
+/// `true` when the role may not log in or does not exist, and no session of `oid` lives.
+async fn truly_ended(pg: &Pg, name: &str, oid: u32) -> bool {
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $1 AND rolcanlogin)
+        AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = $2)";
+    pg.superuser("postgres").await.query_one(sql, &[&name, &oid]).await.unwrap().get(0)
+}
+
+async fn end(engine: &Postgres, name: &str, oid: u32) -> Refusal {
+    let this = [principal(name, Some(oid))];
+    let refused = engine.refuse(&this).await.unwrap();
+    engine.kill(&this).await.unwrap();
+    assert_ended(engine, &this).await;
+    refused[0].outcome.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_whatever_they_do() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, oid) = lease(&pg, &engine, "s_three").await;
+    let idle = session(&pg, "s_three", &credential).await;
+    let in_transaction = session(&pg, "s_three", &credential).await;
+    in_transaction.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let asleep = session(&pg, "s_three", &credential).await;
+    let sleeping = tokio::spawn(async move { asleep.batch_execute("SELECT pg_sleep(600)").await });
+    wait_until(&pg, "EXISTS (SELECT FROM pg_stat_activity WHERE usename = 's_three' AND wait_event = 'PgSleep')").await;
+
+    assert_eq!(engine.look(&[principal("s_three", Some(oid))]).await.unwrap()[0].sessions, 3);
+    end(&engine, "s_three", oid).await;
+    assert!(truly_ended(&pg, "s_three", oid).await);
+    assert!(idle.simple_query("SELECT 1").await.is_err() && in_transaction.simple_query("SELECT 1").await.is_err());
+    assert!(timeout(Duration::from_secs(5), sleeping).await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_holds_its_own_row_is_ended() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, oid) = lease(&pg, &engine, "s_alter").await;
+    let hostile = session(&pg, "s_alter", &credential).await;
+    hostile.batch_execute("BEGIN; ALTER ROLE s_alter PASSWORD 'mine'").await.unwrap();
+    let began = Instant::now();
+    let outcome = end(&engine, "s_alter", oid).await;
+    assert_eq!(outcome, Refusal::Disabled { groups_left: vec![] });
+    assert!(began.elapsed() >= Duration::from_millis(900), "it was not held up, so this proves nothing");
+    assert!(truly_ended(&pg, "s_alter", oid).await);
+    assert!(pg.client("s_alter", "mine", "postgres").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_table_does_not_keep_a_role() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, oid) = lease(&pg, &engine, "s_temp").await;
+    let hostile = session(&pg, "s_temp", &credential).await;
+    hostile.batch_execute("CREATE TEMPORARY TABLE t (i int)").await.unwrap();
+    end(&engine, "s_temp", oid).await;
+    assert!(truly_ended(&pg, "s_temp", oid).await);
+    let cleaned = engine.clean(&[principal("s_temp", Some(oid))]).await.unwrap();
+    assert_eq!(cleaned[0].outcome, Cleaning::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_role_has_no_memberships() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, oid) = lease(&pg, &engine, "s_member").await;
+    let _open = session(&pg, "s_member", &credential).await;
+    assert_eq!(end(&engine, "s_member", oid).await, Refusal::Disabled { groups_left: vec![] });
+    let sql = "SELECT count(*) FROM pg_auth_members WHERE member = $1";
+    let members: i64 = pg.superuser("postgres").await.query_one(sql, &[&oid]).await.unwrap().get(0);
+    assert_eq!(members, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_and_one_that_owns() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let values: Vec<String> = (0..200).map(|i| format!("CREATE ROLE b_{i:03} LOGIN CONNECTION LIMIT 5")).collect();
+    let client = pg.superuser("postgres").await;
+    client.batch_execute(&values.join(";")).await.unwrap();
+    client.batch_execute("CREATE TABLE owned_by_b (i int); ALTER TABLE owned_by_b OWNER TO b_077").await.unwrap();
+    let all = engine.list("b_").await.unwrap();
+    assert_eq!(all.len(), 200);
+    let refused = engine.refuse(&all).await.unwrap();
+    assert!(refused.iter().zip(&all).all(|(r, p)| r.name == p.name && r.oid == p.oid), "one outcome each, in order");
+    let dropped = refused.iter().filter(|r| r.outcome == Refusal::Dropped).count();
+    assert_eq!((dropped, &refused[77].outcome), (199, &Refusal::Disabled { groups_left: vec![] }));
+    let left = engine.list("b_").await.unwrap();
+    assert_eq!(left.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["b_077"]);
+    assert_eq!(engine.clean(&left).await.unwrap()[0].outcome, Cleaning::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owned_objects_go_to_the_owner_role_and_other_databases_are_listed() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, oid) = maker(&pg, &engine, "o_two").await;
+    let client = session(&pg, "o_two", &credential).await;
+    client
+        .batch_execute(
+            "CREATE TABLE o_table (i int); CREATE TYPE o_type AS ENUM ('a');
+             CREATE FUNCTION o_function() RETURNS int SECURITY DEFINER LANGUAGE sql AS 'SELECT 1'",
+        )
+        .await
+        .unwrap();
+    let elsewhere = pg.client("o_two", &credential.password, "other").await.unwrap();
+    elsewhere.batch_execute("CREATE TABLE o_other (i int)").await.unwrap();
+
+    let this = [principal("o_two", Some(oid))];
+    end(&engine, "o_two", oid).await;
+    let cleaned = engine.clean(&this).await.unwrap();
+    assert_eq!(cleaned[0].outcome, Cleaning::Left { databases: vec!["other".into()], reason: None });
+    assert!(truly_ended(&pg, "o_two", oid).await, "cleaning is no condition of truth");
+    let sql = "SELECT (SELECT tableowner::text FROM pg_tables WHERE tablename = 'o_table'),
+        (SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'o_function'),
+        (SELECT typowner::regrole::text FROM pg_type WHERE typname = 'o_type')";
+    let row = pg.superuser("postgres").await.query_one(sql, &[]).await.unwrap();
+    for column in 0..3 {
+        assert_eq!(row.get::<_, String>(column), "quorate_owner");
+    }
+    pg.superuser("other").await.batch_execute("DROP OWNED BY o_two").await.unwrap();
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owned_objects_are_dropped_when_so_configured() {
+    let pg = Pg::shared().await;
+    let engine = Postgres::new(PostgresConfig { owned: OwnedObjects::Drop, ..pg.config(1) }).unwrap();
+    let (credential, oid) = maker(&pg, &engine, "o_drop").await;
+    let client = session(&pg, "o_drop", &credential).await;
+    client.batch_execute("CREATE TABLE o_dropped (i int)").await.unwrap();
+    end(&engine, "o_drop", oid).await;
+    assert_eq!(engine.clean(&[principal("o_drop", Some(oid))]).await.unwrap()[0].outcome, Cleaning::Gone);
+    wait_until(&pg, "to_regclass('public.o_dropped') IS NULL").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_targets_clock_sets_the_last_end() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    lease(&pg, &engine, "v_until").await;
+    wait_until(
+        &pg,
+        "EXISTS (SELECT FROM pg_roles WHERE rolname = 'v_until' AND rolconnlimit = 5 AND NOT rolcreaterole
+           AND rolvaliduntil BETWEEN now() + interval '59 minutes' AND now() + interval '61 minutes')",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_numbers_of_a_name_are_killed_and_a_strangers_is_not() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, old) = lease(&pg, &engine, "k_oid").await;
+    let before = session(&pg, "k_oid", &credential).await;
+    // As after a restore of the target: the same name, another number, and the old session a ghost.
+    pg.sql("DROP ROLE k_oid").await;
+    assert!(engine.ghosts().await.unwrap().iter().any(|g| g.oid == old));
+    let (credential, new) = lease(&pg, &engine, "k_oid").await;
+    let after = session(&pg, "k_oid", &credential).await;
+    assert_ne!(old, new);
+    let (stranger_credential, stranger) = lease(&pg, &engine, "k_stranger").await;
+    let bystander = session(&pg, "k_stranger", &stranger_credential).await;
+
+    let these = [principal("k_oid", Some(old)), principal("k_oid", Some(stranger))];
+    let seen = engine.look(&these).await.unwrap();
+    assert_eq!((seen[0].sessions, seen[0].held_by.as_deref()), (2, None));
+    assert_eq!((seen[1].sessions, seen[1].held_by.as_deref()), (1, Some("k_stranger")));
+    assert_eq!(engine.refuse(&these[..1]).await.unwrap()[0].oid, Some(new));
+    assert_eq!(engine.kill(&these).await.unwrap(), 2);
+    assert_ended(&engine, &these).await;
+    assert!(before.simple_query("SELECT 1").await.is_err() && after.simple_query("SELECT 1").await.is_err());
+    assert!(bystander.simple_query("SELECT 1").await.is_ok());
+    assert!(engine.ghosts().await.unwrap().iter().all(|g| g.oid != old));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_roles_are_never_ended() {
+    let pg = Pg::shared().await;
+    let (engine, other) = (pg.engine(1), pg.engine(1));
+    other.warm().await.unwrap();
+    let own: u32 =
+        pg.superuser("postgres").await.query_one("SELECT $1::text::regrole::oid", &[&EXECUTOR]).await.unwrap().get(0);
+    for name in [EXECUTOR, "quorate_owner"] {
+        let this = [principal(name, None)];
+        assert!(matches!(engine.refuse(&this).await, Err(EngineError::Invalid { field: "name", .. })));
+        assert!(matches!(engine.kill(&this).await, Err(EngineError::Invalid { field: "name", .. })));
+        assert!(matches!(engine.clean(&this).await, Err(EngineError::Invalid { field: "name", .. })));
+    }
+    // Under another name, by our number.
+    assert_eq!(engine.kill(&[principal("q_nobody", Some(own))]).await.unwrap(), 0);
+    assert!(other.list(EXECUTOR).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_given_up_leaves_nothing_open() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (_, oid) = lease(&pg, &engine, "g_given").await;
+    let holder = pg.superuser("postgres").await;
+    holder.batch_execute("BEGIN; ALTER ROLE g_given CONNECTION LIMIT 4").await.unwrap();
+    let this = [principal("g_given", Some(oid))];
+    assert!(timeout(Duration::from_millis(300), engine.refuse(&this)).await.is_err(), "it was not held up");
+    assert!(engine.look(&this).await.unwrap()[0].can_login);
+    let held = engine.refuse(&this).await.unwrap();
+    assert!(
+        matches!(held[0].outcome, Refusal::Failed(EngineError::Busy { .. })),
+        "never an end that is none: {held:?}"
+    );
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(engine.refuse(&this).await.unwrap()[0].outcome, Refusal::Dropped);
+    let idle = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'quorate_executor' AND query LIKE '%g_given%'
+        AND state LIKE 'idle in transaction%')";
+    wait_until(&pg, idle).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_older_terms_end_and_forged_ones_do_not_count() {
+    let pg = Pg::start(&[]).await;
+    let (old, same, newer) = (pg.engine(9), pg.engine(10), pg.engine(11));
+    let binding = old.bind().await.unwrap();
+    let (_, _) = (old.warm().await.unwrap(), newer.warm().await.unwrap());
+    let (credential, _) = lease(&pg, &same, "t_forger").await;
+    let forger = session(&pg, "t_forger", &credential).await;
+    forger.batch_execute("SET application_name = 'quorate/t1/1'").await.unwrap();
+    let mut create = order(&*pg, &old, "t_late", &credential).await;
+    create.binding = binding;
+    assert_eq!(same.kill_older_terms().await.unwrap(), 2, "9 is less than 10, as a number");
+    assert!(forger.simple_query("SELECT 1").await.is_ok());
+    assert!(newer.look(&[]).await.is_ok());
+    let late = old.create(&create).await;
+    assert!(matches!(late, Err(EngineError::StaleBinding | EngineError::Unknown { .. })), "{late:?}");
+    assert!(same.list("t_late").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_has_the_name_and_no_commit_is_fenced() {
+    let pg = Pg::start(&[]).await;
+    let (issuer, ender) = (Arc::new(pg.engine(1)), pg.engine(1));
+    let credential = pg.credential();
+    let create = order(&*pg, &*issuer, "f_open", &credential).await;
+    let binding = create.binding;
+    // The create enters the role and then waits for the membership, so its name is taken and not committed.
+    let holder = pg.superuser("postgres").await;
+    holder.batch_execute("BEGIN; LOCK TABLE pg_auth_members IN SHARE MODE").await.unwrap();
+    let flying = tokio::spawn({
+        let issuer = issuer.clone();
+        async move { issuer.create(&create).await }
+    });
+    wait_until(&pg, "EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'pg_auth_members'::regclass)").await;
+    // The same lock keeps the fence from giving the name up again; the create is ended all the same.
+    assert!(matches!(ender.fence("f_open", &binding).await, Err(EngineError::Busy { .. })));
+    let flown = timeout(Duration::from_secs(10), flying).await.unwrap().unwrap();
+    assert!(matches!(flown, Err(EngineError::Unknown { .. })), "{flown:?}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(ender.fence("f_open", &binding).await, Ok(Fenced::Absent));
+    assert!(ender.list("f_open").await.unwrap().is_empty(), "an orphan");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_open_create_of_the_name_delays_both_and_leaves_no_orphan() {
+    let pg = Pg::shared().await;
+    let (issuer, ender) = (Arc::new(pg.engine(1)), pg.engine(1));
+    let create = order(&*pg, &*issuer, "f_same", &pg.credential()).await;
+    let binding = create.binding;
+    let holder = pg.superuser("postgres").await;
+    holder.batch_execute("BEGIN; CREATE ROLE f_same").await.unwrap();
+    let flying = tokio::spawn(async move { issuer.create(&create).await });
+    wait_until(&pg, &format!("EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = {})", binding.pid)).await;
+    assert!(matches!(ender.fence("f_same", &binding).await, Err(EngineError::Busy { .. })));
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert!(timeout(Duration::from_secs(10), flying).await.unwrap().unwrap().is_err());
+    assert_eq!(ender.fence("f_same", &binding).await, Ok(Fenced::Absent));
+    assert!(ender.list("f_same").await.unwrap().is_empty(), "an orphan");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_left_by_a_fence_that_died_is_not_taken_for_the_create() {
+    let pg = Pg::shared().await;
+    let (issuer, ender) = (pg.engine(1), pg.engine(1));
+    let create = order(&*pg, &issuer, "f_marker", &pg.credential()).await;
+    // By the executor itself, which from PostgreSQL 16 on can drop only what it made.
+    let executor = pg.client(EXECUTOR, support::EXECUTOR_PASSWORD, "postgres").await.unwrap();
+    executor.batch_execute("CREATE ROLE f_marker NOLOGIN CONNECTION LIMIT 0").await.unwrap();
+    assert_eq!(ender.fence("f_marker", &create.binding).await, Ok(Fenced::Absent));
+    assert!(issuer.create(&create).await.is_err(), "the dead fence had not ended the connection");
+    assert!(ender.list("f_marker").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_was_killed_is_unknown() {
+    let pg = Pg::start(&[]).await;
+    let engine = Arc::new(pg.engine(1));
+    let create = order(&*pg, &*engine, "u_kill", &pg.credential()).await;
+    let pid = create.binding.pid;
+    pg.hold_creates().await;
+    let flying = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.create(&create).await }
+    });
+    wait_until(&pg, &format!("EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = {pid})")).await;
+    pg.sql(&format!("SELECT pg_terminate_backend({pid})")).await;
+    let flown = timeout(Duration::from_secs(10), flying).await.unwrap().unwrap();
+    assert!(matches!(flown, Err(EngineError::Unknown { .. })), "{flown:?}");
+    pg.release().await;
+    // The retry has a new binding, and works.
+    lease(&pg, &engine, "u_kill").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_whose_answer_is_lost_is_unknown_and_the_fence_finds_it() {
+    let pg = Pg::shared().await;
+    let cut = Arc::new(AtomicBool::new(false));
+    let port = proxy(pg.port, cut.clone()).await;
+    let issuer = Postgres::new(PostgresConfig { port, ..pg.config(1) }).unwrap();
+    let credential = pg.credential();
+    let create = order(&*pg, &issuer, "u_lost", &credential).await;
+    cut.store(true, Ordering::SeqCst);
+    let lost = issuer.create(&create).await;
+    assert!(matches!(lost, Err(EngineError::Unknown { .. })), "{lost:?}");
+
+    // A later executor completes the same intent: same name, same verifier, a binding of its own.
+    let next = pg.engine(2);
+    let again = next.create(&order(&*pg, &next, "u_lost", &credential).await).await;
+    assert_eq!(again, Err(EngineError::Duplicate));
+    let Ok(Fenced::Won { oid }) = next.fence("u_lost", &create.binding).await else { panic!("it was committed") };
+    assert_eq!(end(&next, "u_lost", oid).await, Refusal::Dropped);
+}
+
+/// Passes everything on until `cut`; from then on the first answer to a simple query is swallowed and the line goes dead.
+async fn proxy(to: u16, cut: Arc<AtomicBool>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            let simple = Arc::new(AtomicBool::new(false));
+            let (cut, seen) = (cut.clone(), simple.clone());
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 65536];
+                while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
+                    if cut.load(Ordering::SeqCst) && buffer[0] == b'Q' {
+                        simple.store(true, Ordering::SeqCst);
+                    }
+                    if to_server.write_all(&buffer[..n]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 65536];
+                while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+                    if seen.load(Ordering::SeqCst) || to_client.write_all(&buffer[..n]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_is_unavailable_and_comes_back() {
+    let pg = Pg::start(&[]).await;
+    let engine = pg.engine(1);
+    let (credential, oid) = lease(&pg, &engine, "d_down").await;
+    let mut late = order(&*pg, &engine, "d_late", &credential).await;
+    let stop = pg.clone();
+    tokio::task::spawn_blocking(move || stop.server.lock().unwrap().stop()).await.unwrap();
+    let this = [principal("d_down", Some(oid))];
+    for _ in 0..2 {
+        assert!(matches!(engine.refuse(&this).await, Err(EngineError::Unavailable { .. })));
+        assert!(matches!(engine.look(&this).await, Err(EngineError::Unavailable { .. })));
+        assert!(matches!(engine.bind().await, Err(EngineError::Unavailable { .. })));
+    }
+    assert!(engine.create(&late).await.is_err());
+    let start = pg.clone();
+    tokio::task::spawn_blocking(move || start.server.lock().unwrap().run().unwrap()).await.unwrap();
+    assert_eq!(engine.create(&late).await, Err(EngineError::StaleBinding), "never after a reconnect");
+    late.binding = engine.bind().await.unwrap();
+    engine.create(&late).await.unwrap();
+    assert_eq!(end(&engine, "d_down", oid).await, Refusal::Dropped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_takes_every_slot_is_ended() {
+    let pg = Pg::start(&["max_connections=12", "max_wal_senders=0", "superuser_reserved_connections=3"]).await;
+    let engine = pg.engine(1);
+    engine.warm().await.unwrap();
+    let credential = pg.credential();
+    let mut create = order(&*pg, &engine, "x_slots", &credential).await;
+    create.connection_limit = 100;
+    let oid = engine.create(&create).await.unwrap().oid;
+    let mut taken = Vec::new();
+    while let Ok(client) = pg.client("x_slots", &credential.password, "postgres").await {
+        taken.push(client);
+    }
+    assert!(matches!(pg.engine(2).warm().await, Err(EngineError::Unavailable { .. })), "no slot is left");
+    end(&engine, "x_slots", oid).await;
+    assert!(truly_ended(&pg, "x_slots", oid).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_what_is_missing_and_the_statements_cure_it() {
+    let pg = Pg::start(&[]).await;
+    pg.sql("CREATE ROLE poor LOGIN PASSWORD 'poor'; CREATE ROLE writers LOGIN; CREATE SCHEMA s; GRANT CREATE ON SCHEMA s TO writers")
+        .await;
+    let config = PostgresConfig {
+        user: "poor".into(),
+        password: quorate_crypto::secret::SecretVec::new(b"poor".to_vec()),
+        owned: OwnedObjects::ReassignTo("heir".into()),
+        ..pg.config(1)
+    };
+    let poor = Postgres::new(config).unwrap();
+    let groups = ["writers".to_owned(), "absent\"".to_owned()];
+    let missing = poor.check(&groups).await.unwrap().missing;
+    for statement in [
+        "ALTER ROLE \"poor\" CREATEROLE",
+        "GRANT pg_read_all_stats TO \"poor\"",
+        "GRANT pg_signal_backend TO \"poor\"",
+        "CREATE ROLE \"heir\" NOLOGIN",
+        "GRANT \"heir\" TO \"poor\"",
+        "ALTER ROLE \"writers\" NOLOGIN",
+        "REVOKE CREATE ON SCHEMA \"s\" FROM \"writers\"",
+        "CREATE ROLE \"absent\"\"\" NOLOGIN",
+    ] {
+        assert!(missing.iter().any(|m| m == statement), "{statement} is not in {missing:#?}");
+    }
+    // Without the right to see, a look must not say that there is nothing to be seen.
+    let look = poor.look(&[principal("q_any", None)]).await;
+    assert!(matches!(look, Err(EngineError::Refused { ref code, .. }) if code == "42501"), "{look:?}");
+
+    pg.sql(&missing.join(";")).await;
+    let checked = poor.check(&groups).await.unwrap();
+    assert_eq!(checked.missing, Vec::<String>::new());
+    assert!(checked.server_version >= 130_000 && checked.timeline == 1 && checked.standbys == 0);
+    assert_eq!(checked.endpoint, format!("127.0.0.1:{}", pg.port));
+    assert!(poor.look(&[principal("q_any", None)]).await.is_ok());
+    assert_eq!(pg.engine(1).check(&[GROUP.to_owned()]).await.unwrap().missing, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_definite_and_leaves_nothing() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let mut create = order(&*pg, &engine, "r_group", &pg.credential()).await;
+    create.groups = vec!["no_such_group".into()];
+    let refused = engine.create(&create).await;
+    assert!(matches!(refused, Err(EngineError::Refused { ref code, .. }) if code == "42704"), "{refused:?}");
+    assert!(engine.list("r_group").await.unwrap().is_empty());
+    let wrong = PostgresConfig { password: quorate_crypto::secret::SecretVec::new(b"wrong".to_vec()), ..pg.config(1) };
+    let wrong = Postgres::new(wrong).unwrap().bind().await;
+    assert!(matches!(wrong, Err(EngineError::Refused { ref code, .. }) if code == "28P01"), "{wrong:?}");
+    for target in ["", "a/b", &"t".repeat(33)] {
+        let config = PostgresConfig { target: target.to_owned(), ..pg.config(1) };
+        assert!(matches!(Postgres::new(config), Err(EngineError::Invalid { field: "target", .. })));
+    }
+}

@@ -1,0 +1,121 @@
+//! How a command reaches the cluster, and the customer's part: the global client options.
+
+use crate::failure::Stop;
+use crate::operator::load_profile;
+use crate::passphrase::Passphrases;
+use anyhow::Context as _;
+use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
+use quorate_crypto::customer::CustomerSecret;
+use quorate_server::env::Env;
+use quorate_state::ids::{Millis, parse_hex};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Purpose of a customer's sealed fragment.
+pub(crate) const FRAGMENT: &str = "customer-fragment";
+
+/// Options of every command that talks to a cluster or a custodian.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Connection {
+    /// What to pin of the cluster: cluster.toml.
+    #[arg(long, global = true, env = "QUORATE_PROFILE", value_name = "FILE", help_heading = "Connection")]
+    pub(crate) profile: Option<PathBuf>,
+    /// Who is calling: a PEM file of certificate and key.
+    #[arg(long, global = true, env = "QUORATE_IDENTITY", value_name = "FILE", help_heading = "Connection")]
+    pub(crate) identity: Option<PathBuf>,
+    /// How long an operation may take, retries included.
+    #[arg(long, global = true, value_parser = crate::duration::parse, help_heading = "Connection")]
+    pub(crate) timeout: Option<Millis>,
+    /// The customer's custodian, host:port.
+    #[arg(long, global = true, env = "QUORATE_CUSTODIAN", value_name = "ADDRESS", help_heading = "Connection")]
+    pub(crate) custodian: Option<String>,
+    /// The custodian's own key, 64 hexadecimal digits.
+    #[arg(long, global = true, env = "QUORATE_CUSTODIAN_KEY", value_name = "HEX", help_heading = "Connection")]
+    pub(crate) custodian_key: Option<String>,
+    /// Who is calling the custodian: a PEM file of the customer's own CA.
+    #[arg(long, global = true, env = "QUORATE_CUSTODIAN_IDENTITY", value_name = "FILE", help_heading = "Connection")]
+    pub(crate) custodian_identity: Option<PathBuf>,
+    /// Hold the customer's sealed fragment in this process instead of asking a custodian.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "custodian", help_heading = "Connection")]
+    pub(crate) fragment: Option<PathBuf>,
+    /// Read the fragment's passphrase from this file.
+    #[arg(long, global = true, value_name = "FILE", requires = "fragment", help_heading = "Connection")]
+    pub(crate) fragment_passphrase_file: Option<PathBuf>,
+}
+
+impl Connection {
+    /// What is pinned.
+    pub(crate) fn profile(&self) -> anyhow::Result<Profile> {
+        load_profile(self.profile_path()?)
+    }
+
+    /// Where what is pinned lies.
+    pub(crate) fn profile_path(&self) -> anyhow::Result<&Path> {
+        let missing = || Stop::configuration("no cluster is named: give --profile cluster.toml, or set QUORATE_PROFILE");
+        self.profile.as_deref().ok_or_else(missing)
+    }
+
+    /// A client that needs no customer's part.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        self.connect(self.profile()?, CustomerSource::None)
+    }
+
+    /// A client that can open class `customer` where a source is named.
+    pub(crate) fn opening_client(&self) -> anyhow::Result<Client> {
+        let source = match (&self.custodian, &self.fragment) {
+            (Some(_), _) => CustomerSource::Custodian(self.custodian()?),
+            (None, Some(path)) => CustomerSource::InProcess(self.open_fragment(path)?),
+            (None, None) => CustomerSource::None,
+        };
+        self.connect(self.profile()?, source)
+    }
+
+    /// A client of some or all members.
+    pub(crate) fn connect(&self, profile: Profile, source: CustomerSource) -> anyhow::Result<Client> {
+        let env = Env::system();
+        let clock = Arc::clone(&env.clock);
+        let seams = Seams { rng: Box::new(env.rng()), clock: Arc::new(move || clock.wall()) };
+        let client = Client::new(profile, self.identity()?, source, seams)?;
+        Ok(match self.timeout {
+            Some(ms) => client.with_timeout(Duration::from_millis(ms)),
+            None => client,
+        })
+    }
+
+    /// A client of the custodian.
+    pub(crate) fn custodian(&self) -> anyhow::Result<Custodian> {
+        let missing = |what: &str| Stop::configuration(format!("no {what} is named: docs/cli.md, connection"));
+        let address = self.custodian.as_deref().ok_or_else(|| missing("custodian (--custodian)"))?;
+        let key = self.custodian_key.as_deref().ok_or_else(|| missing("key of the custodian (--custodian-key)"))?;
+        let key = parse_hex(key).ok_or_else(|| Stop::configuration("--custodian-key must be 64 hexadecimal digits"))?;
+        let path = self.custodian_identity.as_deref();
+        let path = path.ok_or_else(|| missing("identity for the custodian (--custodian-identity)"))?;
+        let identity = load_identity(path)?;
+        Ok(Custodian::new(address, key, identity.tls())?)
+    }
+
+    fn identity(&self) -> anyhow::Result<Identity> {
+        let missing = || Stop::configuration("nobody is calling: give --identity FILE, or set QUORATE_IDENTITY");
+        load_identity(self.identity.as_deref().ok_or_else(missing)?)
+    }
+
+    fn open_fragment(&self, path: &Path) -> anyhow::Result<CustomerSecret> {
+        let passphrases = self.fragment_passphrase_file.as_deref().map(Passphrases::file).unwrap_or_default();
+        open_fragment(path, &passphrases)
+    }
+}
+
+/// Opens a customer's sealed fragment.
+pub(crate) fn open_fragment(path: &Path, passphrases: &Passphrases) -> anyhow::Result<CustomerSecret> {
+    let opened = passphrases.open(FRAGMENT, path)?;
+    CustomerSecret::decode(opened.expose()).with_context(|| path.display().to_string())
+}
+
+fn load_identity(path: &Path) -> anyhow::Result<Identity> {
+    Identity::load(path).map_err(|why| {
+        let why = why.to_string();
+        let name = path.display().to_string();
+        Stop::configuration(if why.starts_with(&name) { why } else { format!("{name}: {why}") })
+    })
+}

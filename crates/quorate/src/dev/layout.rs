@@ -1,0 +1,79 @@
+//! Where everything of a development cluster lies, and on which ports.
+
+use crate::connection::Connection;
+use crate::custodian::CustomerFolder;
+use crate::operator::Operator;
+use anyhow::Context as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+
+/// How many members there are.
+pub(crate) const MEMBERS: usize = 3;
+
+/// A member's place.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberPlace {
+    pub(crate) name: String,
+    pub(crate) data: PathBuf,
+    pub(crate) peer: String,
+    pub(crate) api: String,
+}
+
+/// The whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) folder: PathBuf,
+    pub(crate) members: Vec<MemberPlace>,
+    pub(crate) custodian: String,
+}
+
+impl Layout {
+    /// Chooses free ports. Another process may take one before we do: starting then fails, and says so.
+    pub(crate) fn choose(folder: PathBuf) -> anyhow::Result<Self> {
+        // All at once, so that no port is given twice.
+        let listeners = (0..=2 * MEMBERS).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let listeners = listeners.collect::<Result<Vec<_>, _>>().context("no free port on the loopback")?;
+        let mut addresses = Vec::with_capacity(listeners.len());
+        for listener in &listeners {
+            addresses.push(listener.local_addr()?.to_string());
+        }
+        let mut next = || addresses.pop().context("no free port on the loopback");
+        let members = (1..=MEMBERS).map(|n| {
+            let name = format!("n{n}");
+            Ok(MemberPlace { data: folder.join(&name), name, peer: next()?, api: next()? })
+        });
+        let members = members.collect::<anyhow::Result<_>>()?;
+        let custodian = next()?;
+        Ok(Self { members, custodian, folder })
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.file("logs")
+    }
+
+    pub(crate) fn passphrase(&self) -> PathBuf {
+        self.file("passphrase")
+    }
+
+    pub(crate) fn operator(&self) -> Operator {
+        Operator(self.file("operator"))
+    }
+
+    pub(crate) fn customer(&self) -> CustomerFolder {
+        CustomerFolder(self.file("customer"))
+    }
+
+    /// The administrator's connection.
+    pub(crate) fn admin(&self) -> Connection {
+        let operator = self.operator();
+        Connection {
+            profile: Some(operator.file("cluster.toml")),
+            identity: Some(operator.file("admin.pem")),
+            ..Connection::default()
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! `quorate dev`: a cluster of real processes on this machine, set up the way an operator and a customer would, ready to
+//! use. For trying, and for tests: its administrators are one, and its passphrase lies in a file.
+
+mod layout;
+mod postgres;
+mod setup;
+mod supervise;
+
+pub(crate) use postgres::{ScratchPostgres, run as scratch_postgres};
+
+use crate::files;
+use crate::output::progress;
+use crate::process;
+use anyhow::Context as _;
+use layout::Layout;
+use quorate_server::env::Env;
+use std::path::PathBuf;
+use supervise::Children;
+
+/// `quorate dev`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dev {
+    /// The folder to make; one among the temporary files otherwise.
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Keep the folder at the end.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs a development cluster until Ctrl-C or SIGTERM.
+pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
+    let asked_to_end = process::asked_to_end()?;
+    let folder = match &dev.folder {
+        Some(folder) => {
+            anyhow::ensure!(!folder.exists(), "{} exists already: name a new folder", folder.display());
+            files::private_folder(folder)?;
+            std::fs::canonicalize(folder)?
+        }
+        None => tempfile::Builder::new().prefix("quorate-dev").tempdir().context("cannot make a folder")?.keep(),
+    };
+    let layout = Layout::choose(folder.clone())?;
+    let mut children = Children::new(layout.logs())?;
+    let ended = {
+        let env = Env::system();
+        let work = async {
+            let ready = setup::set_up(&layout, &mut children, &env).await?;
+            setup::publish(&layout, &children, &ready)?;
+            children.watch().await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            ended = work => ended,
+            () = asked_to_end => Ok(()),
+        }
+    };
+    progress("stopping");
+    children.stop().await;
+    if dev.keep || ended.is_err() {
+        progress(format_args!("everything is left in {}", folder.display()));
+    } else {
+        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    ended
+}

@@ -1,0 +1,297 @@
+//! `quorate keyring create`: has the members make the cluster's keys, tries them, and pins them.
+//!
+//! The members do it among themselves; this command begins it, shows how it goes, and believes nothing before t members say
+//! the same and a trial has shown that every t of them can open, and what they open is right.
+
+use crate::connection::Connection;
+use crate::failure::Stop;
+use crate::operator::Operator;
+use crate::output::{Format, progress};
+use crate::passphrase::Passphrases;
+use anyhow::Context as _;
+use quorate_api::client::{Administrators, Client, CustomerSource, PinnedMount, Profile};
+use quorate_api::status::{EXISTS, Failure};
+use quorate_api::vault::ReadStatusReply;
+use quorate_crypto::identity::SigningKey;
+use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
+use quorate_server::env::Env;
+use quorate_state::change::Change;
+use quorate_state::ids::{KeyringId, MemberIndex, SessionId, hex};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often to look.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long a leader may take to be found.
+const LEADER: Duration = Duration::from_secs(120);
+/// How long one ceremony may take.
+const CEREMONY: Duration = Duration::from_secs(300);
+/// Where the trial is made.
+const NAMESPACE: &str = "default";
+const MOUNT: &str = "app";
+
+/// `quorate keyring`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make both keyrings, try them, and pin them in cluster.toml. Members must be running. Can be repeated.
+    Create {
+        /// The operator's folder.
+        #[arg(long, value_name = "FOLDER")]
+        operator: PathBuf,
+    },
+}
+
+/// Runs `quorate keyring`.
+pub(crate) async fn run(
+    command: Command,
+    connection: &Connection,
+    passphrases: &Passphrases,
+    output: Format,
+) -> anyhow::Result<()> {
+    let Command::Create { operator } = command;
+    let profile = create(&Operator(operator.clone()), connection, passphrases).await?;
+    let rings: Vec<_> =
+        profile.keyrings.iter().map(|k| json!({ "id": hex(&k.id()), "class": k.class.to_string() })).collect();
+    output.show(&json!({ "keyrings": rings, "mounts": ["default/app"] }), || {
+        let mut text = String::new();
+        for ring in &profile.keyrings {
+            text.push_str(&format!("keyring {} class {}\n", hex(&ring.id()), ring.class));
+        }
+        let path = operator.join("cluster.toml");
+        text.push_str(&format!("both are pinned in {}: give it to every client\n", path.display()));
+        text
+    })
+}
+
+/// Makes what is missing of the two keyrings, tries them, and pins them. Returns the new profile.
+pub(crate) async fn create(
+    operator: &Operator,
+    connection: &Connection,
+    passphrases: &Passphrases,
+) -> anyhow::Result<Profile> {
+    // The operator's own, unless others are named.
+    let mut connection = connection.clone();
+    connection.identity.get_or_insert_with(|| operator.file("admin.pem"));
+    connection.profile = Some(operator.file("cluster.toml"));
+    let administrators = operator.administrators(passphrases)?;
+    let keys: Vec<&SigningKey> = administrators.iter().collect();
+    let mut profile = operator.profile()?;
+    let client = connection.connect(profile.clone(), CustomerSource::None)?;
+    wait_for_leader(&client).await?;
+    for class in [KeyringClass::Cluster, KeyringClass::Customer] {
+        if profile.keyrings.iter().any(|k| k.class == class) {
+            progress(format_args!("a keyring of class {class} is pinned already"));
+            continue;
+        }
+        let authority_version = client.policies().await?.authority_version;
+        let by = Administrators { keys: &keys, authority_version };
+        let session = client.begin_key_generation(class, &by).await?;
+        profile.keyrings.push(ceremony(&client, &session, class).await?);
+    }
+    let tried = connection.connect(profile.clone(), CustomerSource::None)?;
+    let ring = profile.keyrings.iter().find(|k| k.class == KeyringClass::Cluster).context("no keyring was made")?;
+    let keyring = KeyringId(ring.id());
+    make_mount(&tried, keyring).await?;
+    trial(&tried, &connection, &keys).await?;
+    if !profile.mounts.iter().any(|m| m.namespace == NAMESPACE && m.mount == MOUNT) {
+        profile.mounts.push(PinnedMount {
+            namespace: NAMESPACE.to_owned(),
+            mount: MOUNT.to_owned(),
+            keyring: keyring.to_string(),
+            customer_keys: Vec::new(),
+        });
+    }
+    operator.save_profile(&profile)?;
+    Ok(profile)
+}
+
+/// Waits until t members name the same leader.
+pub(crate) async fn wait_for_leader(client: &Client) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LEADER;
+    let mut told = false;
+    loop {
+        let answers = client.status().await;
+        let threshold = usize::from(client.profile().threshold);
+        let up: Vec<&ReadStatusReply> = answers.iter().filter_map(|(_, a)| a.as_ref().ok()).collect();
+        let leader = up.iter().any(|s| s.leader > 0 && up.iter().filter(|o| o.leader == s.leader).count() >= threshold);
+        if leader {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let failed = answers.iter().find_map(|(_, a)| a.as_ref().err()).map(ToString::to_string);
+            let message = format!("{} of {} members answer, and they name no leader: {}", up.len(), answers.len(), failed.unwrap_or_default());
+            return Err(Stop::refused("no_leader", message, "start the members, and look at their logs"));
+        }
+        if !told {
+            progress("waiting for the members to have a leader");
+            told = true;
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Shows how a ceremony goes until it is over. The key is what t members say it is.
+async fn ceremony(client: &Client, session: &SessionId, class: KeyringClass) -> anyhow::Result<KeyringPublic> {
+    let deadline = Instant::now() + CEREMONY;
+    let mut shown = String::new();
+    loop {
+        let answers = client.status().await;
+        let mut agreed: Vec<[u8; 32]> = Vec::new();
+        let best = answers.iter().filter_map(|(_, a)| a.as_ref().ok()).max_by_key(|s| s.applied);
+        let now = best.and_then(|s| s.ceremonies.iter().find(|c| c.session == session.0));
+        if let Some(c) = now {
+            let names = |indexes: &[u32]| names(client.profile(), indexes);
+            let awaited = if c.awaited.is_empty() { String::new() } else { format!(", waiting for {}", names(&c.awaited)) };
+            let culprits = if c.culprits.is_empty() { String::new() } else { format!(", wrong: {}", names(&c.culprits)) };
+            let line = format!("keyring of class {class}: {}{awaited}{culprits}", c.phase);
+            if line != shown {
+                progress(&line);
+                shown = line;
+            }
+            if c.phase == "aborted" {
+                let message = format!("the key ceremony was given up{culprits}");
+                return Err(Stop::refused("ceremony", message, "look at the logs of the members named, and run this again"));
+            }
+        }
+        for (_, answer) in &answers {
+            let Ok(status) = answer else { continue };
+            agreed.extend(key_of(status, session, class));
+        }
+        let threshold = usize::from(client.profile().threshold);
+        if let Some(y) = agreed.iter().find(|y| agreed.iter().filter(|o| o == y).count() >= threshold) {
+            if agreed.iter().any(|other| other != y) {
+                let message = "members name different keys for one ceremony";
+                return Err(Stop::refused("disagreement", message, "compare `quorate status` of the members; do not go on"));
+            }
+            return Ok(KeyringPublic { class, y: *y });
+        }
+        if Instant::now() >= deadline {
+            let message = format!("the key ceremony did not end in {} s ({shown})", CEREMONY.as_secs());
+            return Err(Stop::refused("ceremony", message, "every member must be up for it; look at `quorate status`"));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The public key that a member has for a ceremony that is over. Its id must be its hash.
+fn key_of(status: &ReadStatusReply, session: &SessionId, class: KeyringClass) -> Option<[u8; 32]> {
+    let done = status.ceremonies.iter().find(|c| c.session == session.0 && c.phase == "active")?;
+    let ring = status.keyrings.iter().find(|k| k.id == done.keyring_id && k.class == class.to_string())?;
+    let y = <[u8; 32]>::try_from(ring.y.as_slice()).ok()?;
+    (quorate_crypto::keyring::keyring_id(&y).as_slice() == ring.id).then_some(y)
+}
+
+fn names(profile: &Profile, indexes: &[u32]) -> String {
+    let name = |index: &u32| {
+        let member = MemberIndex::try_from(*index).ok().and_then(|index| profile.member(index));
+        member.map_or_else(|| index.to_string(), |m| m.name.clone())
+    };
+    indexes.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+async fn make_mount(client: &Client, keyring: KeyringId) -> Result<(), Failure> {
+    let unless_exists = |result: Result<_, Failure>| match result {
+        Err(failure) if failure.code != EXISTS => Err(failure),
+        _ => Ok(()),
+    };
+    unless_exists(client.create_namespace(NAMESPACE).await.map(drop))?;
+    unless_exists(client.create_mount(NAMESPACE, MOUNT, keyring, &[]).await.map(drop))
+}
+
+/// Seals a random value and has every t members open it. Reading takes a policy, which stands for as long as the trial.
+async fn trial(client: &Client, connection: &Connection, keys: &[&SigningKey]) -> anyhow::Result<()> {
+    let env = Env::system();
+    let (tag, value): ([u8; 8], [u8; 32]) = (env.random(), env.random());
+    let path = format!("{MOUNT}/keyring-trial-{}", hex(&tag));
+    let principal = client.identity().principal();
+    let text = format!(
+        "permit (\n    principal == Quorate::Workload::\"{principal}\",\n    action == Quorate::Action::\"secret:open\",\n    \
+         resource == Quorate::Secret::\"{NAMESPACE}:{path}\"\n);\n"
+    );
+    let policy = "keyring-trial";
+    progress("trial: sealing a random value, and opening it through every set of members that is enough");
+    let stored = client.put(NAMESPACE, &path, &value, Some(0)).await?;
+    administer(client, keys, Change::PutPolicy { name: policy.to_owned(), text }).await?;
+    let tried = open_through_every_set(client.profile(), connection, &path, &value).await;
+    // Whatever came of it, nothing of it stays.
+    administer(client, keys, Change::DeletePolicy { name: policy.to_owned() }).await?;
+    client.destroy(NAMESPACE, &path, &[stored.number]).await?;
+    let sets = tried?;
+    progress(format_args!("trial: {sets} sets of {} members each opened it", client.profile().threshold));
+    Ok(())
+}
+
+async fn administer(client: &Client, keys: &[&SigningKey], change: Change) -> anyhow::Result<()> {
+    let authority_version = client.policies().await?.authority_version;
+    client.administer(change, &Administrators { keys, authority_version }).await?;
+    Ok(())
+}
+
+async fn open_through_every_set(
+    profile: &Profile,
+    connection: &Connection,
+    path: &str,
+    value: &[u8],
+) -> anyhow::Result<usize> {
+    let sets = subsets(profile.members.len(), usize::from(profile.threshold));
+    for set in &sets {
+        let members: Vec<_> = profile.members.iter().enumerate().filter(|(i, _)| set.contains(i)).map(|(_, m)| m.clone()).collect();
+        let who = members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
+        let some = Profile { members, ..profile.clone() };
+        let client = connection.connect(some, CustomerSource::None)?;
+        let opened = client.get(NAMESPACE, path, None).await;
+        let opened = opened.with_context(|| format!("the trial of the new keyring failed with {who}"))?;
+        if opened.plaintext.expose() != value {
+            let message = format!("{who} opened the trial to another value");
+            return Err(Stop::refused("does_not_open", message, "do not use this keyring; report it"));
+        }
+    }
+    Ok(sets.len())
+}
+
+/// Every choice of `size` out of `0..of`.
+fn subsets(of: usize, size: usize) -> Vec<Vec<usize>> {
+    if size == 0 {
+        return vec![Vec::new()];
+    }
+    (0..of)
+        .flat_map(|last| {
+            subsets(last, size - 1).into_iter().map(move |mut set| {
+                set.push(last);
+                set
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_api::vault::{Ceremony, Keyring};
+
+    #[test]
+    fn every_set_of_members_once() {
+        assert_eq!(subsets(3, 2), [[0, 1], [0, 2], [1, 2]]);
+        assert_eq!(subsets(5, 3).len(), 10);
+        assert!(subsets(2, 3).is_empty());
+    }
+
+    #[test]
+    fn a_key_counts_only_when_it_is_active_and_has_its_own_id() {
+        let y = [7; 32];
+        let id = quorate_crypto::keyring::keyring_id(&y).to_vec();
+        let (session, class) = (SessionId([1; 32]), KeyringClass::Cluster);
+        let status = |phase: &str, y: [u8; 32], class: &str| ReadStatusReply {
+            ceremonies: vec![Ceremony { session: vec![1; 32], phase: phase.to_owned(), keyring_id: id.clone(), ..Ceremony::default() }],
+            keyrings: vec![Keyring { id: id.clone(), class: class.to_owned(), y: y.to_vec(), ..Keyring::default() }],
+            ..ReadStatusReply::default()
+        };
+        assert_eq!(key_of(&status("active", y, "cluster"), &session, class), Some(y));
+        assert_eq!(key_of(&status("ready", y, "cluster"), &session, class), None);
+        assert_eq!(key_of(&status("active", [8; 32], "cluster"), &session, class), None);
+        assert_eq!(key_of(&status("active", y, "customer"), &session, class), None);
+        assert_eq!(key_of(&status("active", y, "cluster"), &SessionId([2; 32]), class), None);
+    }
+}

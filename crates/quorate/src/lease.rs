@@ -1,0 +1,160 @@
+//! `quorate lease`: short-lived logins. The password is made here; no server ever sees it.
+
+use crate::connection::Connection;
+use crate::duration::{self, instant};
+use crate::output::{Format, progress, table};
+use anyhow::Context as _;
+use quorate_api::vault::Lease;
+use quorate_state::ids::{LeaseId, Millis, hex};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long `revoke --wait` waits.
+const WAIT: &str = "60s";
+
+/// `quorate lease`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Take a credential of a role.
+    Issue {
+        /// The role.
+        role: String,
+        /// How long it is to live; the role's default otherwise.
+        #[arg(long, value_parser = duration::parse)]
+        ttl: Option<Millis>,
+    },
+    /// List the leases that you may see.
+    List {
+        /// Only those in this state: intent, active, revoking or revoked.
+        #[arg(long, default_value = "")]
+        state: String,
+    },
+    /// Show a lease.
+    Show {
+        /// Its id.
+        id: LeaseId,
+    },
+    /// Move the end of a lease.
+    Renew {
+        /// Its id.
+        id: LeaseId,
+        /// How long from now.
+        #[arg(long, value_parser = duration::parse)]
+        ttl: Millis,
+    },
+    /// End a lease.
+    Revoke {
+        /// Its id.
+        id: LeaseId,
+        /// Wait until its end was seen at the target.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait.
+        #[arg(long, default_value = WAIT, value_parser = duration::parse)]
+        wait_at_most: Millis,
+    },
+}
+
+/// Runs `quorate lease`.
+pub(crate) async fn run(command: Command, connection: &Connection, output: Format) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    match command {
+        Command::Issue { role, ttl } => {
+            let credential = client.issue_lease(&role, ttl).await?;
+            let password = std::str::from_utf8(credential.password.expose()).context("the password is not text")?;
+            let document = json!({
+                "lease": credential.lease.to_string(),
+                "username": credential.username,
+                "password": password,
+                "host": credential.host,
+                "port": credential.port,
+                "database": credential.database,
+                "expires_at": credential.expires_at,
+            });
+            output.show(&document, || {
+                format!(
+                    "lease     {}\nusername  {}\npassword  {password}\nhost      {}\nport      {}\ndatabase  {}\nexpires   {}\n",
+                    credential.lease,
+                    credential.username,
+                    credential.host,
+                    credential.port,
+                    credential.database,
+                    instant(credential.expires_at),
+                )
+            })
+        }
+        Command::List { state } => {
+            let leases = client.leases(&state).await?;
+            output.show(&json!({ "leases": leases.iter().map(document).collect::<Vec<_>>() }), || {
+                let row = |l: &Lease| {
+                    [hex(&l.id), l.role.clone(), l.principal.clone(), l.owner.clone(), l.state.clone(), instant(l.expires_at)]
+                };
+                table(["LEASE", "ROLE", "LOGIN", "OWNER", "STATE", "EXPIRES"], leases.iter().map(row))
+            })
+        }
+        Command::Show { id } => show(&client.lease(id).await?, output),
+        Command::Renew { id, ttl } => {
+            let expires_at = client.renew(id, ttl).await?;
+            output.show(&json!({ "lease": id.to_string(), "expires_at": expires_at }), || {
+                format!("lease {id} now ends {}", instant(expires_at))
+            })
+        }
+        Command::Revoke { id, wait, wait_at_most } => {
+            let index = client.revoke(id).await?;
+            if !wait {
+                return output.show(&json!({ "lease": id.to_string(), "index": index, "state": "revoking" }), || {
+                    format!("from log index {index} on no node honours lease {id}; its login is being ended at the target")
+                });
+            }
+            progress(format_args!("no node honours lease {id} any more; waiting for the target"));
+            show(&client.wait_revoked(id, Duration::from_millis(wait_at_most)).await?, output)
+        }
+    }
+}
+
+fn document(l: &Lease) -> Value {
+    json!({
+        "id": hex(&l.id),
+        "role": l.role,
+        "target": l.target,
+        "username": l.principal,
+        "owner": l.owner,
+        "state": l.state,
+        "expires_at": l.expires_at,
+        "max_expires_at": l.max_expires_at,
+        "why": l.why,
+        "ended_at": l.ended_at,
+        "intent_index": l.intent_index,
+        "active_index": l.active_index,
+        "revoking_index": l.revoking_index,
+        "revoked_index": l.revoked_index,
+        "proof_endpoint": l.proof_endpoint,
+        "proof_looked_at": l.proof_looked_at,
+        "sessions_ended": l.sessions_ended,
+        "host": l.host,
+        "port": l.port,
+        "database": l.database,
+    })
+}
+
+fn show(lease: &Lease, output: Format) -> anyhow::Result<()> {
+    output.show(&document(lease), || {
+        let mut rows = vec![
+            ["lease".to_owned(), hex(&lease.id)],
+            ["state".to_owned(), lease.state.clone()],
+            ["role".to_owned(), lease.role.clone()],
+            ["login".to_owned(), format!("{} at {}:{}/{}", lease.principal, lease.host, lease.port, lease.database)],
+            ["owner".to_owned(), lease.owner.clone()],
+            ["expires".to_owned(), instant(lease.expires_at)],
+            ["at the latest".to_owned(), instant(lease.max_expires_at)],
+        ];
+        if !lease.why.is_empty() {
+            rows.push(["ended".to_owned(), format!("{}, {}", lease.why, instant(lease.ended_at))]);
+        }
+        if lease.proof_looked_at > 0 {
+            let seen = format!("{}, {}; {} sessions ended", lease.proof_endpoint, instant(lease.proof_looked_at), lease.sessions_ended);
+            rows.push(["its end was seen".to_owned(), seen]);
+        }
+        table(["", ""], rows)
+    })
+}

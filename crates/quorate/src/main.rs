@@ -1,0 +1,56 @@
+//! The one binary: node, custodian, development cluster, and the CLI for everything that the API can do.
+//!
+//! One module per topic; each has its arguments, what it does, and how it is shown. What a cluster is, decides or checks
+//! is none of this crate's business: it asks the SDK.
+
+mod audit;
+mod authority;
+mod cli;
+mod connection;
+mod custodian;
+mod dev;
+mod duration;
+mod failure;
+mod files;
+mod identity;
+mod init;
+mod keyring;
+mod lease;
+mod member;
+mod mount;
+mod node;
+mod operator;
+mod output;
+mod passphrase;
+mod policy;
+mod process;
+mod secret;
+mod status;
+mod target;
+
+use clap::Parser as _;
+use cli::Cli;
+use failure::Told;
+use output::Format;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.output;
+    let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from);
+    // On this thread, which lives as long as the process: children that die with their parent die with its thread.
+    match ended.and_then(|runtime| runtime.block_on(cli.run())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let told = Told::of(&error);
+            let text = match output {
+                Format::Json => format!("{:#}\n", told.json()),
+                Format::Table => told.text(),
+            };
+            // There is nobody else to tell.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            told.exit()
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `quorate member create`: a member's own keys, and the card by which others know it.
+
+use crate::files;
+use crate::output::Format;
+use anyhow::Context as _;
+use quorate_server::env::Env;
+use quorate_server::keystore::Keystore;
+use quorate_state::ids::{check_label, hex, parse_hex};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What a member shows of itself: public.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Card {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its Ed25519 identity key, hexadecimal.
+    pub(crate) key: String,
+    /// Where peers reach it, `host:port`.
+    pub(crate) peer_address: String,
+    /// Where clients reach it, `host:port`.
+    pub(crate) api_address: String,
+}
+
+impl Card {
+    /// Reads and checks a card.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let card: Self = toml::from_str(&files::read_text(path)?).with_context(|| path.display().to_string())?;
+        card.check().with_context(|| path.display().to_string())?;
+        Ok(card)
+    }
+
+    /// The key.
+    pub(crate) fn key(&self) -> anyhow::Result<[u8; 32]> {
+        parse_hex(&self.key).context("`key` must be 64 hexadecimal digits")
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        check_label(&self.name).context("`name`")?;
+        self.key()?;
+        for (field, address) in [("peer_address", &self.peer_address), ("api_address", &self.api_address)] {
+            address_of(address).map_err(|why| anyhow::anyhow!("`{field}`: {why}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks a `host:port`. For clap.
+pub(crate) fn address_of(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    match port {
+        Some(1..) if !text.contains(char::is_whitespace) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no address: expected host:port")),
+    }
+}
+
+/// `quorate member`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a new member: its identity, its storage key, and its public card.
+    Create(Create),
+}
+
+/// `quorate member create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// Where everything of the member is to lie.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data_dir: PathBuf,
+    /// The key that seals the member's own files; made where there is none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) seal_key: PathBuf,
+    /// A name for people: a-z, 0-9, - and _.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Where peers reach it, host:port.
+    #[arg(long, value_parser = address_of)]
+    pub(crate) peer_address: String,
+    /// Where clients reach it, host:port.
+    #[arg(long, value_parser = address_of)]
+    pub(crate) api_address: String,
+    /// Where to write the public card.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) card: PathBuf,
+}
+
+impl Create {
+    /// Makes the member.
+    pub(crate) fn create(&self, env: &Env) -> anyhow::Result<Card> {
+        check_label(&self.name).context("--name")?;
+        let key = Keystore::create(&self.data_dir, &self.seal_key, env)?;
+        let card = Card {
+            name: self.name.clone(),
+            key: hex(&key.verify_key().0),
+            peer_address: self.peer_address.clone(),
+            api_address: self.api_address.clone(),
+        };
+        files::make(&self.card, toml::to_string(&card)?.as_bytes(), files::PUBLIC)?;
+        Ok(card)
+    }
+}
+
+/// Runs `quorate member`.
+pub(crate) fn run(command: &Command, output: Format) -> anyhow::Result<()> {
+    let Command::Create(create) = command;
+    let card = create.create(&Env::system())?;
+    output.show(&serde_json::json!({ "name": card.name, "key": card.key, "card": create.card }), || {
+        format!(
+            "member {} has the key {}\n\
+             next: give {} to the operator, who runs `quorate init --member {} ..`;\n\
+             keep {} and {} here: they never leave this machine\n",
+            card.name,
+            card.key,
+            create.card.display(),
+            create.card.display(),
+            create.data_dir.display(),
+            create.seal_key.display(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert!(address_of("n1.example.org:7000").is_ok() && address_of("[::1]:7000").is_ok());
+        for bad in ["n1", "n1:", ":7000", "n1:0", "n1:70000", "n 1:7000"] {
+            assert!(address_of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_card_is_checked_field_by_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n1.toml");
+        let load = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Card::load(&path).map_err(|e| format!("{e:#}"))
+        };
+        let good = format!("name = 'n1'\nkey = '{}'\npeer_address = 'a:1'\napi_address = 'a:2'\n", "ab".repeat(32));
+        assert!(load(&good).is_ok());
+        assert!(load(&good.replace("abab'", "ab'")).unwrap_err().contains("`key`"));
+        assert!(load(&good.replace("a:2", "a")).unwrap_err().contains("`api_address`"));
+        assert!(load(&good.replace("'n1'", "'N 1'")).unwrap_err().contains("`name`"));
+        assert!(load(&format!("{good}seed = 'x'\n")).unwrap_err().contains("seed"));
+    }
+}

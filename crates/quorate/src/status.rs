@@ -1,0 +1,97 @@
+//! `quorate status`: the cluster as every member sees it.
+
+use crate::connection::Connection;
+use crate::output::{Format, progress, table};
+use crate::duration::instant;
+use quorate_api::status::{Failure, NOT_ENOUGH_MEMBERS};
+use quorate_api::vault::ReadStatusReply;
+use quorate_state::ids::{MemberIndex, hex};
+use serde_json::{Value, json};
+
+/// Runs `quorate status`. Fails when fewer than t members answer.
+pub(crate) async fn run(connection: &Connection, output: Format) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    let profile = client.profile().clone();
+    let name = |index: MemberIndex| profile.member(index).map_or_else(|| index.to_string(), |m| m.name.clone());
+    let answers = client.status().await;
+    let members: Vec<Value> = answers.iter().map(|(index, answer)| member(*index, &name(*index), answer)).collect();
+    output.show(&json!({ "cluster": profile.cluster.to_string(), "threshold": profile.threshold, "members": members }), || {
+        text(&answers, &name)
+    })?;
+    let up = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+    if up < usize::from(profile.threshold) {
+        let what = format!("{up} of {} members answered, and it takes {}", answers.len(), profile.threshold);
+        return Err(Failure::new(NOT_ENOUGH_MEMBERS, what).into());
+    }
+    if up < answers.len() {
+        progress(format_args!("warning: {} of {} members did not answer", answers.len() - up, answers.len()));
+    }
+    Ok(())
+}
+
+fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failure>) -> Value {
+    match answer {
+        Err(failure) => json!({ "index": index, "name": name, "error": { "code": failure.code, "message": failure.message } }),
+        Ok(s) => json!({
+            "index": index,
+            "name": name,
+            "term": s.term,
+            "leader": s.leader,
+            "last_log_index": s.last_log_index,
+            "committed": s.committed,
+            "applied": s.applied,
+            "cluster_time": s.cluster_time,
+            "authority_version": s.authority_version,
+            "keyrings": s.keyrings.iter().map(|k| json!({
+                "id": hex(&k.id), "class": k.class, "epoch": k.epoch, "threshold": k.threshold,
+            })).collect::<Vec<_>>(),
+            "ceremonies": s.ceremonies.iter().map(|c| json!({
+                "session": hex(&c.session), "class": c.class, "phase": c.phase, "awaited": c.awaited,
+                "culprits": c.culprits, "keyring_id": hex(&c.keyring_id),
+            })).collect::<Vec<_>>(),
+            "leases": { "intent": s.leases_intent, "active": s.leases_active, "revoking": s.leases_revoking },
+            "oldest_revoking": s.oldest_revoking,
+            "audit_head": format!("{}:{}", s.audit_seq, s.audit_head),
+        }),
+    }
+}
+
+fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn Fn(MemberIndex) -> String) -> String {
+    let header = ["MEMBER", "STATE", "TERM", "LEADER", "COMMITTED", "APPLIED", "AUTHORITY", "ACTIVE", "REVOKING", "AUDIT"];
+    let row = |(index, answer): &(MemberIndex, Result<ReadStatusReply, Failure>)| match answer {
+        Err(failure) => {
+            let mut row = [const { String::new() }; 10];
+            let [first, state, ..] = &mut row;
+            (*first, *state) = (name(*index), failure.code.to_owned());
+            row
+        }
+        Ok(s) => [
+            name(*index),
+            "up".to_owned(),
+            s.term.to_string(),
+            MemberIndex::try_from(s.leader).ok().filter(|l| *l > 0).map_or("none".to_owned(), name),
+            s.committed.to_string(),
+            s.applied.to_string(),
+            s.authority_version.to_string(),
+            (s.leases_intent + s.leases_active).to_string(),
+            s.leases_revoking.to_string(),
+            s.audit_seq.to_string(),
+        ],
+    };
+    let mut out = table(header, answers.iter().map(row));
+    out.push('\n');
+    // Keys and ceremonies are the same everywhere: those of whoever has applied most.
+    let best = answers.iter().filter_map(|(_, a)| a.as_ref().ok()).max_by_key(|s| s.applied);
+    let Some(best) = best else { return out };
+    for k in &best.keyrings {
+        out.push_str(&format!("keyring {} class {} epoch {} threshold {}\n", hex(&k.id), k.class, k.epoch, k.threshold));
+    }
+    for c in best.ceremonies.iter().filter(|c| c.phase != "active") {
+        out.push_str(&format!("ceremony {} class {} is in phase {}\n", hex(&c.session), c.class, c.phase));
+    }
+    if best.oldest_revoking > 0 {
+        let since = instant(best.oldest_revoking);
+        out.push_str(&format!("the oldest revocation is not confirmed since {since} (cluster time {})\n", instant(best.cluster_time)));
+    }
+    out
+}

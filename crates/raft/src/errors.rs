@@ -1,0 +1,141 @@
+//! What can go wrong, as callers see it, and how openraft's errors come to be these.
+
+use std::io;
+
+use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
+
+use crate::{Node, entry::Types, kv::KvError};
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store belongs to another raft id or another cluster. Starting on it could make a node vote twice.
+    #[error("the store belongs to another node or cluster")]
+    ForeignStore,
+    /// The log ends before entries that were synced, or holds others in their place. Set it aside and have the node re-admitted under a new
+    /// raft id: it has promised what it no longer knows.
+    #[error("the log is damaged: it ends at {end}, and {witnessed} was synced")]
+    LogDamaged {
+        /// Index of the last entry that a sync covered.
+        witnessed: u64,
+        /// Where the log ends now.
+        end: u64,
+    },
+    /// The times or sizes in the configuration contradict each other.
+    #[error("raft configuration: {0}")]
+    Config(String),
+    /// The store failed, or holds what can't be read.
+    #[error("raft storage")]
+    Storage(#[from] io::Error),
+}
+
+impl From<KvError> for OpenError {
+    fn from(error: KvError) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+/// Why a cluster could not be founded here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InitError {
+    /// This node has a log or has voted: it is part of a cluster already.
+    #[error("already initialized")]
+    Initialized,
+    /// This node is not among the members.
+    #[error("this node is not among the members")]
+    NotAMember,
+    /// The node has stopped.
+    #[error("raft has stopped")]
+    Stopped,
+}
+
+/// Why a proposal was not answered with its effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Not proposed: another node leads, or none is known to.
+    #[error("not the leader")]
+    NotLeader {
+        /// Where to go instead.
+        leader: Option<(u64, Node)>,
+    },
+    /// Not proposed: this node leads but has not heard from a quorum of late, as just after its election. Try again here, soon.
+    #[error("leadership is not confirmed yet")]
+    Retry,
+    /// Not proposed: larger than the limit.
+    #[error("proposal of {size} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Not proposed: too many bytes are under way.
+    #[error("too many proposals under way")]
+    Busy,
+    /// It may be committed, now or later, or never. Retry only what can be recognised as a repetition.
+    #[error("outcome unknown")]
+    Unknown,
+    /// The node has stopped. If it was proposed before, the outcome is unknown.
+    #[error("raft has stopped")]
+    Stopped,
+}
+
+/// The state has not reached the index in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("state is behind, at {applied}")]
+pub struct Behind {
+    /// How far it is.
+    pub applied: u64,
+}
+
+/// Why no read index was obtained.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadIndexError {
+    /// No leader is known.
+    #[error("no leader is known")]
+    NoLeader,
+    /// The leader can't be reached, or could not confirm with a quorum that it leads.
+    #[error("leadership could not be confirmed")]
+    Unconfirmed,
+    /// The time is up.
+    #[error("timed out")]
+    Timeout,
+    /// The leader answered, but this node has not applied that far.
+    #[error(transparent)]
+    Behind(#[from] Behind),
+}
+
+/// Why the membership was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// As for a proposal.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The change is not possible from the current membership.
+    #[error("membership change refused: {0}")]
+    Refused(String),
+}
+
+/// Translates the refusal of a write by node `me`.
+pub(crate) fn refusal(me: u64, error: RaftError<Types, ClientWriteError<Types>>) -> MembershipError {
+    let error = match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => not_leader(me, forward),
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Unknown,
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+            return MembershipError::Refused(error.to_string());
+        }
+        RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
+            return MembershipError::Refused(error.to_string());
+        }
+        RaftError::Fatal(_) => ProposeError::Stopped,
+    };
+    MembershipError::Propose(error)
+}
+
+fn not_leader(me: u64, forward: ForwardToLeader<Types>) -> ProposeError {
+    match (forward.reason, forward.leader_id.zip(forward.leader_node)) {
+        (ForwardReason::LeaseExpired | ForwardReason::LeadershipTransfer, None) => ProposeError::Retry,
+        (_, Some((leader, _))) if leader == me => ProposeError::Retry,
+        (_, leader) => ProposeError::NotLeader { leader },
+    }
+}

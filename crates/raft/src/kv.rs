@@ -1,0 +1,169 @@
+//! The store under the log and the state: three ordered tables that share one write-ahead log.
+//!
+//! [`Kv`] is the seam between consensus and the disk. [`RocksKv`] is what nodes run on; [`MemKv`] is the same contract in memory with a
+//! model of what a crash loses, for simulation and tests. The contract is deliberately that of a write-ahead log:
+//!
+//! * a [`Batch`] is atomic and readable when [`Kv::write`] returns, and durable only after a later [`Kv::sync`];
+//! * what a crash leaves is a **prefix** of the batches in the order in which they were written, and at least all up to the last sync.
+//!
+//! Everything above relies on that prefix: a purge of the log can never survive a crash that lost the applies it depends on, because it
+//! was written after them.
+
+mod mem;
+mod rocks;
+
+pub use mem::MemKv;
+pub use rocks::{RocksKv, ValueSeal};
+
+/// One of the three key spaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Log entries, keyed by index (big endian).
+    Log,
+    /// Vote, committed and applied log ids, identity of the store.
+    Meta,
+    /// The replicated state.
+    State,
+}
+
+impl Table {
+    /// All tables, in a fixed order.
+    pub const ALL: [Self; 3] = [Self::Log, Self::Meta, Self::State];
+
+    /// The table's name on disk.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Meta => "meta",
+            Self::State => "state",
+        }
+    }
+}
+
+/// A change to one key or key range.
+#[derive(Clone)]
+pub(crate) enum Change {
+    Put(Table, Vec<u8>, Vec<u8>),
+    Delete(Table, Vec<u8>),
+    DeleteRange(Table, Vec<u8>, Vec<u8>),
+}
+
+/// Changes that become visible, and survive or vanish, together. They take effect in the order in which they were added.
+#[derive(Clone, Default)]
+pub struct Batch {
+    changes: Vec<Change>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets `key` to `value`.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.changes.push(Change::Put(table, key.into(), value.into()));
+    }
+
+    /// Removes `key`, if it is there.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.changes.push(Change::Delete(table, key.into()));
+    }
+
+    /// Removes the keys in `from..to`. An empty or reversed range removes nothing.
+    pub fn delete_range(&mut self, table: Table, from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) {
+        let (from, to) = (from.into(), to.into());
+        if from < to {
+            self.changes.push(Change::DeleteRange(table, from, to));
+        }
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(crate) fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+}
+
+/// Why a store could not do what it was asked. Never carries keys or values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KvError {
+    /// The engine refused; the text is its own, about files and not about contents.
+    #[error("storage engine: {0}")]
+    Engine(String),
+    /// A stored value did not open under the node's storage key: damage, or another node's disk.
+    #[error("a stored value does not open under this node's storage key")]
+    Unsealed,
+    /// The store was closed, or lost its disk in a simulated crash.
+    #[error("store is closed")]
+    Closed,
+    /// A fault that a test asked for.
+    #[error("injected storage fault")]
+    Injected,
+}
+
+impl From<KvError> for std::io::Error {
+    fn from(error: KvError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// An ordered store of three tables over one write-ahead log; the module page states the contract.
+pub trait Kv: Send + Sync + 'static {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// The engine failed, or the value does not open.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError>;
+
+    /// Up to `limit` pairs with keys in `from..to`, ascending. An empty `to` means no upper bound.
+    ///
+    /// # Errors
+    /// The engine failed, or a value does not open.
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, KvError>;
+
+    /// The pair with the greatest key.
+    ///
+    /// # Errors
+    /// The engine failed, or the value does not open.
+    fn last(&self, table: Table) -> Result<Option<Pair>, KvError>;
+
+    /// Visits the pairs in `from..to` (an empty `to`: no bound), ascending, as they are at the moment at which `pinned` is called; later
+    /// writes are not seen. Ends early when `visit` returns `false`. May run for long: call it off the async threads if
+    /// [`Kv::blocks`].
+    ///
+    /// # Errors
+    /// The engine failed, or a value does not open. `pinned` may then not have been called.
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        pinned: Box<dyn FnOnce() + Send>,
+        visit: &mut dyn FnMut(Vec<u8>, Vec<u8>) -> bool,
+    ) -> Result<(), KvError>;
+
+    /// Applies `batch` atomically. Readable at return, durable after the next [`Kv::sync`].
+    ///
+    /// # Errors
+    /// The engine failed. Whether the batch took effect is then unknown; the caller stops the node.
+    fn write(&self, batch: Batch) -> Result<(), KvError>;
+
+    /// Makes all batches that were written before the call durable.
+    ///
+    /// # Errors
+    /// The device failed. What is durable is then unknown for good: a later success says nothing about these batches.
+    fn sync(&self) -> Result<(), KvError>;
+
+    /// Whether calls may block on a device, so that syncs and walks belong on threads of their own. A store that never blocks says
+    /// `false`, and everything runs on the caller's runtime, in a deterministic order.
+    fn blocks(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,270 @@
+//! The store on RocksDB.
+
+use std::{path::Path, sync::Arc};
+
+use rocksdb::{
+    BoundColumnFamily, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, IteratorMode, MultiThreaded, Options,
+    ReadOptions, WriteBatch,
+};
+
+use super::{Batch, Change, Kv, KvError, Pair, Table};
+
+/// Seals values before they reach the disk and opens them after. Keys stay in clear, because ranges are scanned by them.
+///
+/// # Security
+/// `table` and `key` must be bound into the sealed value (as associated data), or a value could be moved to another key by whoever can
+/// write the disk.
+pub trait ValueSeal: Send + Sync + 'static {
+    /// The sealed form of `value`.
+    fn seal(&self, table: Table, key: &[u8], value: &[u8]) -> Vec<u8>;
+
+    /// The value that was sealed for this table and key.
+    ///
+    /// # Errors
+    /// [`KvError::Unsealed`] if it was not sealed by this node's key for this place.
+    fn open(&self, table: Table, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KvError>;
+}
+
+type Db = DBWithThreadMode<MultiThreaded>;
+
+/// Memory for one table's fresh writes, in bytes. The log is rewritten fast and read near its end: a small buffer is enough.
+const LOG_BUFFER: usize = 32 << 20;
+const STATE_BUFFER: usize = 64 << 20;
+
+/// A [`Kv`] in one RocksDB directory: a column family per table, all over the same write-ahead log.
+pub struct RocksKv {
+    db: Db,
+    seal: Arc<dyn ValueSeal>,
+}
+
+impl RocksKv {
+    /// Opens the store in `path`, or creates it.
+    ///
+    /// # Errors
+    /// [`KvError::Engine`] if the directory can't be opened, and also if the write-ahead log is damaged anywhere but in its torn tail.
+    /// Such a directory is to be set aside, never to be opened in a laxer way: a log that silently lost its end lets a node vote for what
+    /// it has promised not to.
+    pub fn open(path: &Path, seal: Arc<dyn ValueSeal>) -> Result<Self, KvError> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        // The default recovery stops silently at the first damaged record and drops all that follows. This one accepts only what a crash
+        // during a write leaves.
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        // A missing or shortened log file is noticed at open.
+        options.set_track_and_verify_wals_in_manifest(true);
+        // One thread syncs, when it decides to; no syncing by volume behind its back.
+        options.set_wal_bytes_per_sync(0);
+        options.set_max_total_wal_size(256 << 20);
+        options.set_keep_log_file_num(4);
+        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
+        let db = Db::open_cf_descriptors(&options, path, families).map_err(engine)?;
+        Ok(Self { db, seal })
+    }
+
+    fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, KvError> {
+        self.db.cf_handle(table.name()).ok_or(KvError::Closed)
+    }
+
+    fn read_options(to: &[u8]) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        if !to.is_empty() {
+            options.set_iterate_upper_bound(to);
+        }
+        options
+    }
+}
+
+impl Kv for RocksKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        let family = self.family(table)?;
+        let Some(sealed) = self.db.get_pinned_cf(&family, key).map_err(engine)? else { return Ok(None) };
+        self.seal.open(table, key, &sealed).map(Some)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        let mut pairs = Vec::new();
+        if limit > 0 {
+            self.walk(table, from, to, Box::new(|| ()), &mut |key, value| {
+                pairs.push((key, value));
+                pairs.len() < limit
+            })?;
+        }
+        Ok(pairs)
+    }
+
+    fn last(&self, table: Table) -> Result<Option<Pair>, KvError> {
+        let family = self.family(table)?;
+        let Some(pair) = self.db.iterator_cf(&family, IteratorMode::End).next() else { return Ok(None) };
+        let (key, sealed) = pair.map_err(engine)?;
+        let value = self.seal.open(table, &key, &sealed)?;
+        Ok(Some((key.into(), value)))
+    }
+
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        pinned: Box<dyn FnOnce() + Send>,
+        visit: &mut dyn FnMut(Vec<u8>, Vec<u8>) -> bool,
+    ) -> Result<(), KvError> {
+        let family = self.family(table)?;
+        // An iterator reads the state of the database as it was when the iterator was made.
+        let mut rows = self.db.raw_iterator_cf_opt(&family, Self::read_options(to));
+        pinned();
+        rows.seek(from);
+        while let Some((key, sealed)) = rows.item() {
+            let value = self.seal.open(table, key, sealed)?;
+            if !visit(key.to_vec(), value) {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(engine)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), KvError> {
+        let mut out = WriteBatch::default();
+        for change in batch.into_changes() {
+            match change {
+                Change::Put(table, key, value) => {
+                    let sealed = self.seal.seal(table, &key, &value);
+                    out.put_cf(&self.family(table)?, key, sealed);
+                }
+                Change::Delete(table, key) => out.delete_cf(&self.family(table)?, key),
+                Change::DeleteRange(table, from, to) => out.delete_range_cf(&self.family(table)?, from, to),
+            }
+        }
+        // Not synced: a `write(2)` to the write-ahead log, made durable by the next `sync`.
+        self.db.write(out).map_err(engine)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.db.flush_wal(true).map_err(engine)
+    }
+}
+
+fn table_options(table: Table) -> Options {
+    let mut options = Options::default();
+    match table {
+        Table::Log => {
+            options.set_write_buffer_size(LOG_BUFFER);
+            options.set_compression_type(rocksdb::DBCompressionType::None);
+        }
+        Table::Meta => options.set_compression_type(rocksdb::DBCompressionType::None),
+        Table::State => {
+            options.set_write_buffer_size(STATE_BUFFER);
+            options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+        }
+    }
+    options
+}
+
+fn engine(error: rocksdb::Error) -> KvError {
+    KvError::Engine(error.into_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Marked;
+
+    impl ValueSeal for Marked {
+        fn seal(&self, _: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
+            [key, &value.iter().map(|b| !b).collect::<Vec<_>>()].concat()
+        }
+
+        fn open(&self, _: Table, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KvError> {
+            Ok(sealed.strip_prefix(key).ok_or(KvError::Unsealed)?.iter().map(|b| !b).collect())
+        }
+    }
+
+    fn open(path: &Path) -> Result<RocksKv, KvError> {
+        RocksKv::open(path, Arc::new(Marked))
+    }
+
+    fn put(kv: &RocksKv, key: &[u8], value: &[u8]) {
+        let mut batch = Batch::new();
+        batch.put(Table::State, key, value);
+        kv.write(batch).unwrap();
+    }
+
+    /// The write-ahead log in `path`; there is one, since little was written.
+    fn wal(path: &Path) -> std::path::PathBuf {
+        let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|file| file.extension().is_some_and(|e| e == "log")).max().unwrap()
+    }
+
+    #[test]
+    fn values_are_sealed_on_disk_and_open_only_in_their_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let kv = open(directory.path()).unwrap();
+        put(&kv, b"key", b"a value to be found");
+        kv.sync().unwrap();
+        let raw = std::fs::read(wal(directory.path())).unwrap();
+        assert!(!raw.windows(19).any(|window| window == b"a value to be found"));
+        assert_eq!(kv.get(Table::State, b"key").unwrap().unwrap(), b"a value to be found");
+
+        let family = kv.family(Table::State).unwrap();
+        let sealed = kv.db.get_cf(&family, b"key").unwrap().unwrap();
+        kv.db.put_cf(&family, b"moved", sealed).unwrap();
+        assert_eq!(kv.get(Table::State, b"moved"), Err(KvError::Unsealed));
+        assert_eq!(kv.scan(Table::State, b"", b"", 9), Err(KvError::Unsealed));
+    }
+
+    #[test]
+    fn scans_and_range_deletions_honour_their_bounds() {
+        let directory = tempfile::tempdir().unwrap();
+        let kv = open(directory.path()).unwrap();
+        for key in [b"a", b"b", b"c", b"d"] {
+            put(&kv, key, b"v");
+        }
+        let keys = |from: &[u8], to: &[u8], limit| -> Vec<Vec<u8>> {
+            kv.scan(Table::State, from, to, limit).unwrap().into_iter().map(|pair| pair.0).collect()
+        };
+        assert_eq!(keys(b"b", b"d", 9), [b"b", b"c"]);
+        assert_eq!(keys(b"c", b"", 9), [b"c", b"d"]);
+        assert_eq!(keys(b"", b"", 1), [b"a"]);
+        assert_eq!(keys(b"", b"", 0), Vec::<Vec<u8>>::new());
+        let mut batch = Batch::new();
+        batch.delete_range(Table::State, b"c".as_slice(), b"d".as_slice());
+        batch.delete_range(Table::State, b"z".as_slice(), b"a".as_slice());
+        kv.write(batch).unwrap();
+        assert_eq!(keys(b"", b"", 9), [b"a", b"b", b"d"]);
+        assert_eq!(kv.last(Table::State).unwrap().unwrap().0, b"d");
+        assert_eq!(kv.last(Table::Log).unwrap(), None);
+    }
+
+    /// A closed store with 2,000 synced batches, and its write-ahead log.
+    fn filled() -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let kv = open(directory.path()).unwrap();
+        for i in 0..2000_u32 {
+            put(&kv, &i.to_be_bytes(), &[7; 100]);
+        }
+        kv.sync().unwrap();
+        drop(kv);
+        let file = wal(directory.path());
+        (directory, file)
+    }
+
+    #[test]
+    fn a_torn_tail_opens_and_damage_before_it_does_not() {
+        let (directory, file) = filled();
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &whole[..whole.len() - 37]).unwrap();
+        let kv = open(directory.path()).unwrap();
+        assert!(kv.get(Table::State, &1998_u32.to_be_bytes()).unwrap().is_some());
+        assert!(kv.get(Table::State, &1999_u32.to_be_bytes()).unwrap().is_none());
+
+        let (directory, file) = filled();
+        let mut damaged = std::fs::read(&file).unwrap();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0xff;
+        std::fs::write(&file, damaged).unwrap();
+        let refused = open(directory.path()).err();
+        assert!(matches!(refused, Some(KvError::Engine(_))), "{refused:?}");
+    }
+}

@@ -1,0 +1,230 @@
+//! The log store: openraft's `RaftLogStorage` over the log and meta tables.
+
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::Arc,
+};
+
+use openraft::{
+    OptionalSend, RaftLogReader,
+    storage::{IOFlushed, LogState, RaftLogStorage},
+};
+
+use crate::{
+    codec::{self, CodecError},
+    entry::{EntryPayload, LogEntry, LogId, StoredMembership, Types, Vote},
+    flush::Flusher,
+    kv::{Batch, Kv, Table},
+    tail::{AcceptedMembership, Tail},
+};
+
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+
+/// Beyond every key of the log table: keys are eight bytes.
+const END_OF_LOG: [u8; 9] = [0xff; 9];
+/// Entries read from the store at a time.
+const READ_CHUNK: usize = 256;
+
+/// Log, vote and committed id of one node.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    kv: Arc<dyn Kv>,
+    flusher: Flusher,
+    tail: Arc<Tail>,
+    /// A read for one append message stops after this many bytes of payload (after the first entry).
+    max_read: usize,
+}
+
+impl LogStore {
+    pub(crate) fn new(kv: Arc<dyn Kv>, flusher: Flusher, tail: Arc<Tail>, max_read: usize) -> Self {
+        Self { kv, flusher, tail, max_read }
+    }
+
+    /// What the log's end is and which memberships it holds beyond those of the applied state.
+    ///
+    /// # Errors
+    /// The store failed, or holds what does not decode.
+    pub(crate) fn load_tail(kv: &dyn Kv, applied: Option<LogId>, settled: &StoredMembership) -> io::Result<Tail> {
+        let ends = [last_log_id(kv)?, purged(kv)?, applied];
+        let end = ends.into_iter().flatten().max_by_key(|id| id.index);
+        let mut pending = Vec::new();
+        let mut failure = None;
+        let first = key(applied.map_or(0, |id| id.index + 1));
+        kv.walk(Table::Log, &first, &END_OF_LOG, Box::new(|| ()), &mut |_, value| {
+            if codec::is_membership(&value) {
+                match codec::decode_entry(value) {
+                    Ok(entry) => pending.extend(accepted(&entry)),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            failure.is_none()
+        })?;
+        failure.map_or(Ok(Tail::new(end, AcceptedMembership::of(settled), pending)), |error| Err(error.into()))
+    }
+
+    /// Whether the log still holds what its witness saw. Entries that were purged, or replaced by a snapshot, were applied.
+    ///
+    /// # Errors
+    /// The store failed, or holds what does not decode.
+    pub(crate) fn confirms(kv: &dyn Kv, tail: &Tail, seen: LogId) -> io::Result<bool> {
+        let held = kv.get(Table::Log, &key(seen.index))?.map(codec::decode_entry).transpose()?;
+        Ok(match held {
+            Some(entry) => entry.log_id == seen,
+            None => tail.end().is_some_and(|end| end.index >= seen.index),
+        })
+    }
+
+    fn meta<T>(&self, key: &[u8], decode: impl FnOnce(&[u8]) -> Result<T, CodecError>) -> io::Result<Option<T>> {
+        Ok(self.kv.get(Table::Meta, key)?.map(|bytes| decode(&bytes)).transpose()?)
+    }
+
+    fn write(&self, batch: Batch) -> io::Result<()> {
+        self.flusher.check()?;
+        self.kv.write(batch).map_err(|error| self.flusher.fail(error))
+    }
+
+    /// Entries in `from..to`, in order, until the byte budget is spent; at least one if there is one.
+    fn read(&self, mut from: u64, to: Bound<u64>, max_bytes: usize) -> io::Result<Vec<LogEntry>> {
+        let end = match to {
+            Bound::Excluded(end) => key(end).to_vec(),
+            Bound::Included(last) if last < u64::MAX => key(last + 1).to_vec(),
+            Bound::Included(_) | Bound::Unbounded => END_OF_LOG.to_vec(),
+        };
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let chunk = self.kv.scan(Table::Log, &key(from), &end, READ_CHUNK)?;
+            let full = chunk.len() == READ_CHUNK;
+            for (_, value) in chunk {
+                bytes += value.len();
+                if bytes > max_bytes && !entries.is_empty() {
+                    return Ok(entries);
+                }
+                let entry = codec::decode_entry(value)?;
+                from = entry.log_id.index.saturating_add(1);
+                entries.push(entry);
+            }
+            if !full {
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<LogEntry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        self.read(from, range.end_bound().cloned(), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<LogEntry>, io::Error> {
+        self.read(start, Bound::Excluded(end), self.max_read)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.meta(VOTE, codec::decode_vote)
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let last_purged_log_id = purged(&*self.kv)?;
+        let last_log_id = last_log_id(&*self.kv)?.or(last_purged_log_id);
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, VOTE, codec::encode_vote(vote));
+        self.write(batch)?;
+        self.flusher.sync().await
+    }
+
+    /// Not synced: a hint for the next start, in the same write-ahead log as the applies that it makes possible to repeat.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, COMMITTED, codec::encode_log_id(committed.as_ref()));
+        self.write(batch)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let committed = self.meta(COMMITTED, codec::decode_log_id)?.flatten();
+        // A crash can keep this hint and lose nothing before it, so that an entry beyond the log would be damage; claim only what is there.
+        let last = self.get_log_state().await?.last_log_id;
+        Ok(committed.min(last))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = Batch::new();
+        let mut last = None;
+        let mut memberships = Vec::new();
+        for entry in entries {
+            last = Some(entry.log_id);
+            memberships.extend(accepted(&entry));
+            batch.put(Table::Log, key(entry.log_id.index), codec::encode_entry(&entry));
+        }
+        if let Some(last) = last {
+            self.write(batch)?;
+            // Before the callback: nobody may count on an entry that the tail does not know of.
+            self.tail.appended(last, memberships);
+        }
+        self.flusher.append(callback)
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let first_gone = last_log_id.map_or(0, |id| id.index.saturating_add(1));
+        let mut batch = Batch::new();
+        batch.delete_range(Table::Log, key(first_gone), END_OF_LOG);
+        // In this order: no sync that ends later can put the witness back to where the log ended before.
+        self.tail.truncated(last_log_id);
+        self.flusher.lower_witness(last_log_id)?;
+        self.write(batch)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, PURGED, codec::encode_log_id(Some(&log_id)));
+        batch.delete_range(Table::Log, key(0), key(log_id.index.saturating_add(1)));
+        self.write(batch)
+    }
+}
+
+fn key(index: u64) -> [u8; 8] {
+    index.to_be_bytes()
+}
+
+fn purged(kv: &dyn Kv) -> io::Result<Option<LogId>> {
+    let stored = kv.get(Table::Meta, PURGED)?;
+    Ok(stored.map(|bytes| codec::decode_log_id(&bytes)).transpose()?.flatten())
+}
+
+fn last_log_id(kv: &dyn Kv) -> io::Result<Option<LogId>> {
+    let last = kv.last(Table::Log)?;
+    Ok(last.map(|(_, value)| codec::decode_entry(value)).transpose()?.map(|entry| entry.log_id))
+}
+
+fn accepted(entry: &LogEntry) -> Option<AcceptedMembership> {
+    let EntryPayload::Membership(membership) = &entry.payload else { return None };
+    Some(AcceptedMembership::of(&StoredMembership::new(Some(entry.log_id), membership.clone())))
+}

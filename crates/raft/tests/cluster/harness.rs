@@ -1,0 +1,271 @@
+//! A cluster in one process. Every node has a runtime of its own, so that it can be killed between two instructions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use quorate_raft::{
+    Committed, Config, Dialer, Effect, Entry, Link, Machine, MachineError, Node, ProposeError, Raft, Status, View,
+    kv::{Kv, KvError, MemKv, RocksKv, Table, ValueSeal},
+};
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint, Server};
+
+pub(crate) const CLUSTER: [u8; 32] = [7; 32];
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `key=value` sets a key and replies with its former value; a payload without `=` changes nothing.
+pub(crate) struct Register;
+
+impl Machine for Register {
+    fn apply(&self, view: &dyn View, entry: Entry<'_>) -> Result<Effect, MachineError> {
+        let Some(at) = entry.payload.iter().position(|b| *b == b'=') else { return Ok(Effect::default()) };
+        let (key, value) = entry.payload.split_at(at);
+        let reply = view.get(key).map_err(|error| MachineError(error.to_string()))?.unwrap_or_default();
+        Ok(Effect { writes: vec![(key.to_vec(), Some(value[1..].to_vec()))], reply })
+    }
+}
+
+/// A seal that shows when it is bypassed: values are inverted, and bound to their place by its length.
+pub(crate) struct Inverting;
+
+impl ValueSeal for Inverting {
+    fn seal(&self, table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let place = (table.name().len() + key.len()) as u8;
+        value.iter().map(|b| !b).chain([place]).collect()
+    }
+
+    fn open(&self, table: Table, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KvError> {
+        match sealed.split_last() {
+            Some((place, value)) if usize::from(*place) == (table.name().len() + key.len()) % 256 => {
+                Ok(value.iter().map(|b| !b).collect())
+            }
+            _ => Err(KvError::Unsealed),
+        }
+    }
+}
+
+/// Each node listens on one port per peer: who calls there is that peer, which stands in for a certificate.
+struct Ports(BTreeMap<(u64, u64), SocketAddr>);
+
+struct Tcp {
+    from: u64,
+    ports: Arc<Ports>,
+}
+
+#[async_trait::async_trait]
+impl Dialer for Tcp {
+    async fn dial(&self, id: u64, _: &Node, _: Link) -> Result<Channel, std::io::Error> {
+        let address = self.ports.0[&(id, self.from)];
+        Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_timeout(Duration::from_secs(1))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_millis(200))
+            .keep_alive_timeout(Duration::from_millis(400))
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(std::io::Error::other)
+    }
+}
+
+pub(crate) enum Store {
+    Memory(Arc<MemKv>),
+    Disk(tempfile::TempDir),
+}
+
+struct Running {
+    runtime: Runtime,
+    raft: Raft,
+}
+
+pub(crate) struct Cluster {
+    ports: Arc<Ports>,
+    /// Nodes whose calls nobody answers, and who answer nobody.
+    cut: Arc<Mutex<BTreeSet<u64>>>,
+    stores: BTreeMap<u64, Store>,
+    running: BTreeMap<u64, Running>,
+    tune: fn(&mut Config),
+}
+
+impl Cluster {
+    /// Nodes `1..=size`, started and initialised by node 1.
+    pub(crate) async fn start(size: u64, on_disk: bool, tune: fn(&mut Config)) -> Self {
+        let mut ports = BTreeMap::new();
+        let mut held = Vec::new();
+        for pair in (1..=size).flat_map(|to| (1..=size).map(move |from| (to, from))) {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            ports.insert(pair, listener.local_addr().unwrap());
+            held.push(listener);
+        }
+        drop(held);
+        let store = |_| if on_disk { Store::Disk(tempfile::tempdir().unwrap()) } else { Store::Memory(Arc::default()) };
+        let stores = (1..=size).map(|id| (id, store(id))).collect();
+        let mut cluster =
+            Self { ports: Arc::new(Ports(ports)), cut: Arc::default(), stores, running: BTreeMap::new(), tune };
+        for id in 1..=size {
+            cluster.start_node(id).await;
+        }
+        let members = (1..=size).map(|id| (id, node(id))).collect();
+        cluster.node(1).initialize(members).await.unwrap();
+        cluster.leader().await;
+        cluster
+    }
+
+    pub(crate) async fn start_node(&mut self, id: u64) {
+        let mut config = Config::new(id, CLUSTER);
+        // Slower than in production: test machines stall.
+        config.heartbeat = Duration::from_millis(150);
+        config.election_min = Duration::from_millis(600);
+        config.election_max = Duration::from_millis(900);
+        (self.tune)(&mut config);
+        let kv: Arc<dyn Kv> = match &self.stores[&id] {
+            Store::Memory(kv) => kv.clone(),
+            Store::Disk(directory) => Arc::new(open_rocks(directory.path()).await),
+        };
+        let dialer = Arc::new(Tcp { from: id, ports: self.ports.clone() });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let raft = runtime.spawn(Raft::open(config, kv, Arc::new(Register), dialer)).await.unwrap().unwrap();
+        for (&(to, from), &address) in &self.ports.0 {
+            if to == id && from != id {
+                let cut = self.cut.clone();
+                let service = raft.service(Arc::new(move |_| {
+                    let cut = cut.lock().unwrap();
+                    (!cut.contains(&to) && !cut.contains(&from)).then_some(from)
+                }));
+                runtime.spawn(async move {
+                    let listener = loop {
+                        match tokio::net::TcpListener::bind(address).await {
+                            Ok(listener) => break listener,
+                            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                        }
+                    };
+                    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+                    Server::builder().add_service(service).serve_with_incoming(incoming).await
+                });
+            }
+        }
+        self.running.insert(id, Running { runtime, raft });
+    }
+
+    pub(crate) fn node(&self, id: u64) -> &Raft {
+        &self.running[&id].raft
+    }
+
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.running.keys().copied().collect()
+    }
+
+    /// Ends a node's tasks where they stand.
+    pub(crate) fn kill(&mut self, id: u64) {
+        self.running.remove(&id).unwrap().runtime.shutdown_background();
+    }
+
+    /// Kills a node with its power: a store in memory also loses what was not synced.
+    pub(crate) fn lose_power(&mut self, id: u64) {
+        self.kill(id);
+        if let Store::Memory(kv) = self.stores.get_mut(&id).unwrap() {
+            *kv = Arc::new(kv.crash());
+        }
+    }
+
+    pub(crate) fn memory(&self, id: u64) -> &MemKv {
+        let Store::Memory(kv) = &self.stores[&id] else { panic!("not in memory") };
+        kv
+    }
+
+    pub(crate) fn cut(&self, id: u64) {
+        self.cut.lock().unwrap().insert(id);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.cut.lock().unwrap().clear();
+    }
+
+    /// Waits until some running node leads and knows it; returns it.
+    pub(crate) async fn leader(&self) -> u64 {
+        self.leader_among(&self.ids()).await
+    }
+
+    pub(crate) async fn leader_among(&self, ids: &[u64]) -> u64 {
+        within("a leader", async {
+            loop {
+                for id in ids {
+                    let status = self.status(*id);
+                    let followed = ids.iter().all(|id| self.status(*id).leader == status.leader);
+                    if status.is_leader && followed {
+                        return *id;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
+    pub(crate) fn status(&self, id: u64) -> Status {
+        self.node(id).watch().borrow().clone()
+    }
+
+    /// Proposes until it is committed, wherever the leader is.
+    pub(crate) async fn set(&self, key: &str, value: &str) -> Committed {
+        within("a commit", async {
+            loop {
+                let leader = self.leader().await;
+                match self.node(leader).propose(format!("{key}={value}").into_bytes()).await {
+                    Ok(done) => return done,
+                    Err(ProposeError::Retry | ProposeError::NotLeader { .. } | ProposeError::Unknown) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        })
+        .await
+    }
+
+    pub(crate) fn get(&self, id: u64, key: &str) -> Option<String> {
+        let value = self.node(id).read(|view, _| view.get(key.as_bytes())).unwrap();
+        value.map(|value| String::from_utf8(value).unwrap())
+    }
+
+    /// Waits until every running node has applied up to `index`.
+    pub(crate) async fn converge(&self, index: u64) {
+        for id in self.ids() {
+            self.node(id).wait_applied(index, PATIENCE).await.unwrap_or_else(|behind| panic!("node {id}: {behind}"));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for id in self.ids() {
+            self.kill(id);
+        }
+    }
+}
+
+pub(crate) fn node(id: u64) -> Node {
+    Node { member: format!("node-{id}"), peer_addr: format!("node-{id}.test:1") }
+}
+
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+/// Opens the directory as soon as the node that was killed has let go of it.
+async fn open_rocks(path: &std::path::Path) -> RocksKv {
+    within("the store's lock", async {
+        loop {
+            match RocksKv::open(path, Arc::new(Inverting)) {
+                Ok(kv) => return kv,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,98 @@
+//! This member's part in key ceremonies. What it says is a function of its seed and of the log, so that it says the same
+//! again after a crash; what it must not lose is durable before the log can rely on it.
+
+use crate::core::Core;
+use crate::failpoint;
+use quorate_api::status::Failure;
+use quorate_audit::{Class, Detail};
+use quorate_crypto::reshare::{Body, Member, Message, Phase};
+use quorate_crypto::threshold::KeyShare;
+use quorate_state::ceremony::{Session, sessions};
+use quorate_state::command::Command;
+use quorate_state::ids::SessionId;
+use quorate_state::outcome::Outcome;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+impl Core {
+    /// The task of every member: takes part in whatever ceremony the log knows.
+    pub(crate) async fn drive_ceremonies(self: Arc<Self>) {
+        let mut seen: BTreeMap<SessionId, [u8; 64]> = BTreeMap::new();
+        loop {
+            if let Err(error) = self.ceremonies_once(&mut seen).await {
+                tracing::warn!(error = error.message, "the ceremony goes on later");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn ceremonies_once(self: &Arc<Self>, seen: &mut BTreeMap<SessionId, [u8; 64]>) -> Result<(), Failure> {
+        for (id, session) in self.read(|store, _| sessions(store))? {
+            if session.ceremony.phase() == Phase::Active || matches!(session.ceremony.phase(), Phase::Aborted(_)) {
+                // The share is in use, or never will be: what it was made from is worth nothing but to a thief.
+                self.erase(&id)?;
+                continue;
+            }
+            if session.ceremony.awaited().contains(&self.me) && seen.get(&id) != Some(session.ceremony.transcript()) {
+                self.take_part(&id, &session).await?;
+                seen.insert(id, *session.ceremony.transcript());
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_part(self: &Arc<Self>, id: &SessionId, session: &Session) -> Result<(), Failure> {
+        let own = |what: &str, e: &dyn core::fmt::Display| {
+            Failure::new("ceremony", format!("this member cannot take part in session {id}: {what}: {e}"))
+        };
+        injected("ceremony.seed.before")?;
+        let seed = self.keys.ceremony_seed(id, &self.env).map_err(|e| own("its seed", &e))?;
+        injected("ceremony.seed")?;
+        let member = Member { index: self.me, seed: &seed, key: self.keys.identity(), old_share: None };
+        for message in member.next(&session.ceremony).map_err(|e| own("its part", &e))? {
+            let step = step(&message);
+            if matches!(message.body, Body::Ready(_)) {
+                // Ready says that the share is on disk.
+                let share = member.finish(&session.ceremony).map_err(|e| own("its share", &e))?;
+                let share = KeyShare::new(share.index, &share.scalar).map_err(|e| own("its share", &e))?;
+                injected("ceremony.share.before")?;
+                self.keys.save_share(id, &share, &self.env).map_err(|e| own("its share", &e))?;
+                injected("ceremony.share")?;
+            }
+            self.record(
+                self.internal_entry(step, session.begun_index)
+                    .resource("cluster")
+                    .index(session.begun_index)
+                    .detail("session", Detail::hash(&id.0)),
+                Class::Essential,
+            )
+            .await?;
+            injected(step)?;
+            let command = Command::Ceremony { message: message.encode() };
+            let done = self.propose_somewhere(command, Instant::now() + Duration::from_secs(5)).await?;
+            if let Outcome::Refused(refusal) = done.outcome {
+                tracing::warn!(session = %id, step, %refusal, "the ceremony did not take this member's message");
+            }
+        }
+        Ok(())
+    }
+
+    fn erase(&self, id: &SessionId) -> Result<(), Failure> {
+        self.keys.erase_seed(id).map_err(|e| Failure::new("storage_failed", format!("a ceremony seed cannot be erased: {e}")))
+    }
+}
+
+fn step(message: &Message) -> &'static str {
+    match message.body {
+        Body::Keys(_) => "ceremony.keys",
+        Body::Deal(_) => "ceremony.deal",
+        Body::Complaint(_) => "ceremony.complaint",
+        Body::Ready(_) => "ceremony.ready",
+    }
+}
+
+fn injected(point: &str) -> Result<(), Failure> {
+    failpoint::hit(point).map_err(|e| Failure::new("injected", e.to_string()))
+}

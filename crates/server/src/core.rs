@@ -1,0 +1,154 @@
+//! What every task of a node shares, and how it reads the state.
+
+use crate::driver::Creating;
+use crate::env::Env;
+use crate::executor::Executors;
+use crate::keystore::Keystore;
+use crate::peers::Peers;
+use crate::store::Applied;
+use quorate_api::status::Failure;
+use quorate_audit::AuditLog;
+use quorate_authz::{Authority, PolicyError};
+use quorate_crypto::threshold::KeyShare;
+use quorate_raft::Raft;
+use quorate_state::access::{Keyring, policies, policy_epoch};
+use quorate_state::clock::{ClusterClock, Reading};
+use quorate_state::genesis::Roster;
+use quorate_state::ids::{ClusterId, MemberIndex, Millis, SessionId};
+use quorate_state::store::{Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A node, as its tasks see it.
+pub(crate) struct Core {
+    pub(crate) env: Env,
+    pub(crate) cluster: ClusterId,
+    pub(crate) name: String,
+    /// This member.
+    pub(crate) me: MemberIndex,
+    /// The roster of genesis; membership does not change in this version.
+    pub(crate) roster: Roster,
+    pub(crate) keys: Keystore,
+    pub(crate) raft: Raft,
+    pub(crate) audit: AuditLog,
+    pub(crate) peers: Peers,
+    pub(crate) executors: Executors,
+    pub(crate) creating: Creating,
+    pub(crate) caches: Caches,
+}
+
+/// What is computed from the state and kept until the state says otherwise.
+#[derive(Default)]
+pub(crate) struct Caches {
+    authority: Mutex<Option<(u64, Compiled)>>,
+    shares: Mutex<BTreeMap<SessionId, Arc<KeyShare>>>,
+    observed: Mutex<Option<Observed>>,
+}
+
+/// The policies of one epoch, or why there is no authority in it.
+type Compiled = Result<Arc<Authority>, Arc<PolicyError>>;
+
+/// Cluster time as it was when this member first saw it, by its own clock.
+#[derive(Clone, Copy)]
+struct Observed {
+    now: Millis,
+    at: u64,
+}
+
+impl Core {
+    /// Reads the applied state at one index.
+    pub(crate) fn read<R>(&self, f: impl FnOnce(&dyn Store, u64) -> Result<R, StoreError>) -> Result<R, Failure> {
+        self.raft.read(|view, applied| f(&Applied(view), applied)).map_err(|error| {
+            tracing::error!(%error, "the state cannot be read");
+            Failure::new("storage_failed", "this node cannot read its own store; ask another node, and see this node's log")
+        })
+    }
+
+    /// How many members it takes.
+    pub(crate) fn threshold(&self) -> usize {
+        usize::from(self.roster.threshold)
+    }
+
+    /// The policies of a state, compiled; once for each change. Policies that do not compile allow nothing to anybody.
+    pub(crate) fn authority(&self, store: &dyn Store) -> Result<Compiled, StoreError> {
+        let epoch = policy_epoch(store)?;
+        let mut cached = self.caches.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, authority)) = cached.as_ref()
+            && *of == epoch
+        {
+            return Ok(authority.clone());
+        }
+        let texts: Vec<(String, String)> = policies(store)?.into_iter().map(|(name, p)| (name, p.text)).collect();
+        let authority = Authority::compile(&texts).map(Arc::new).map_err(|error| {
+            tracing::error!(%error, "the policies of the state do not compile: everything is denied");
+            Arc::new(error)
+        });
+        *cached = Some((epoch, authority.clone()));
+        Ok(authority)
+    }
+
+    /// This member's share of a keyring.
+    pub(crate) fn share(&self, ring: &Keyring) -> Result<Arc<KeyShare>, Failure> {
+        let mut shares = self.caches.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(&ring.session) {
+            return Ok(Arc::clone(share));
+        }
+        let none = |why: String| {
+            tracing::error!(session = %ring.session, why, "no usable share");
+            Failure::new("no_share", "this node holds no share of the keyring's present epoch; ask another node")
+        };
+        let share = self.keys.share(&ring.session).map_err(|e| none(e.to_string()))?;
+        let share = share.ok_or_else(|| none("there is none".to_owned()))?;
+        // A share that is not the one the certificate names would give wrong partials.
+        let named = ring.public_shares.iter().find(|(i, _)| *i == self.me).map(|(_, y)| *y);
+        if share.index() != self.me || named != Some(share.public_share()) {
+            return Err(none("it is not the one that the certificate names".to_owned()));
+        }
+        let share = Arc::new(share);
+        shares.insert(ring.session, Arc::clone(&share));
+        Ok(share)
+    }
+
+    /// Cluster time as this member reckons it: the state's, and its own clock since it saw that.
+    pub(crate) fn now(&self) -> Result<Millis, Failure> {
+        let now = self.read(|store, _| Ok(ClusterClock::load(store)?.now))?;
+        Ok(now.saturating_add(self.since_observed(now)))
+    }
+
+    fn since_observed(&self, now: Millis) -> Millis {
+        let boot = self.env.clock.boot();
+        let mut observed = self.caches.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        match *observed {
+            Some(o) if o.now == now => boot.saturating_sub(o.at),
+            _ => {
+                *observed = Some(Observed { now, at: boot });
+                0
+            }
+        }
+    }
+
+    /// What this member's clock says: the larger of the wall clock and the reckoned cluster time.
+    pub(crate) fn clock(&self) -> Result<Millis, Failure> {
+        Ok(self.now()?.max(self.env.clock.wall()))
+    }
+
+    /// A signed reading that follows the tick `follows`.
+    pub(crate) fn reading(&self, follows: u64) -> Result<Reading, Failure> {
+        let clock = self.clock()?;
+        Ok(Reading::sign(&self.cluster, self.roster.number, self.me, follows, clock, self.keys.identity()))
+    }
+
+    /// Waits until this member has applied `index`.
+    pub(crate) async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), Failure> {
+        match self.raft.wait_applied(index, timeout).await {
+            Ok(_) => Ok(()),
+            Err(behind) => Err(behind_failure(behind.applied)),
+        }
+    }
+}
+
+/// The node has not applied what it must have.
+pub(crate) fn behind_failure(applied: u64) -> Failure {
+    Failure::new("behind", format!("this node has applied index {applied} and is catching up; ask another node, or this one again"))
+}

@@ -1,0 +1,105 @@
+//! The seams to the world: clocks and randomness. Files, sockets and processes have theirs in `kv`, `audit::disk`,
+//! `raft::Dialer` and `engines::Engine`; with these two they are all that a simulation has to replace.
+
+use rand_core::{TryCryptoRng, TryRng};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// Two clocks. Nothing else in this crate reads one.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since 1970: may jump either way.
+    fn wall(&self) -> u64;
+    /// Milliseconds since some beginning: never goes back, and runs while the machine sleeps.
+    fn boot(&self) -> u64;
+}
+
+/// The source of everything that must not be guessed.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills `out`.
+    fn fill(&self, out: &mut [u8]);
+}
+
+/// What a node lives in.
+#[derive(Clone)]
+pub struct Env {
+    /// Its clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Its randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Env {
+    /// The machine's own.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+    }
+
+    /// A generator over the randomness.
+    #[must_use]
+    pub fn rng(&self) -> Rng {
+        Rng(Arc::clone(&self.entropy))
+    }
+
+    /// `N` fresh bytes.
+    #[must_use]
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0u8; N];
+        self.entropy.fill(&mut out);
+        out
+    }
+}
+
+/// [`Entropy`] as a generator of `rand_core`.
+#[derive(Clone)]
+pub struct Rng(Arc<dyn Entropy>);
+
+impl TryRng for Rng {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut out = [0u8; 4];
+        self.0.fill(&mut out);
+        Ok(u32::from_le_bytes(out))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut out = [0u8; 8];
+        self.0.fill(&mut out);
+        Ok(u64::from_le_bytes(out))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        self.0.fill(out);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Rng {}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn wall(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn boot(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        seconds.saturating_mul(1_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000)
+    }
+}
+
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, out: &mut [u8]) {
+        // Without randomness nothing that follows would be safe, and there is nobody to tell: the process ends.
+        if let Err(error) = getrandom::fill(out) {
+            tracing::error!(%error, "the operating system gives no randomness");
+            std::process::abort();
+        }
+    }
+}

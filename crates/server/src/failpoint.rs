@@ -1,0 +1,41 @@
+//! Points at which a test can kill or stop the process, or have a step fail. Compiled in by the feature `failpoints`
+//! only; without it every call here is empty.
+//!
+//! `FAILPOINTS="lease.p2=1*return(kill)"` ends the process by SIGKILL the first time it gets there; `stop` stops it by
+//! SIGSTOP until somebody sends SIGCONT; `fail` makes [`hit`] return an error, once or as often as said.
+
+/// A step was told to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the failpoint was told to fail")]
+pub(crate) struct Injected;
+
+/// Passes the point `name`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn hit(name: &str) -> Result<(), Injected> {
+    fail::fail_point!(name, |action| act(name, action.as_deref()));
+    Ok(())
+}
+
+/// Passes the point `name`.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn hit(_name: &str) -> Result<(), Injected> {
+    Ok(())
+}
+
+#[cfg(feature = "failpoints")]
+fn act(name: &str, action: Option<&str>) -> Result<(), Injected> {
+    use rustix::process::{Signal, getpid, kill_process};
+    tracing::warn!(name, action, "failpoint");
+    match action {
+        Some("kill") => {
+            let _ = kill_process(getpid(), Signal::KILL);
+            Ok(())
+        }
+        Some("stop") => {
+            let _ = kill_process(getpid(), Signal::STOP);
+            Ok(())
+        }
+        _ => Err(Injected),
+    }
+}

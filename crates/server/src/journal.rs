@@ -1,0 +1,81 @@
+//! This member's audit records of what the log brought: one for each applied command that a person may ask about.
+
+use crate::core::Core;
+use crate::machine::Applying;
+use quorate_audit::{Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
+use quorate_state::outcome::Outcome;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// How many lease ids one record names; the rest are counted.
+const NAMED: usize = 8;
+
+impl Core {
+    /// The task that writes them. They describe what has happened on a quorum: nobody waits for them.
+    pub(crate) async fn keep_journal(self: Arc<Self>, mut applied: UnboundedReceiver<Applying>) {
+        while let Some(applying) = applied.recv().await {
+            if let Some((entry, class)) = self.journal_entry(applying)
+                && let Err(error) = self.audit.append(entry, class).await
+            {
+                tracing::error!(%error, "an applied command could not be recorded");
+            }
+        }
+    }
+
+    fn journal_entry(&self, applying: Applying) -> Option<(Entry, Class)> {
+        let Applying { index, term, request, name, outcome, mut leases } = applying;
+        // Time passing is not worth a record, unless it jumps.
+        if matches!(outcome, Outcome::Time { jumped: false, .. }) {
+            return None;
+        }
+        let class = if request.is_some() { Class::Normal } else { Class::Essential };
+        let mut entry = match request {
+            Some((id, principal, operation, resource)) => {
+                Entry::new(self.env.clock.wall(), RecordKind::Outcome, RecordId::request(&id.0), operation)
+                    .principal(&principal)
+                    .resource(&resource.to_string())
+            }
+            None => Entry::new(self.env.clock.wall(), RecordKind::Outcome, RecordId::internal("log", index), name),
+        };
+        entry = entry.index(index).term(term);
+        entry = match &outcome {
+            Outcome::Refused(refusal) => entry.decision(Decision::Error, refusal.code()),
+            _ => entry.decision(Decision::Allow, "applied"),
+        };
+        match outcome {
+            Outcome::Stored { number, version, .. } => {
+                entry = entry.detail("number", Detail::number(number)).detail("version", Detail::id(&version.0));
+            }
+            Outcome::Intent { lease, principal, expires_at } => {
+                leases = vec![lease];
+                entry = entry
+                    .detail("login", Detail::text(&principal))
+                    .detail("expires_at", Detail::number(expires_at));
+            }
+            Outcome::Renewed { lease, expires_at } => {
+                leases = vec![lease];
+                entry = entry.detail("expires_at", Detail::number(expires_at));
+            }
+            Outcome::Leases { changed } if !changed.is_empty() => leases = changed,
+            Outcome::Leases { .. } if leases.is_empty() => {
+                entry = entry.detail("changed", Detail::number(0));
+            }
+            Outcome::Time { now, .. } => entry = entry.detail("cluster_time", Detail::number(now)),
+            Outcome::Ceremony { keyring: Some(id) } => entry = entry.detail("keyring", Detail::hash(&id.0)),
+            Outcome::Ceremony { keyring: None }
+            | Outcome::Versions { .. }
+            | Outcome::Leases { .. }
+            | Outcome::Done
+            | Outcome::Refused(_) => {}
+        }
+        const KEYS: [&str; NAMED] =
+            ["lease", "lease_2", "lease_3", "lease_4", "lease_5", "lease_6", "lease_7", "lease_8"];
+        for (key, lease) in KEYS.into_iter().zip(&leases) {
+            entry = entry.detail(key, Detail::id(&lease.0));
+        }
+        if leases.len() > NAMED {
+            entry = entry.detail("leases", Detail::number(u64::try_from(leases.len()).unwrap_or(u64::MAX)));
+        }
+        Some((entry, class))
+    }
+}

@@ -1,0 +1,63 @@
+//! The replicated machine: hands log entries to `state`, and tells the journal what became of them.
+
+use crate::store::Applied;
+use quorate_raft::{Effect, Entry, Machine, MachineError, View};
+use quorate_state::change::Resource;
+use quorate_state::command::Command;
+use quorate_state::ids::{ClusterId, LeaseId, RequestId};
+use quorate_state::machine::{Position, apply};
+use quorate_state::outcome::Outcome;
+use quorate_state::store::encode;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What the audit log of this member says of an applied entry.
+pub(crate) struct Applying {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    /// Of a client's request.
+    pub(crate) request: Option<(RequestId, String, &'static str, Resource)>,
+    pub(crate) name: &'static str,
+    pub(crate) outcome: Outcome,
+    /// The leases that it is about, where the outcome does not say.
+    pub(crate) leases: Vec<LeaseId>,
+}
+
+pub(crate) struct VaultMachine {
+    cluster: ClusterId,
+    journal: UnboundedSender<Applying>,
+}
+
+impl VaultMachine {
+    pub(crate) fn new(cluster: ClusterId, journal: UnboundedSender<Applying>) -> Self {
+        Self { cluster, journal }
+    }
+}
+
+impl Machine for VaultMachine {
+    fn apply(&self, view: &dyn View, entry: Entry<'_>) -> Result<Effect, MachineError> {
+        let at = Position { index: entry.index, term: entry.term };
+        let (writes, outcome) =
+            apply(&Applied(view), &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
+        let reply = encode(&outcome);
+        // The journal is this member's own log: it has no part in what the machine computes.
+        let _ = self.journal.send(describe(at, entry.payload, outcome));
+        Ok(Effect { writes: writes.into_iter().collect(), reply })
+    }
+}
+
+fn describe(at: Position, payload: &[u8], outcome: Outcome) -> Applying {
+    let command = Command::decode(payload);
+    let request = match &command {
+        Ok(Command::Endorsed { request, .. }) => {
+            request.request().ok().map(|r| (r.id, r.principal, r.change.kind().name(), r.change.resource()))
+        }
+        _ => None,
+    };
+    let leases = match &command {
+        Ok(Command::LeaseActive { lease, .. } | Command::LeaseFailed { lease, .. }) => vec![*lease],
+        Ok(Command::LeaseRevoked { proofs, .. }) => proofs.iter().map(|p| p.lease).collect(),
+        _ => Vec::new(),
+    };
+    let name = command.as_ref().map_or("unknown", Command::name);
+    Applying { index: at.index, term: at.term, request, name, outcome, leases }
+}

@@ -1,0 +1,54 @@
+//! Connections of this node to the other members.
+
+use quorate_api::MAX_MESSAGE;
+use quorate_api::peer::peer_client::PeerClient;
+use quorate_api::tls::{PEER, TlsError, TlsIdentity, connect};
+use quorate_raft::{Dialer, Link, Node};
+use quorate_state::genesis::{Member, Roster};
+use quorate_state::ids::MemberIndex;
+use std::collections::BTreeMap;
+use std::io;
+use tonic::transport::Channel;
+
+/// One lazy channel to each other member, for everything but the log itself.
+pub(crate) struct Peers {
+    clients: BTreeMap<MemberIndex, PeerClient<Channel>>,
+}
+
+impl Peers {
+    pub(crate) fn new(roster: &Roster, me: MemberIndex, identity: &TlsIdentity) -> Result<Self, TlsError> {
+        let mut clients = BTreeMap::new();
+        for member in roster.members.iter().filter(|m| m.index != me) {
+            let channel = connect(&member.peer_address, member.key, identity, &member.name, PEER)?;
+            let client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+            clients.insert(member.index, client);
+        }
+        Ok(Self { clients })
+    }
+
+    /// Every other member.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (MemberIndex, PeerClient<Channel>)> + '_ {
+        self.clients.iter().map(|(index, client)| (*index, client.clone()))
+    }
+
+    /// One of them.
+    pub(crate) fn client(&self, index: MemberIndex) -> Option<PeerClient<Channel>> {
+        self.clients.get(&index).cloned()
+    }
+}
+
+/// Connections for the replicated log: each class of traffic has its own.
+pub(crate) struct RaftDialer {
+    pub(crate) members: Vec<Member>,
+    pub(crate) identity: TlsIdentity,
+}
+
+#[async_trait::async_trait]
+impl Dialer for RaftDialer {
+    async fn dial(&self, id: u64, _node: &Node, _class: Link) -> Result<Channel, io::Error> {
+        // Address and key come from the roster, never from what a leader wrote into Raft's own membership.
+        let member = self.members.iter().find(|m| m.raft_id == id);
+        let member = member.ok_or_else(|| io::Error::other("no member of the roster has this raft id"))?;
+        connect(&member.peer_address, member.key, &self.identity, &member.name, PEER).map_err(io::Error::other)
+    }
+}

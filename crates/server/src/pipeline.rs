@@ -1,0 +1,190 @@
+//! The security story on one page: authenticate, authorise, record, and only then contribute.
+//!
+//! Each arrow consumes the last type: bytes become a `Principal` only by a verified chain, a `Principal` becomes a
+//! `Grant` only by Cedar on this node's own state, and a `Grant` becomes [`Recorded`] only when its audit record is on
+//! disk. Whatever leaves the node (a partial, an endorsement, an answer) takes a `Recorded` grant as an argument: in the
+//! wrong order it does not compile.
+
+use crate::core::Core;
+use quorate_api::status::Failure;
+use quorate_audit::{AuditError, Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
+use quorate_authz::{Denial, Facts, Grant, LeaseFacts, Principal, authenticate};
+use quorate_state::access::is_blocked;
+use quorate_state::change::{Kind, Resource};
+use quorate_state::genesis::client_roots;
+use quorate_state::ids::RequestId;
+use quorate_state::lease::lease;
+use quorate_state::request::authority_version;
+use quorate_state::store::{Store, StoreError};
+
+/// What somebody wants, before anybody has decided.
+pub(crate) struct Ask {
+    pub(crate) request: RequestId,
+    pub(crate) kind: Kind,
+    pub(crate) resource: Resource,
+    /// One more fact for the record: the hash of a signed request, a version number.
+    pub(crate) detail: Option<(&'static str, Detail)>,
+}
+
+/// A grant whose record is on disk. Made here and nowhere else.
+pub(crate) struct Recorded {
+    grant: Grant,
+    /// The index of the state on which it was decided.
+    index: u64,
+    authority_version: u64,
+}
+
+impl Recorded {
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub(crate) fn authority_version(&self) -> u64 {
+        self.authority_version
+    }
+}
+
+/// One decision, not yet recorded.
+struct Decided {
+    verdict: Result<Grant, Refused>,
+    index: u64,
+    authority_version: u64,
+}
+
+enum Refused {
+    Denied(Denial),
+    Blocked,
+    NoAuthority,
+}
+
+impl Core {
+    /// Who a certificate chain belongs to, by this node's own roots and clock.
+    pub(crate) fn authenticate(&self, chain: &[Vec<u8>]) -> Result<Principal, Failure> {
+        let now = self.clock()?;
+        let roots = self.read(|store, _| client_roots(store))?;
+        authenticate(chain, &roots, now).map_err(|e| Failure::new(e.code(), e.to_string()))
+    }
+
+    /// Decides on one request, and records it.
+    pub(crate) async fn allow(&self, principal: &Principal, ask: Ask) -> Result<Recorded, Failure> {
+        let mut all = self.allow_each(principal, vec![ask]).await?;
+        all.pop().unwrap_or_else(|| Err(Failure::new("internal", "a decision was lost; ask again")))
+    }
+
+    /// Decides on several at one index of this node's own state, and records them all before any is returned.
+    pub(crate) async fn allow_each(
+        &self,
+        principal: &Principal,
+        asks: Vec<Ask>,
+    ) -> Result<Vec<Result<Recorded, Failure>>, Failure> {
+        let now = self.now()?;
+        let decided = self.read(|store, index| {
+            asks.iter().map(|ask| self.decide(store, index, now, principal, ask)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let receipts: Vec<_> = decided
+            .iter()
+            .zip(&asks)
+            .map(|(decided, ask)| self.audit.append(self.decision_record(principal, ask, decided), Class::Normal))
+            .collect();
+        for receipt in receipts {
+            receipt.await.map_err(audit_failure)?;
+        }
+        Ok(decided
+            .into_iter()
+            .zip(asks)
+            .map(|(d, ask)| match d.verdict {
+                Ok(grant) => Ok(Recorded { grant, index: d.index, authority_version: d.authority_version }),
+                Err(refused) => Err(refusal(&ask, principal, &refused)),
+            })
+            .collect())
+    }
+
+    fn decide(
+        &self,
+        store: &dyn Store,
+        index: u64,
+        now: u64,
+        principal: &Principal,
+        ask: &Ask,
+    ) -> Result<Decided, StoreError> {
+        let authority_version = authority_version(store)?;
+        if is_blocked(store, principal.id().as_str())? {
+            return Ok(Decided { verdict: Err(Refused::Blocked), index, authority_version });
+        }
+        let lease = match &ask.resource {
+            Resource::Lease(id) => {
+                lease(store, id)?.map(|l| LeaseFacts { owner: l.owner, role: l.role, target: l.target })
+            }
+            _ => None,
+        };
+        let facts = Facts { now, lease };
+        let verdict = match self.authority(store)? {
+            Ok(authority) => {
+                authority.authorize(principal, ask.kind, &ask.resource, &facts).map_err(Refused::Denied)
+            }
+            Err(_) => Err(Refused::NoAuthority),
+        };
+        Ok(Decided { verdict, index, authority_version })
+    }
+
+    fn decision_record(&self, principal: &Principal, ask: &Ask, decided: &Decided) -> Entry {
+        let mut entry = Entry::new(
+            self.env.clock.wall(),
+            RecordKind::Decision,
+            RecordId::request(&ask.request.0),
+            ask.kind.name(),
+        )
+        .principal(principal.id().as_str())
+        .resource(&ask.resource.to_string())
+        .index(decided.index);
+        entry = match &decided.verdict {
+            Ok(grant) => entry.decision(Decision::Allow, "policy").policies(grant.policies()),
+            Err(Refused::Denied(denial)) => {
+                let code = if denial.policies.is_empty() { "no_policy_allows" } else { "forbidden" };
+                entry.decision(Decision::Deny, code).policies(&denial.policies)
+            }
+            Err(Refused::Blocked) => entry.decision(Decision::Deny, "identity_blocked"),
+            Err(Refused::NoAuthority) => entry.decision(Decision::Deny, "policies_unreadable"),
+        };
+        match &ask.detail {
+            Some((key, value)) => entry.detail(key, value.clone()),
+            None => entry,
+        }
+    }
+
+    /// Records what this node did or learned by itself, and waits until the record is on disk.
+    pub(crate) async fn record(&self, entry: Entry, class: Class) -> Result<(), Failure> {
+        self.audit.append(entry, class).await.map(|_| ()).map_err(audit_failure)
+    }
+
+    /// An entry about an internal act of this node.
+    pub(crate) fn internal_entry(&self, what: &'static str, number: u64) -> Entry {
+        Entry::new(self.env.clock.wall(), RecordKind::Internal, RecordId::internal(what, number), what)
+    }
+}
+
+fn refusal(ask: &Ask, principal: &Principal, refused: &Refused) -> Failure {
+    match refused {
+        Refused::Blocked => Failure::new("identity_blocked", format!("{} is blocked", principal.id())),
+        Refused::NoAuthority => Failure::new("denied", "this node cannot read its policies, so it allows nothing"),
+        Refused::Denied(denial) => {
+            let why = if denial.policies.is_empty() {
+                "no policy allows it".to_owned()
+            } else {
+                format!("forbidden by {}", denial.policies.join(", "))
+            };
+            Failure::new(
+                "denied",
+                format!("{} may not {} on {}: {why}", principal.id(), ask.kind.action(), ask.resource),
+            )
+        }
+    }
+}
+
+fn audit_failure(error: AuditError) -> Failure {
+    Failure::new("audit_unavailable", format!("this node cannot record the request ({error}), so it does nothing; ask another node"))
+}

@@ -1,0 +1,361 @@
+//! What one node answers alone, from its own state: names, numbers and states, never content.
+
+use crate::core::Core;
+use crate::pipeline::Ask;
+use quorate_api::status::Failure;
+use quorate_api::vault as wire;
+use quorate_authz::Principal;
+use quorate_crypto::reshare::Phase;
+use quorate_state::access::{
+    self, CustomerKey, customer_key, keyrings, mounts, namespaces,
+};
+use quorate_state::ceremony::sessions;
+use quorate_state::change::{Kind, Query};
+use quorate_state::clock::ClusterClock;
+use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, RequestId};
+use quorate_state::lease::{self, Lease, State};
+use quorate_state::outcome::Refusal;
+use quorate_state::request::authority_version;
+use quorate_state::secrets::{self, VersionState};
+use quorate_state::store::{Store, StoreError};
+use quorate_state::target::{roles, target, targets};
+use std::collections::BTreeMap;
+
+/// The longest page of a list.
+const PAGE: u32 = 1_000;
+
+impl Core {
+    /// Authorises and records a question of one node, and makes sure that its state is as new as the question.
+    async fn asked(&self, principal: &Principal, query: &Query) -> Result<(), Failure> {
+        self.linearize().await?;
+        let ask = Ask {
+            request: RequestId(self.env.random()),
+            kind: query.kind(),
+            resource: query.resource(),
+            detail: None,
+        };
+        self.allow(principal, ask).await.map(|_| ())
+    }
+
+    pub(crate) async fn list_secrets(
+        &self,
+        principal: &Principal,
+        ask: wire::ListSecretsRequest,
+    ) -> Result<wire::ListSecretsReply, Failure> {
+        let query = Query::ListSecrets { namespace: ask.namespace.clone(), prefix: ask.prefix.clone() };
+        self.asked(principal, &query).await?;
+        let limit = page(ask.limit);
+        let after = (!ask.after.is_empty()).then_some(ask.after.as_str());
+        let mut rows =
+            self.read(|store, _| secrets::list(store, &ask.namespace, &ask.prefix, after, limit.saturating_add(1)))?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let secrets = rows
+            .into_iter()
+            .map(|(path, secret)| wire::SecretInfo {
+                path,
+                secret_id: secret.id.0.to_vec(),
+                newest: secret.newest().map_or(0, |v| v.number),
+                versions: u32::try_from(secret.versions.len()).unwrap_or(u32::MAX),
+            })
+            .collect();
+        Ok(wire::ListSecretsReply { secrets, more })
+    }
+
+    pub(crate) async fn read_versions(
+        &self,
+        principal: &Principal,
+        ask: wire::ReadVersionsRequest,
+    ) -> Result<wire::ReadVersionsReply, Failure> {
+        let query = Query::ReadVersions { namespace: ask.namespace.clone(), path: ask.path.clone() };
+        self.asked(principal, &query).await?;
+        let secret = self.read(|store, _| secrets::secret(store, &ask.namespace, &ask.path))?;
+        let secret = secret.ok_or_else(|| Failure::from(Refusal::not_found("secret")))?;
+        let versions = secret
+            .versions
+            .into_iter()
+            .map(|v| wire::VersionInfo {
+                number: v.number,
+                version_id: v.id.0.to_vec(),
+                stored_at: v.stored_at,
+                writer: v.writer,
+                index: v.index,
+                state: match v.state {
+                    VersionState::Live => "live",
+                    VersionState::Deleted => "deleted",
+                    VersionState::Destroyed => "destroyed",
+                }
+                .to_owned(),
+            })
+            .collect();
+        Ok(wire::ReadVersionsReply { secret_id: secret.id.0.to_vec(), versions })
+    }
+
+    pub(crate) async fn read_mounts(
+        &self,
+        principal: &Principal,
+        ask: wire::ReadMountsRequest,
+    ) -> Result<wire::ReadMountsReply, Failure> {
+        self.asked(principal, &Query::ReadMounts { namespace: ask.namespace.clone() }).await?;
+        self.read(|store, _| {
+            let mut customers: BTreeMap<CustomerKeyId, CustomerKey> = BTreeMap::new();
+            let mut shown = Vec::new();
+            for (name, mount) in mounts(store, &ask.namespace)? {
+                for id in &mount.customer_keys {
+                    if let Some(key) = customer_key(store, id)? {
+                        customers.insert(*id, key);
+                    }
+                }
+                shown.push(wire::Mount {
+                    name,
+                    keyring_id: mount.keyring.0.to_vec(),
+                    customer_key_ids: mount.customer_keys.iter().map(|k| k.0.to_vec()).collect(),
+                });
+            }
+            Ok(wire::ReadMountsReply {
+                namespaces: namespaces(store)?.into_iter().map(|(name, _)| name).collect(),
+                mounts: shown,
+                keyrings: keyrings(store)?.into_iter().map(|(id, ring)| wire_keyring(&id, ring)).collect(),
+                customer_keys: customers
+                    .into_iter()
+                    .map(|(id, key)| wire::CustomerKey { id: id.0.to_vec(), name: key.name, public: key.public })
+                    .collect(),
+            })
+        })
+    }
+
+    pub(crate) async fn read_policies(&self, principal: &Principal) -> Result<wire::ReadPoliciesReply, Failure> {
+        self.asked(principal, &Query::ReadPolicies).await?;
+        self.read(|store, _| {
+            Ok(wire::ReadPoliciesReply {
+                policies: access::policies(store)?
+                    .into_iter()
+                    .map(|(name, policy)| wire::Policy { name, text: policy.text })
+                    .collect(),
+                authority_version: authority_version(store)?,
+            })
+        })
+    }
+
+    pub(crate) async fn read_roles(&self, principal: &Principal) -> Result<wire::ReadRolesReply, Failure> {
+        self.asked(principal, &Query::ReadRoles).await?;
+        self.read(|store, _| {
+            let mut shown = Vec::new();
+            for (name, role) in roles(store)? {
+                let live_leases = lease::count(store, &name)?;
+                shown.push(wire::Role {
+                    name,
+                    target: role.target,
+                    groups: role.groups,
+                    default_ttl: role.default_ttl,
+                    max_ttl: role.max_ttl,
+                    connection_limit: u32::from(role.connection_limit),
+                    max_leases: role.max_leases,
+                    scram_iterations: role.scram_iterations,
+                    live_leases,
+                });
+            }
+            let targets = targets(store)?
+                .into_iter()
+                .map(|(name, t)| wire::Target {
+                    name,
+                    host: t.host,
+                    port: u32::from(t.port),
+                    database: t.database,
+                    user: t.user,
+                })
+                .collect();
+            Ok(wire::ReadRolesReply { targets, roles: shown })
+        })
+    }
+
+    pub(crate) async fn read_lease(&self, principal: &Principal, ask: wire::ReadLeaseRequest) -> Result<wire::Lease, Failure> {
+        let id = <[u8; 16]>::try_from(ask.id.as_slice())
+            .map(LeaseId)
+            .map_err(|_| Failure::from(Refusal::invalid("id", "must have 16 bytes")))?;
+        self.asked(principal, &Query::ReadLease { lease: id }).await?;
+        self.show_lease(&id)
+    }
+
+    /// A lease as clients see it.
+    pub(crate) fn show_lease(&self, id: &LeaseId) -> Result<wire::Lease, Failure> {
+        self.read(|store, _| {
+            let Some(found) = lease::lease(store, id)? else { return Ok(None) };
+            wire_lease(store, id, found).map(Some)
+        })?
+        .ok_or_else(|| Failure::from(Refusal::not_found("lease")))
+    }
+
+    /// The leases of the caller; those of everybody for whoever may list the cluster's.
+    pub(crate) async fn list_leases(
+        &self,
+        principal: &Principal,
+        ask: wire::ListLeasesRequest,
+    ) -> Result<wire::ListLeasesReply, Failure> {
+        let all = match self.asked(principal, &Query::ListLeases).await {
+            Ok(()) => true,
+            // Not everybody's: then the caller's own, which need no further right.
+            Err(failure) if failure.code == "denied" => false,
+            Err(failure) => return Err(failure),
+        };
+        let after = match ask.after.as_slice() {
+            [] => None,
+            id => Some(LeaseId(id.try_into().map_err(|_| Failure::from(Refusal::invalid("after", "must have 16 bytes")))?)),
+        };
+        let limit = page(ask.limit);
+        self.read(|store, _| {
+            let (mut shown, mut at, mut more) = (Vec::new(), after, false);
+            'pages: loop {
+                let rows = lease::leases(store, at.as_ref(), 1_000)?;
+                let Some((last, _)) = rows.last() else { break };
+                at = Some(*last);
+                for (id, found) in rows {
+                    let theirs = all || found.owner == principal.id().as_str();
+                    if theirs && (ask.state.is_empty() || ask.state == found.state.to_string()) {
+                        if shown.len() == limit {
+                            more = true;
+                            break 'pages;
+                        }
+                        shown.push(wire_lease(store, &id, found)?);
+                    }
+                }
+            }
+            Ok(wire::ListLeasesReply { leases: shown, more })
+        })
+    }
+
+    pub(crate) async fn read_status(&self, principal: &Principal) -> Result<wire::ReadStatusReply, Failure> {
+        // What this node knows, however old: a status that needed a leader would be of no use without one.
+        let ask = Ask {
+            request: RequestId(self.env.random()),
+            kind: Kind::ReadStatus,
+            resource: Query::ReadStatus.resource(),
+            detail: None,
+        };
+        self.allow(principal, ask).await?;
+        let raft = self.raft.watch().borrow().clone();
+        let head = self.audit.head();
+        let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
+        self.read(|store, applied| {
+            let (mut by_state, mut oldest) = ([0u64; 3], 0u64);
+            for (name, _) in targets(store)? {
+                for (count, state) in by_state.iter_mut().zip([State::Intent, State::Active, State::Revoking]) {
+                    let work = lease::work(store, &name, state, usize::MAX)?;
+                    *count = count.saturating_add(u64::try_from(work.len()).unwrap_or(u64::MAX));
+                    if state == State::Revoking {
+                        let since = work.iter().filter_map(|(_, l)| l.ended_at).min().unwrap_or(0);
+                        oldest = if oldest == 0 { since } else { oldest.min(since.max(1)) };
+                    }
+                }
+            }
+            let [leases_intent, leases_active, leases_revoking] = by_state;
+            Ok(wire::ReadStatusReply {
+                cluster: self.cluster.0.to_vec(),
+                name: self.name.clone(),
+                member: u32::from(self.me),
+                term: raft.term,
+                leader,
+                last_log_index: raft.last_log_index,
+                committed: raft.committed,
+                applied,
+                cluster_time: ClusterClock::load(store)?.now,
+                authority_version: authority_version(store)?,
+                threshold: u32::from(self.roster.threshold),
+                members: self
+                    .roster
+                    .members
+                    .iter()
+                    .map(|m| wire::Member {
+                        index: u32::from(m.index),
+                        name: m.name.clone(),
+                        key: m.key.to_vec(),
+                        peer_address: m.peer_address.clone(),
+                        api_address: m.api_address.clone(),
+                    })
+                    .collect(),
+                keyrings: keyrings(store)?.into_iter().map(|(id, ring)| wire_keyring(&id, ring)).collect(),
+                ceremonies: sessions(store)?
+                    .into_iter()
+                    .map(|(id, session)| wire::Ceremony {
+                        session: id.0.to_vec(),
+                        class: session.class.to_string(),
+                        phase: phase(session.ceremony.phase()).to_owned(),
+                        awaited: session.ceremony.awaited().into_iter().map(u32::from).collect(),
+                        culprits: session.ceremony.culprits().into_iter().map(u32::from).collect(),
+                        keyring_id: session.keyring.map_or_else(Vec::new, |id| id.0.to_vec()),
+                    })
+                    .collect(),
+                leases_intent,
+                leases_active,
+                leases_revoking,
+                oldest_revoking: oldest,
+                audit_seq: head.seq,
+                audit_head: head.hash.to_string(),
+            })
+        })
+    }
+}
+
+fn page(limit: u32) -> usize {
+    let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Keys => "keys",
+        Phase::Deal => "deal",
+        Phase::Ready => "ready",
+        Phase::Active => "active",
+        Phase::Aborted(_) => "aborted",
+    }
+}
+
+fn wire_keyring(id: &KeyringId, ring: access::Keyring) -> wire::Keyring {
+    wire::Keyring {
+        id: id.0.to_vec(),
+        class: ring.class.to_string(),
+        y: ring.y.to_vec(),
+        epoch: ring.epoch,
+        threshold: u32::from(ring.threshold),
+        public_shares: ring
+            .public_shares
+            .into_iter()
+            .map(|(member, point)| wire::PublicShare { member: u32::from(member), point: point.to_vec() })
+            .collect(),
+    }
+}
+
+fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lease, StoreError> {
+    let at = target(store, &found.target)?;
+    let (host, port, database) = at.map_or_else(Default::default, |t| (t.host, u32::from(t.port), t.database));
+    let proof = found.proof.unwrap_or(quorate_state::command::RevocationProof {
+        lease: *id,
+        fenced: false,
+        looked_at: 0,
+        sessions_ended: 0,
+        endpoint: String::new(),
+    });
+    Ok(wire::Lease {
+        id: id.0.to_vec(),
+        role: found.role,
+        target: found.target,
+        principal: found.principal,
+        owner: found.owner,
+        state: found.state.to_string(),
+        expires_at: found.expires_at,
+        max_expires_at: found.max_expires_at,
+        why: found.why.map_or_else(String::new, |w| w.to_string()),
+        ended_at: found.ended_at.unwrap_or(0),
+        intent_index: found.intent_index,
+        active_index: found.active_index.unwrap_or(0),
+        revoking_index: found.revoking_index.unwrap_or(0),
+        revoked_index: found.revoked_index.unwrap_or(0),
+        proof_endpoint: proof.endpoint,
+        proof_looked_at: proof.looked_at,
+        sessions_ended: proof.sessions_ended,
+        host,
+        port,
+        database,
+    })
+}

@@ -1,0 +1,319 @@
+//! A node from its configuration to its end.
+
+use crate::config::NodeConfig;
+use crate::core::{Caches, Core};
+use crate::driver::Creating;
+use crate::env::Env;
+use crate::executor::Executors;
+use crate::keystore::{Keystore, KeystoreError};
+use crate::machine::VaultMachine;
+use crate::peers::{Peers, RaftDialer};
+use crate::services::{PeerPort, VaultPort};
+use crate::store::Seal;
+use quorate_api::MAX_MESSAGE;
+use quorate_api::peer::peer_server::PeerServer;
+use quorate_api::tls::{PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, api_server_config, peer_server_config};
+use quorate_api::vault::vault_server::VaultServer;
+use quorate_audit::AuditLog;
+use quorate_raft::kv::{Batch, Kv, KvError, RocksKv, Table};
+use quorate_raft::{Config, InitError, Node, Raft};
+use quorate_state::genesis::{BadGenesis, Genesis};
+use quorate_state::ids::ClusterId;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+/// Why a node did not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The genesis file.
+    #[error("{path}: {source}")]
+    Genesis {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: BadGenesis,
+    },
+    /// The genesis file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The genesis is not the one that the configuration pins.
+    #[error("{path} is the genesis of cluster {found}, and the configuration pins {pinned}")]
+    OtherCluster {
+        /// Where.
+        path: PathBuf,
+        /// Its cluster.
+        found: ClusterId,
+        /// The pinned one.
+        pinned: String,
+    },
+    /// The member's own files.
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
+    /// This member is not in the roster.
+    #[error("the identity in {data} is not a member of this cluster: its key is not in the genesis")]
+    NotAMember {
+        /// The data folder.
+        data: PathBuf,
+    },
+    /// The store.
+    #[error("the store in {path} cannot be opened: {source}; it is left as it is")]
+    Store {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: KvError,
+    },
+    /// The data folder belongs to another cluster.
+    #[error("the store in {path} belongs to another cluster")]
+    OtherStore {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Consensus.
+    #[error(transparent)]
+    Raft(#[from] quorate_raft::OpenError),
+    /// The audit log.
+    #[error("the audit log in {path}: {source}")]
+    Audit {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: quorate_audit::OpenError,
+    },
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A port.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A port stopped serving.
+    #[error("a port stopped serving: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The log can no longer be relied on: the process must end at once.
+    #[error("the replicated log failed: {0}; the process ends, so that it promises nothing that it cannot keep")]
+    Fatal(String),
+}
+
+/// Runs a node until `shutdown`, then hands leadership over and stops.
+///
+/// # Errors
+/// [`RunError`], before the first port is opened wherever that is possible.
+pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let genesis = read_genesis(&config)?;
+    let cluster = genesis.cluster();
+    let keys = Keystore::open(&config.data_dir, &config.seal_key)?;
+    let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
+    let me = me.ok_or_else(|| RunError::NotAMember { data: config.data_dir.clone() })?;
+    let audit = open_audit(&config, &me.name, &cluster, &env)?;
+    let kv = open_store(&config, &genesis, &keys, &env)?;
+
+    let peer_listener = listen(config.peer_listen).await?;
+    let api_listener = listen(config.api_listen).await?;
+    let tls = TlsIdentity::self_signed(keys.identity(), &me.name)?;
+
+    let (journal, applied) = mpsc::unbounded_channel();
+    let machine = Arc::new(VaultMachine::new(cluster, journal));
+    let dialer = Arc::new(RaftDialer { members: genesis.roster.members.clone(), identity: tls.clone() });
+    let raft = Raft::open(raft_config(&config, me.raft_id, &cluster), kv, machine, dialer).await?;
+    let core = Arc::new(Core {
+        env,
+        cluster,
+        name: me.name.clone(),
+        me: me.index,
+        peers: Peers::new(&genesis.roster, me.index, &tls)?,
+        roster: genesis.roster.clone(),
+        keys,
+        raft: raft.clone(),
+        audit,
+        executors: Executors::default(),
+        creating: Creating::default(),
+        caches: Caches::default(),
+    });
+
+    let (stop, stopped) = watch::channel(false);
+    let mut ports = tokio::task::JoinSet::new();
+    ports.spawn(serve_peers(Arc::clone(&core), peer_listener, tls.clone(), stopped.clone()));
+    ports.spawn(serve_clients(Arc::clone(&core), api_listener, tls, genesis.client_roots.certificates.clone(), stopped));
+    found(&raft, &genesis).await;
+    tracing::info!(member = me.name, index = me.index, %cluster, "started");
+
+    let tasks = [
+        tokio::spawn(Arc::clone(&core).keep_journal(applied)),
+        tokio::spawn(Arc::clone(&core).drive_clock()),
+        tokio::spawn(Arc::clone(&core).drive_leases()),
+        tokio::spawn(Arc::clone(&core).drive_ceremonies()),
+    ];
+    let mut fatal = raft.fatal();
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        result = ports.join_next() => match result {
+            Some(Ok(Err(error))) => Err(error),
+            _ => Err(RunError::Fatal("a port ended".to_owned())),
+        },
+        why = async {
+            loop {
+                if let Some(why) = fatal.borrow_and_update().clone() {
+                    return why;
+                }
+                if fatal.changed().await.is_err() {
+                    return "it stopped".to_owned();
+                }
+            }
+        } => Err(RunError::Fatal(why)),
+    };
+    if ended.is_ok() {
+        tracing::info!("handing over and stopping");
+        raft.shutdown().await;
+    }
+    let _ = stop.send(true);
+    for task in tasks {
+        task.abort();
+    }
+    // Answers under way get a moment; a client that will not let go does not keep the node.
+    let _ = tokio::time::timeout(Duration::from_secs(3), async { while ports.join_next().await.is_some() {} }).await;
+    ended
+}
+
+fn read_genesis(config: &NodeConfig) -> Result<Genesis, RunError> {
+    let path = config.genesis.clone();
+    let bytes = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+    let genesis = Genesis::from_bytes(&bytes).map_err(|source| RunError::Genesis { path: path.clone(), source })?;
+    let found = genesis.cluster();
+    if config.cluster_id() != Some(found) {
+        return Err(RunError::OtherCluster { path, found, pinned: config.cluster.clone() });
+    }
+    Ok(genesis)
+}
+
+fn open_audit(config: &NodeConfig, name: &str, cluster: &ClusterId, env: &Env) -> Result<AuditLog, RunError> {
+    let path = config.data_dir.join("audit");
+    let mut settings = quorate_audit::Config::new(name, &cluster.to_string(), env.clock.wall());
+    settings.segment_bytes = config.audit.segment_bytes;
+    settings.reserve_bytes = config.audit.reserve_bytes;
+    let failed = |source| RunError::Audit { path: path.clone(), source };
+    std::fs::create_dir_all(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+    let (audit, recovered) = AuditLog::open(&path, settings).map_err(failed)?;
+    if recovered.torn_bytes > 0 {
+        tracing::warn!(bytes = recovered.torn_bytes, "an unfinished audit record was trimmed");
+    }
+    Ok(audit)
+}
+
+/// Opens the store; a new one begins with the state of the genesis, which is the same on every member.
+fn open_store(config: &NodeConfig, genesis: &Genesis, keys: &Keystore, env: &Env) -> Result<Arc<dyn Kv>, RunError> {
+    let path = config.data_dir.join("db");
+    let failed = |source| RunError::Store { path: path.clone(), source };
+    let kv = RocksKv::open(&path, Arc::new(Seal::new(keys.storage(), env.clone()))).map_err(failed)?;
+    begin_state(&kv, genesis, &path)?;
+    Ok(Arc::new(kv))
+}
+
+fn begin_state(kv: &dyn Kv, genesis: &Genesis, path: &Path) -> Result<(), RunError> {
+    let failed = |source| RunError::Store { path: path.to_owned(), source };
+    let initial = genesis.initial_state();
+    let marker = quorate_state::store::key(quorate_state::store::Table::Meta, &[b"genesis"]);
+    match kv.get(Table::State, &marker).map_err(failed)? {
+        Some(found) if initial.get(&marker) == Some(&Some(found.clone())) => Ok(()),
+        Some(_) => Err(RunError::OtherStore { path: path.to_owned() }),
+        None => {
+            let mut batch = Batch::new();
+            for (key, value) in initial {
+                if let Some(value) = value {
+                    batch.put(Table::State, key, value);
+                }
+            }
+            kv.write(batch).and_then(|()| kv.sync()).map_err(failed)
+        }
+    }
+}
+
+fn raft_config(config: &NodeConfig, id: u64, cluster: &ClusterId) -> Config {
+    let mut raft = Config::new(id, cluster.0);
+    raft.heartbeat = Duration::from_millis(config.raft.heartbeat_ms);
+    raft.election_min = Duration::from_millis(config.raft.election_min_ms);
+    raft.election_max = Duration::from_millis(config.raft.election_max_ms);
+    raft.snapshot_every = config.raft.snapshot_every;
+    raft
+}
+
+/// Founds the cluster at the first start. Every member does it, with the same members, so that no member is special.
+async fn found(raft: &Raft, genesis: &Genesis) {
+    let members: BTreeMap<u64, Node> = genesis
+        .roster
+        .members
+        .iter()
+        .map(|m| (m.raft_id, Node { member: m.name.clone(), peer_addr: m.peer_address.clone() }))
+        .collect();
+    match raft.initialize(members).await {
+        Ok(()) | Err(InitError::Initialized) => {}
+        Err(error) => tracing::warn!(%error, "the cluster was not founded here"),
+    }
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
+}
+
+async fn serve_peers(
+    core: Arc<Core>,
+    listener: TcpListener,
+    tls: TlsIdentity,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let keys: Vec<[u8; 32]> = core.roster.members.iter().map(|m| m.key).collect();
+    let config = peer_server_config(&tls, Arc::new(move |key| keys.contains(key)))?;
+    let roster = core.roster.clone();
+    let authenticate: quorate_raft::Authenticate = Arc::new(move |extensions| {
+        let key = extensions.get::<PeerKey>()?;
+        roster.by_key(&key.0).map(|m| m.raft_id)
+    });
+    let raft = core.raft.service(authenticate);
+    let peer = PeerServer::new(PeerPort(core)).max_decoding_message_size(MAX_MESSAGE);
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+        .add_service(raft)
+        .add_service(peer)
+        .serve_with_incoming_shutdown(accept_peers(listener, config), until(stopped))
+        .await?;
+    Ok(())
+}
+
+async fn serve_clients(
+    core: Arc<Core>,
+    listener: TcpListener,
+    tls: TlsIdentity,
+    roots: Vec<Vec<u8>>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), RunError> {
+    let config = api_server_config(&tls, &roots)?;
+    let vault = VaultServer::new(VaultPort(core)).max_decoding_message_size(MAX_MESSAGE);
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_service(vault)
+        .serve_with_incoming_shutdown(accept_clients(listener, config), until(stopped))
+        .await?;
+    Ok(())
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}

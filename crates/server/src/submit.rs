@@ -1,0 +1,300 @@
+//! Changes: gather the decisions of t members, hand request and endorsements to the leader, see what became of it.
+
+use crate::core::Core;
+use crate::failpoint;
+use crate::pipeline::{Ask, Recorded};
+use quorate_api::peer::{EndorseRequest, ProposeRequest};
+use quorate_api::status::Failure;
+use quorate_audit::Detail;
+use quorate_authz::validate;
+use quorate_raft::ProposeError;
+use quorate_state::change::Change;
+use quorate_state::command::{Command, Stamp};
+use quorate_state::ids::MemberIndex;
+use quorate_state::outcome::{Outcome, Refusal};
+use quorate_state::request::{Endorsement, Request, SignedRequest, remembered};
+use quorate_state::store::{Table, decode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long a peer may take to decide.
+const ENDORSE: Duration = Duration::from_secs(2);
+/// How long a change is tried before the caller is told that the cluster does not get it done.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What became of a command, and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Done {
+    pub(crate) outcome: Outcome,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+}
+
+impl Core {
+    /// Carries a client's change through. The caller of the connection must be the caller of the request.
+    pub(crate) async fn submit(self: &Arc<Self>, chain: &[Vec<u8>], signed: SignedRequest) -> Result<Done, Failure> {
+        let request = signed.request().map_err(|r| Failure::from(r))?;
+        if request.chain.as_slice() != chain {
+            return Err(Failure::new(
+                "not_your_request",
+                "the request's certificate chain is not that of the connection that brought it",
+            ));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let (endorsements, _) = self.gather(&signed, &request).await?;
+            let command = Command::Endorsed { request: signed.clone(), endorsements, stamp: Stamp::default() };
+            let error = match self.propose_somewhere(command, deadline).await {
+                // The rules changed in between: t members decide anew.
+                Ok(Done { outcome: Outcome::Refused(Refusal::Stale { .. }), .. })
+                    if request.expected_authority_version.is_none() =>
+                {
+                    Failure::from(Refusal::Stale { current: 0 })
+                }
+                Ok(Done { outcome: Outcome::Refused(refusal), .. }) => return Err(Failure::from(refusal)),
+                Ok(done) => return Ok(done),
+                Err(error) => return Err(error),
+            };
+            if Instant::now() + pause > deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// The endorsements of t members, this one's first. This member's own refusal is final; others' count only when too
+    /// few are left.
+    async fn gather(
+        self: &Arc<Self>,
+        signed: &SignedRequest,
+        request: &Request,
+    ) -> Result<(Vec<Endorsement>, u64), Failure> {
+        let (own, index) = self.endorse(signed, request, None).await?;
+        let mut endorsements = vec![own];
+        let mut asked = JoinSet::new();
+        let bytes = borsh::to_vec(signed).unwrap_or_default();
+        for (member, mut peer) in self.peers.all() {
+            let ask = EndorseRequest { signed_request: bytes.clone(), min_index: index };
+            asked.spawn(async move { (member, timeout(ENDORSE, peer.endorse(ask)).await) });
+        }
+        let mut refusals: Vec<(MemberIndex, Failure)> = Vec::new();
+        while endorsements.len() < self.threshold() {
+            let Some(answer) = asked.join_next().await else {
+                return Err(too_few(endorsements.len(), self.threshold(), refusals));
+            };
+            let Ok((member, answer)) = answer else { continue };
+            match answer {
+                Ok(Ok(reply)) => {
+                    let reply = reply.into_inner();
+                    if reply.refusal.is_empty() {
+                        match borsh::from_slice::<Endorsement>(&reply.endorsement) {
+                            Ok(e) if e.member == member && e.is_valid(&self.cluster, &self.roster, &signed.hash()) => {
+                                endorsements.push(e);
+                            }
+                            _ => refusals.push((member, Failure::new("bad_endorsement", "its endorsement is not valid"))),
+                        }
+                    } else {
+                        refusals.push((member, Failure::from_words(&reply.refusal, reply.reason)));
+                    }
+                }
+                Ok(Err(status)) => refusals.push((member, Failure::new("unreachable", status.message().to_owned()))),
+                Err(_) => refusals.push((member, Failure::new("unreachable", "it does not answer"))),
+            }
+        }
+        Ok((endorsements, index))
+    }
+
+    /// This member's own endorsement: its own authentication, its own Cedar, its own audit record, then its signature.
+    pub(crate) async fn endorse(
+        self: &Arc<Self>,
+        signed: &SignedRequest,
+        request: &Request,
+        min_index: Option<u64>,
+    ) -> Result<(Endorsement, u64), Failure> {
+        if request.cluster != self.cluster {
+            return Err(Failure::from(Refusal::WrongCluster));
+        }
+        if let Some(index) = min_index {
+            self.wait_applied(index, Duration::from_secs(1)).await?;
+        }
+        let principal = self.authenticate(&request.chain)?;
+        if principal.id().as_str() != request.principal || signed.caller() != Some(principal.key()) {
+            return Err(Failure::new(
+                "not_your_request",
+                "the request's caller or key is not that of its certificate",
+            ));
+        }
+        let administrators = self.read(|store, _| quorate_state::genesis::administrators(store))?;
+        signed.verify(request, &administrators).map_err(|r| Failure::from(r))?;
+        if let Change::PutPolicy { name, text } = &request.change {
+            validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;
+        }
+        let ask = Ask {
+            request: request.id,
+            kind: request.change.kind(),
+            resource: request.change.resource(),
+            detail: Some(("request_hash", hash_detail(&signed.hash()))),
+        };
+        let recorded = self.allow(&principal, ask).await?;
+        Ok((self.sign_endorsement(&recorded, signed)?, recorded.index()))
+    }
+
+    fn sign_endorsement(&self, recorded: &Recorded, signed: &SignedRequest) -> Result<Endorsement, Failure> {
+        let (clock, version) = (self.clock()?, recorded.authority_version());
+        Ok(Endorsement::sign(
+            &self.cluster,
+            self.roster.number,
+            version,
+            self.me,
+            clock,
+            vec![signed.hash()],
+            self.keys.identity(),
+        ))
+    }
+
+    /// Proposes here if this node leads, else hands the command to the leader; tries until `deadline`.
+    pub(crate) async fn propose_somewhere(self: &Arc<Self>, command: Command, deadline: Instant) -> Result<Done, Failure> {
+        let bytes = command.encode();
+        let mut pause = Duration::from_millis(30);
+        loop {
+            let status = self.raft.watch().borrow().clone();
+            let error = if status.is_leader {
+                match self.lead(command.clone()).await {
+                    Err(failure) if failure.code == "no_leader" => failure,
+                    other => return other,
+                }
+            } else if let Some(leader) = status.leader.and_then(|id| self.roster.by_raft_id(id)) {
+                match self.hand_over(leader.index, &bytes, deadline).await {
+                    Err(failure) if failure.code == "no_leader" => failure,
+                    other => return other,
+                }
+            } else {
+                no_leader()
+            };
+            if Instant::now() + pause > deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    async fn hand_over(&self, leader: MemberIndex, command: &[u8], deadline: Instant) -> Result<Done, Failure> {
+        let mut peer = self.peers.client(leader).ok_or_else(no_leader)?;
+        let call = peer.propose(ProposeRequest { command: command.to_vec() });
+        let reply = match timeout_at(deadline, call).await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            // It may have been proposed. Endorsed requests and ceremony messages take effect once however often they
+            // are proposed, so it is tried again with whoever leads then.
+            Ok(Err(_)) => return Err(no_leader()),
+            Err(_) => return Err(unknown()),
+        };
+        if reply.not_leader {
+            return Err(no_leader());
+        }
+        if !reply.refusal.is_empty() {
+            return Err(Failure::from_words(&reply.refusal, reply.reason));
+        }
+        let outcome = decode::<Outcome>(Table::Request as u8, &reply.outcome)
+            .map_err(|_| Failure::new("version_mismatch", "the leader answered in a format that this node does not know"))?;
+        Ok(Done { outcome, index: reply.index, term: reply.term })
+    }
+
+    /// Proposes as the leader. What only the leader can know is stamped on; a lease is followed until it can be used.
+    pub(crate) async fn lead(self: &Arc<Self>, mut command: Command) -> Result<Done, Failure> {
+        let issuing = match &mut command {
+            Command::Endorsed { request, stamp, .. } => {
+                let parsed = request.request().map_err(|r| Failure::from(r))?;
+                if let Some(done) = self.known(request, &parsed)? {
+                    done_before(&done)?
+                } else if let Change::IssueLease { role, .. } = &parsed.change {
+                    *stamp = self.stamp_issue(role).await?;
+                    true
+                } else {
+                    false
+                }
+            }
+            Command::Ceremony { .. } => false,
+            // Only this node's own tasks say these, and they propose directly.
+            _ => return Err(Failure::new("not_for_clients", "only the leader itself may propose this")),
+        };
+        failpoint::hit("lease.p1.before").map_err(|e| Failure::new("injected", e.to_string()))?;
+        let done = self.propose(command).await?;
+        match &done.outcome {
+            Outcome::Intent { lease, .. } if issuing => {
+                failpoint::hit("lease.p1").map_err(|e| Failure::new("injected", e.to_string()))?;
+                self.bring_alive(*lease, done.term).await?;
+                Ok(done)
+            }
+            _ => Ok(done),
+        }
+    }
+
+    /// What became of this very request before, if anything did.
+    fn known(&self, signed: &SignedRequest, request: &Request) -> Result<Option<Outcome>, Failure> {
+        let Some(caller) = signed.caller() else { return Ok(None) };
+        let hash = signed.hash();
+        let found = self.read(|store, _| remembered(store, caller, &request.id))?;
+        Ok(found.filter(|r| r.hash == hash).map(|r| r.outcome))
+    }
+
+    /// Puts a command into the log of which this node is the leader.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Done, Failure> {
+        match self.raft.propose(command.encode()).await {
+            Ok(committed) => {
+                let outcome = decode::<Outcome>(Table::Request as u8, &committed.reply).map_err(|_| {
+                    Failure::new("storage_failed", "the outcome of a command cannot be read; see this node's log")
+                })?;
+                Ok(Done { outcome, index: committed.index, term: committed.term })
+            }
+            Err(ProposeError::NotLeader { .. } | ProposeError::Retry) => Err(no_leader()),
+            Err(ProposeError::TooLarge { size, limit }) => {
+                Err(Failure::new("too_large", format!("the request has {size} bytes; at most {limit} are possible")))
+            }
+            Err(ProposeError::Busy) => {
+                Err(Failure::new("overloaded", "the leader has too many requests under way; try again"))
+            }
+            Err(ProposeError::Unknown) => Err(unknown()),
+            Err(ProposeError::Stopped) => Err(Failure::new("shutting_down", "this node is shutting down; ask another node")),
+        }
+    }
+}
+
+/// Whether the log would say the same again: a lease that was asked for before is followed again, anything else is done.
+fn done_before(outcome: &Outcome) -> Result<bool, Failure> {
+    Ok(matches!(outcome, Outcome::Intent { .. }))
+}
+
+fn hash_detail(hash: &[u8; 64]) -> Detail {
+    let mut short = [0u8; 32];
+    for (s, h) in short.iter_mut().zip(hash) {
+        *s = *h;
+    }
+    Detail::hash(&short)
+}
+
+pub(crate) fn no_leader() -> Failure {
+    Failure::new("no_leader", "no leader is known just now; the request is safe to send again")
+}
+
+fn unknown() -> Failure {
+    Failure::new(
+        "unknown_outcome",
+        "the request may or may not have taken effect; send it again with the same request id to learn which",
+    )
+}
+
+fn too_few(got: usize, needed: usize, refusals: Vec<(MemberIndex, Failure)>) -> Failure {
+    let why = refusals.iter().map(|(m, f)| format!("member {m}: {}", f.message)).collect::<Vec<_>>().join("; ");
+    // A member that decided otherwise is worth more to the caller than one that is down.
+    let code = refusals
+        .iter()
+        .map(|(_, f)| f.code)
+        .find(|c| !matches!(*c, "unreachable" | "behind"))
+        .unwrap_or("not_enough_members");
+    Failure::new(code, format!("{got} of {needed} members have agreed: {why}"))
+}

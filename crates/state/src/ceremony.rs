@@ -1,0 +1,145 @@
+//! Key ceremonies through the log: what members said, in the order of the log, and the keyring that follows.
+//!
+//! The protocol is `crypto::reshare`; this module begins it, hands it the messages, ends it at its deadline, and turns
+//! its certificate into a keyring.
+
+use crate::access::{Keyring, keyring, save_keyring};
+use crate::change::KeyringClass;
+use crate::clock::ClusterClock;
+use crate::genesis::Roster;
+use crate::ids::{KeyringId, Millis, SessionId};
+use crate::outcome::{Outcome, Refusal};
+use crate::store::{Store, StoreError, Table, Tx, Value, key, read, read_prefix};
+use borsh::{BorshDeserialize, BorshSerialize};
+use quorate_crypto::reshare::{Ceremony, Kind, Message, Params, Phase};
+
+/// How long a ceremony may take, in cluster time.
+pub const DEADLINE: Millis = 600_000;
+
+/// A ceremony and what it is for.
+#[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Session {
+    /// What the keyring is for.
+    pub class: KeyringClass,
+    /// When it is given up.
+    pub deadline: Millis,
+    /// The log index that began it.
+    pub begun_index: u64,
+    /// The roster whose members take part.
+    pub roster: u64,
+    /// What was said.
+    pub ceremony: Ceremony,
+    /// The keyring that it made.
+    pub keyring: Option<KeyringId>,
+}
+
+impl Value for Session {}
+
+impl Session {
+    /// Whether members still have something to say.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.ceremony.phase(), Phase::Keys | Phase::Deal | Phase::Ready)
+    }
+}
+
+fn session_key(id: &SessionId) -> Vec<u8> {
+    key(Table::Ceremony, &[&id.0])
+}
+
+/// The ceremony of a session.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn session(store: &dyn Store, id: &SessionId) -> Result<Option<Session>, StoreError> {
+    read(store, &session_key(id))
+}
+
+/// Every ceremony, by session.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn sessions(store: &dyn Store) -> Result<Vec<(SessionId, Session)>, StoreError> {
+    read_prefix::<Session>(store, &key(Table::Ceremony, &[]), usize::MAX)?
+        .into_iter()
+        .map(|(key, session)| {
+            let id = key.get(1..).and_then(|k| <[u8; 32]>::try_from(k).ok());
+            id.map(|id| (SessionId(id), session)).ok_or(StoreError::Corrupt { table: Table::Ceremony as u8 })
+        })
+        .collect()
+}
+
+pub(crate) fn begin(
+    tx: &mut Tx<'_>,
+    index: u64,
+    roster: &Roster,
+    id: &SessionId,
+    class: KeyringClass,
+) -> Result<Outcome, StoreError> {
+    let refuse = |refusal| Ok(Outcome::Refused(refusal));
+    if tx.get(&session_key(id))?.is_some() {
+        return refuse(Refusal::exists("ceremony"));
+    }
+    let params = Params {
+        session: id.0,
+        kind: Kind::KeyGeneration,
+        epoch: 1,
+        threshold: roster.threshold,
+        members: roster.members.iter().map(|m| (m.index, m.verify_key())).collect(),
+    };
+    let ceremony = match Ceremony::begin(params) {
+        Ok(ceremony) => ceremony,
+        Err(why) => return refuse(Refusal::Ceremony { why: why.to_string() }),
+    };
+    let deadline = ClusterClock::load(tx)?.now.saturating_add(DEADLINE);
+    tx.put(
+        session_key(id),
+        &Session { class, deadline, begun_index: index, roster: roster.number, ceremony, keyring: None },
+    );
+    Ok(Outcome::Ceremony { keyring: None })
+}
+
+pub(crate) fn receive(tx: &mut Tx<'_>, message: &[u8]) -> Result<Outcome, StoreError> {
+    let refuse = |why: String| Ok(Outcome::Refused(Refusal::Ceremony { why }));
+    let message = match Message::decode(message) {
+        Ok(message) => message,
+        Err(why) => return refuse(why.to_string()),
+    };
+    let id = SessionId(message.session);
+    let Some(mut found) = session(tx, &id)? else { return Ok(Outcome::Refused(Refusal::not_found("ceremony"))) };
+    if let Err(refusal) = found.ceremony.receive(&message) {
+        // Named for the audit log: a refusal changes nothing, so nothing is kept here.
+        let who = refusal.culprit.map_or_else(String::new, |i| format!("member {i}: "));
+        return refuse(format!("{who}{}", refusal.cause));
+    }
+    if let (Some(certificate), None) = (found.ceremony.certificate(), found.keyring) {
+        let ring = Keyring {
+            class: found.class,
+            y: certificate.key,
+            epoch: certificate.epoch,
+            threshold: certificate.threshold,
+            public_shares: certificate.public_shares.iter().map(|(i, y)| (*i, *y)).collect(),
+            roster: found.roster,
+            session: id,
+        };
+        let ring_id = KeyringId(quorate_crypto::keyring::keyring_id(&ring.y));
+        if keyring(tx, &ring_id)?.is_some() {
+            return refuse("a keyring with this key stands already".to_owned());
+        }
+        save_keyring(tx, &ring_id, &ring);
+        found.keyring = Some(ring_id);
+    }
+    tx.put(session_key(&id), &found);
+    Ok(Outcome::Ceremony { keyring: found.keyring })
+}
+
+/// Gives up what is past its deadline.
+pub(crate) fn give_up_old(tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    let now = ClusterClock::load(tx)?.now;
+    for (id, mut found) in sessions(tx)? {
+        if found.is_open() && found.deadline < now && found.ceremony.abort().is_ok() {
+            tx.put(session_key(&id), &found);
+        }
+    }
+    Ok(())
+}

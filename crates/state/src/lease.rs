@@ -1,0 +1,607 @@
+//! Leases: the one home of their transitions.
+//!
+//! ```text
+//! Intent -> Active -> Revoking -> Revoked
+//! Intent -> Revoking            Revoked -> Revoking by Adopt only
+//! ```
+//! *Revoked* means: the target refuses the login, no session of it is alive there, and every node refuses it. Whoever
+//! cannot show all of that leaves the lease in Revoking, visible with its age, for ever if need be.
+
+use crate::clock::ClusterClock;
+use crate::command::{Binding, RevocationProof, Stamp};
+use crate::ids::{ClusterId, LeaseId, Millis, RequestId};
+use crate::outcome::{Outcome, Refusal};
+use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read};
+use crate::target::{Role, executor, role};
+use borsh::{BorshDeserialize, BorshSerialize};
+use core::fmt;
+use quorate_crypto::encoding::hash32;
+
+/// How many leases one command moves at most.
+pub const MAX_PER_COMMAND: usize = 1_000;
+
+/// Where a lease stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub enum State {
+    /// In the log; the credential may or may not exist at the target.
+    Intent,
+    /// The credential exists, and may be used.
+    Active,
+    /// No node honours it; the executor is ending it at the target.
+    Revoking,
+    /// Seen to be gone.
+    Revoked,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intent => "intent",
+            Self::Active => "active",
+            Self::Revoking => "revoking",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
+/// Why a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Why {
+    /// Its time was over.
+    Expired,
+    /// Somebody asked for it.
+    Requested,
+    /// Its role was deleted.
+    RoleDeleted,
+    /// Its owner was blocked.
+    IdentityBlocked,
+    /// Found at the target without a lease that accounts for it.
+    Adopted,
+    /// The target refused to make the credential, or its answer was lost.
+    Failed,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "expired",
+            Self::Requested => "requested",
+            Self::RoleDeleted => "role deleted",
+            Self::IdentityBlocked => "identity blocked",
+            Self::Adopted => "adopted",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// A lease. What its revocation needs is copied into it: nothing that is deleted later can be missing then.
+#[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Lease {
+    /// The role it was issued under.
+    pub role: String,
+    /// The target where its credential lives.
+    pub target: String,
+    /// Its login there.
+    pub principal: String,
+    /// Who asked for it.
+    pub owner: String,
+    /// What the target stores instead of the password.
+    pub verifier: String,
+    /// The groups of the role when it was issued.
+    pub groups: Vec<String>,
+    /// The connection limit of the role when it was issued.
+    pub connection_limit: u16,
+    /// Where it stands.
+    pub state: State,
+    /// When it ends.
+    pub expires_at: Millis,
+    /// When it ends with every renewal; the target knows this one.
+    pub max_expires_at: Millis,
+    /// The connection that its CREATE uses.
+    pub binding: Option<Binding>,
+    /// Its oid at the target, once known.
+    pub oid: Option<u32>,
+    /// Whether it ever was active.
+    pub was_active: bool,
+    /// Why it ended.
+    pub why: Option<Why>,
+    /// Cluster time when it began to end.
+    pub ended_at: Option<Millis>,
+    /// Log index of the intent.
+    pub intent_index: u64,
+    /// Log index at which it became active.
+    pub active_index: Option<u64>,
+    /// Log index from which no node honours it.
+    pub revoking_index: Option<u64>,
+    /// Log index at which its end was proved.
+    pub revoked_index: Option<u64>,
+    /// The proof.
+    pub proof: Option<RevocationProof>,
+}
+
+impl Value for Lease {}
+
+/// Without the verifier, which is worth guarding though it opens nothing.
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({} on {}, {}, ends {})", self.principal, self.target, self.state, self.expires_at)
+    }
+}
+
+/// What stands before the names of all principals of a cluster at one target.
+///
+/// `q`, 8 hexadecimal digits of a hash over cluster and target, `_`. A restored or cloned cluster has another id, and
+/// so owns no principal of this one.
+#[must_use]
+pub fn principal_prefix(cluster: &ClusterId, target: &str) -> String {
+    let hash = hash32("principal-prefix", &[&cluster.0, target.as_bytes()]);
+    let mut out = String::from("q");
+    out.push_str(&crate::ids::hex(hash.get(..4).unwrap_or_default()));
+    out.push('_');
+    out
+}
+
+/// The login of a lease: the prefix and the lease's id; 42 bytes, so that PostgreSQL (63) does not cut it.
+#[must_use]
+pub fn principal(cluster: &ClusterId, target: &str, lease: &LeaseId) -> String {
+    format!("{}{lease}", principal_prefix(cluster, target))
+}
+
+/// The lease of an id.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn lease(store: &dyn Store, id: &LeaseId) -> Result<Option<Lease>, StoreError> {
+    read(store, &lease_key(id))
+}
+
+/// At most `limit` leases with ids above `after`.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn leases(store: &dyn Store, after: Option<&LeaseId>, limit: usize) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
+    let mut from = key(Table::Lease, &[]);
+    if let Some(id) = after {
+        from = lease_key(id);
+        from.push(0);
+    }
+    let to = crate::store::after_prefix(&key(Table::Lease, &[]));
+    store
+        .scan(&from, &to, limit)?
+        .into_iter()
+        .map(|(key, bytes)| Ok((id_at(&key, 1)?, crate::store::decode(Table::Lease as u8, &bytes)?)))
+        .collect()
+}
+
+/// The leases of a target in a state other than Revoked, at most `limit`: what its executor has to look after.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn work(store: &dyn Store, target: &str, state: State, limit: usize) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
+    let prefix = key(Table::LeaseWork, &[&name(target), &[state as u8]]);
+    let rows = store.scan(&prefix, &crate::store::after_prefix(&prefix), limit)?;
+    let mut out = Vec::with_capacity(rows.len());
+    for (key, _) in rows {
+        let id = id_at(&key, prefix.len())?;
+        let found = lease(store, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseWork as u8 })?;
+        out.push((id, found));
+    }
+    Ok(out)
+}
+
+/// When the next lease is due.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn next_due(store: &dyn Store) -> Result<Option<Millis>, StoreError> {
+    let prefix = key(Table::LeaseDue, &[]);
+    let first = store.scan(&prefix, &crate::store::after_prefix(&prefix), 1)?;
+    Ok(first.first().and_then(|(key, _)| key.get(1..9)?.try_into().ok()).map(Millis::from_be_bytes))
+}
+
+/// How many leases of a role are not revoked.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn count(store: &dyn Store, role: &str) -> Result<u32, StoreError> {
+    Ok(read(store, &key(Table::LeaseCount, &[&name(role)]))?.unwrap_or(0))
+}
+
+fn lease_key(id: &LeaseId) -> Vec<u8> {
+    key(Table::Lease, &[&id.0])
+}
+
+fn id_at(key: &[u8], at: usize) -> Result<LeaseId, StoreError> {
+    key.get(at..at + 16)
+        .and_then(|id| <[u8; 16]>::try_from(id).ok())
+        .map(LeaseId)
+        .ok_or(StoreError::Corrupt { table: Table::Lease as u8 })
+}
+
+/// Writes a lease and every index over it: the only place that does.
+fn save(tx: &mut Tx<'_>, id: &LeaseId, before: Option<&Lease>, after: &Lease) -> Result<(), StoreError> {
+    let due = |l: &Lease| match l.state {
+        State::Intent | State::Active => Some(key(Table::LeaseDue, &[&l.expires_at.to_be_bytes(), &id.0])),
+        State::Revoking | State::Revoked => None,
+    };
+    let work = |l: &Lease| match l.state {
+        State::Intent | State::Active | State::Revoking => {
+            Some(key(Table::LeaseWork, &[&name(&l.target), &[l.state as u8], &id.0]))
+        }
+        State::Revoked => None,
+    };
+    if let Some(before) = before {
+        for stale in [due(before), work(before)].into_iter().flatten() {
+            tx.delete(stale);
+        }
+    }
+    for fresh in [due(after), work(after)].into_iter().flatten() {
+        tx.put(fresh, &0u32);
+    }
+    let alive = |l: &Lease| l.state != State::Revoked;
+    let was = before.is_some_and(alive);
+    if was != alive(after) {
+        let at = key(Table::LeaseCount, &[&name(&after.role)]);
+        let now = count(tx, &after.role)?;
+        tx.put(at, &if was { now.saturating_sub(1) } else { now.saturating_add(1) });
+    }
+    tx.put(lease_key(id), after);
+    Ok(())
+}
+
+/// Everything that an intent is made of.
+pub(crate) struct Asked<'a> {
+    pub(crate) cluster: &'a ClusterId,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) stamp: &'a Stamp,
+    pub(crate) signer: &'a [u8; 32],
+    pub(crate) request: &'a RequestId,
+    pub(crate) owner: &'a str,
+    pub(crate) role: &'a str,
+    pub(crate) verifier: &'a str,
+    pub(crate) ttl: Option<Millis>,
+}
+
+/// P1: the intent.
+pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, StoreError> {
+    let refuse = |refusal| Ok(Outcome::Refused(refusal));
+    let Some(Role { target, groups, default_ttl, max_ttl, connection_limit, max_leases, scram_iterations }) =
+        role(tx, asked.role)?
+    else {
+        return refuse(Refusal::not_found("role"));
+    };
+    if let Err(why) = check_verifier(asked.verifier, scram_iterations) {
+        return refuse(Refusal::invalid("verifier", why));
+    }
+    let ttl = asked.ttl.unwrap_or(default_ttl);
+    if ttl < 1_000 || ttl > max_ttl {
+        return refuse(Refusal::invalid("ttl", format_args!("must be 1 s to {} s", max_ttl / 1_000)));
+    }
+    if count(tx, asked.role)? >= max_leases {
+        return refuse(Refusal::Quota { limit: max_leases });
+    }
+    // The connection stands in the log before the CREATE is sent on it, and its owner is in office in this very term.
+    let in_office = executor(tx, &target)?
+        .is_some_and(|e| e.term == asked.term && e.term == asked.stamp.executor_term);
+    let Some(binding) = asked.stamp.binding.filter(|_| in_office) else { return refuse(Refusal::Unjustified) };
+    let id = LeaseId::of(asked.cluster, asked.signer, asked.request);
+    if lease(tx, &id)?.is_some() {
+        return refuse(Refusal::RequestIdReused);
+    }
+    let now = ClusterClock::load(tx)?.now;
+    let lease = Lease {
+        role: asked.role.to_owned(),
+        principal: principal(asked.cluster, &target, &id),
+        target,
+        owner: asked.owner.to_owned(),
+        verifier: asked.verifier.to_owned(),
+        groups,
+        connection_limit,
+        state: State::Intent,
+        expires_at: now.saturating_add(ttl),
+        max_expires_at: now.saturating_add(max_ttl),
+        binding: Some(binding),
+        oid: None,
+        was_active: false,
+        why: None,
+        ended_at: None,
+        intent_index: asked.index,
+        active_index: None,
+        revoking_index: None,
+        revoked_index: None,
+        proof: None,
+    };
+    save(tx, &id, None, &lease)?;
+    Ok(Outcome::Intent { lease: id, principal: lease.principal, expires_at: lease.expires_at })
+}
+
+/// P3: the credential exists. For a lease that ended meanwhile only the oid is noted, so that it is killed by oid.
+pub(crate) fn activate(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId, oid: u32) -> Result<Outcome, StoreError> {
+    let Some(before) = lease(tx, id)? else { return Ok(Outcome::Refused(Refusal::not_found("lease"))) };
+    if !in_office(tx, &before.target, term)? {
+        return Ok(Outcome::Refused(Refusal::Unjustified));
+    }
+    let mut after = before.clone();
+    match before.state {
+        State::Intent => {
+            after.state = State::Active;
+            after.was_active = true;
+            after.active_index = Some(index);
+            after.oid = Some(oid);
+        }
+        State::Revoking if before.oid.is_none() => after.oid = Some(oid),
+        State::Active | State::Revoking | State::Revoked => {
+            return Ok(Outcome::Refused(Refusal::LeaseState { state: before.state.to_string() }));
+        }
+    }
+    save(tx, id, Some(&before), &after)?;
+    let changed = if after.state == before.state { Vec::new() } else { vec![*id] };
+    Ok(Outcome::Leases { changed })
+}
+
+/// Moves the end of an active lease; the target is not touched, it knows the longest end only.
+pub(crate) fn renew(tx: &mut Tx<'_>, id: &LeaseId, ttl: Millis) -> Result<Outcome, StoreError> {
+    let Some(before) = lease(tx, id)? else { return Ok(Outcome::Refused(Refusal::not_found("lease"))) };
+    let now = ClusterClock::load(tx)?.now;
+    if before.state != State::Active || before.expires_at <= now {
+        let state = if before.state == State::Active { "expired".to_owned() } else { before.state.to_string() };
+        return Ok(Outcome::Refused(Refusal::LeaseState { state }));
+    }
+    if ttl < 1_000 {
+        return Ok(Outcome::Refused(Refusal::invalid("ttl", "must be at least 1 s")));
+    }
+    let mut after = before.clone();
+    after.expires_at = now.saturating_add(ttl).min(before.max_expires_at);
+    save(tx, id, Some(&before), &after)?;
+    Ok(Outcome::Renewed { lease: *id, expires_at: after.expires_at })
+}
+
+/// P6: from this index on no node honours the lease.
+fn end(tx: &mut Tx<'_>, index: u64, id: &LeaseId, before: &Lease, why: Why, now: Millis) -> Result<(), StoreError> {
+    let mut after = before.clone();
+    after.state = State::Revoking;
+    after.why = Some(why);
+    after.ended_at = Some(now);
+    after.revoking_index = Some(index);
+    save(tx, id, Some(before), &after)
+}
+
+/// Ends one lease because somebody asked. Asked again, it says that it is ending already.
+pub(crate) fn revoke(tx: &mut Tx<'_>, index: u64, id: &LeaseId) -> Result<Outcome, StoreError> {
+    let Some(before) = lease(tx, id)? else { return Ok(Outcome::Refused(Refusal::not_found("lease"))) };
+    let now = ClusterClock::load(tx)?.now;
+    match before.state {
+        State::Intent | State::Active => {
+            end(tx, index, id, &before, Why::Requested, now)?;
+            Ok(Outcome::Leases { changed: vec![*id] })
+        }
+        State::Revoking | State::Revoked => Ok(Outcome::Leases { changed: Vec::new() }),
+    }
+}
+
+/// Ends an intent that will not become active: its principal may exist all the same, so it is fenced and looked for.
+pub(crate) fn fail(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId) -> Result<Outcome, StoreError> {
+    let Some(before) = lease(tx, id)? else { return Ok(Outcome::Refused(Refusal::not_found("lease"))) };
+    if !in_office(tx, &before.target, term)? || before.state != State::Intent {
+        return Ok(Outcome::Refused(Refusal::Unjustified));
+    }
+    let now = ClusterClock::load(tx)?.now;
+    end(tx, index, id, &before, Why::Failed, now)?;
+    Ok(Outcome::Leases { changed: vec![*id] })
+}
+
+/// Ends every lease that `which` names.
+pub(crate) fn end_all(
+    tx: &mut Tx<'_>,
+    index: u64,
+    why: Why,
+    which: impl Fn(&Lease) -> bool,
+) -> Result<Vec<LeaseId>, StoreError> {
+    let now = ClusterClock::load(tx)?.now;
+    let mut changed = Vec::new();
+    for (id, before) in leases(tx, None, usize::MAX)? {
+        if matches!(before.state, State::Intent | State::Active) && which(&before) {
+            end(tx, index, &id, &before, why, now)?;
+            changed.push(id);
+        }
+    }
+    Ok(changed)
+}
+
+/// Ends what is due at `upto`, which cluster time must have reached.
+pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcome, StoreError> {
+    let clock = ClusterClock::load(tx)?;
+    if clock.paused_until > clock.now {
+        return Ok(Outcome::Refused(Refusal::ExpiryPaused { until: clock.paused_until }));
+    }
+    let upto = upto.min(clock.now);
+    let from = key(Table::LeaseDue, &[]);
+    let to = key(Table::LeaseDue, &[&upto.saturating_add(1).to_be_bytes()]);
+    let mut changed = Vec::new();
+    for (due, _) in tx.scan(&from, &to, MAX_PER_COMMAND)? {
+        let id = id_at(&due, 9)?;
+        let before = lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseDue as u8 })?;
+        end(tx, index, &id, &before, Why::Expired, clock.now)?;
+        changed.push(id);
+    }
+    Ok(Outcome::Leases { changed })
+}
+
+/// P10: takes the proofs for leases that are ending.
+pub(crate) fn revoked(tx: &mut Tx<'_>, index: u64, term: u64, proofs: &[RevocationProof]) -> Result<Outcome, StoreError> {
+    let mut changed = Vec::new();
+    for proof in proofs.iter().take(MAX_PER_COMMAND) {
+        let Some(before) = lease(tx, &proof.lease)? else { continue };
+        // A lease that never was active may have a CREATE on its way: only the fence shows that it cannot arrive.
+        let proved = before.was_active || proof.fenced;
+        if before.state != State::Revoking || !proved || !in_office(tx, &before.target, term)? {
+            continue;
+        }
+        let mut after = before.clone();
+        after.state = State::Revoked;
+        after.revoked_index = Some(index);
+        after.proof = Some(proof.clone());
+        save(tx, &proof.lease, Some(&before), &after)?;
+        changed.push(proof.lease);
+    }
+    if changed.is_empty() { Ok(Outcome::Refused(Refusal::Unjustified)) } else { Ok(Outcome::Leases { changed }) }
+}
+
+/// A principal that no lease accounts for becomes a lease that is ending, so that its drop has a log index too.
+pub(crate) fn adopt(
+    tx: &mut Tx<'_>,
+    cluster: &ClusterId,
+    index: u64,
+    term: u64,
+    target: &str,
+    login: &str,
+    oid: u32,
+) -> Result<Outcome, StoreError> {
+    let id = login.strip_prefix(&principal_prefix(cluster, target)).and_then(|id| id.parse::<LeaseId>().ok());
+    let Some(id) = id else { return Ok(Outcome::Refused(Refusal::invalid("principal", "is not one of this cluster"))) };
+    if !in_office(tx, target, term)? {
+        return Ok(Outcome::Refused(Refusal::Unjustified));
+    }
+    let now = ClusterClock::load(tx)?.now;
+    let before = lease(tx, &id)?;
+    let mut after = match &before {
+        Some(lease) if lease.state != State::Revoked || lease.target != target => {
+            return Ok(Outcome::Refused(Refusal::LeaseState { state: lease.state.to_string() }));
+        }
+        Some(lease) => lease.clone(),
+        None => Lease {
+            role: "-".to_owned(),
+            target: target.to_owned(),
+            principal: login.to_owned(),
+            owner: "-".to_owned(),
+            verifier: String::new(),
+            groups: Vec::new(),
+            connection_limit: 0,
+            state: State::Revoking,
+            expires_at: now,
+            max_expires_at: now,
+            binding: None,
+            oid: None,
+            was_active: true,
+            why: None,
+            ended_at: None,
+            intent_index: index,
+            active_index: None,
+            revoking_index: None,
+            revoked_index: None,
+            proof: None,
+        },
+    };
+    after.state = State::Revoking;
+    after.why = Some(Why::Adopted);
+    after.ended_at = Some(now);
+    after.oid = Some(oid);
+    after.was_active = true;
+    after.revoking_index = Some(index);
+    after.revoked_index = None;
+    after.proof = None;
+    save(tx, &id, before.as_ref(), &after)?;
+    Ok(Outcome::Leases { changed: vec![id] })
+}
+
+fn in_office(tx: &Tx<'_>, target: &str, term: u64) -> Result<bool, StoreError> {
+    Ok(executor(tx, target)?.is_some_and(|e| e.term == term))
+}
+
+/// Whether a verifier is exactly what PostgreSQL stores for SCRAM-SHA-256 (RFC 5802, RFC 7677):
+/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, salt of 16 to 32 bytes, keys of 32, canonical base64.
+///
+/// PostgreSQL takes anything else for a plain password, and a huge iteration count holds its backend for seconds,
+/// deaf to every timeout.
+///
+/// # Errors
+/// What is wrong with it, without quoting it.
+pub fn check_verifier(verifier: &str, iterations: u32) -> Result<(), &'static str> {
+    let rest = verifier.strip_prefix("SCRAM-SHA-256$").ok_or("must begin with `SCRAM-SHA-256$`")?;
+    let (parameters, keys) = rest.split_once('$').ok_or("must have three parts between `$`")?;
+    let (count, salt) = parameters.split_once(':').ok_or("must name iterations and salt")?;
+    let (stored, server) = keys.split_once(':').ok_or("must have StoredKey and ServerKey")?;
+    if count != iterations.to_string() {
+        return Err("must have the iteration count of the role");
+    }
+    if !matches!(base64_len(salt), Some(16..=32)) {
+        return Err("must have a salt of 16 to 32 bytes in canonical base64");
+    }
+    if base64_len(stored) != Some(32) || base64_len(server) != Some(32) {
+        return Err("must have keys of 32 bytes in canonical base64");
+    }
+    Ok(())
+}
+
+/// How many bytes a canonical base64 text (RFC 4648 section 4, padded) stands for.
+fn base64_len(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
+        return None;
+    }
+    let padding = bytes.iter().rev().take_while(|b| **b == b'=').count();
+    let digits = bytes.get(..bytes.len().checked_sub(padding)?)?;
+    let mut last = 0u8;
+    for b in digits {
+        last = match b {
+            b'A'..=b'Z' => b - b'A',
+            b'a'..=b'z' => b - b'a' + 26,
+            b'0'..=b'9' => b - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+    }
+    // The bits that no byte uses must be zero.
+    let canonical = match padding {
+        0 => true,
+        1 => last & 0b11 == 0,
+        2 => last & 0b1111 == 0,
+        _ => false,
+    };
+    if canonical { Some(bytes.len() / 4 * 3 - padding) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_canonical() {
+        assert_eq!(base64_len("AAAA"), Some(3));
+        assert_eq!(base64_len("AAA="), Some(2));
+        assert_eq!(base64_len("AA=="), Some(1));
+        for bad in ["", "AAA", "AAB=", "AB==", "A===", "====", "AA=A", "A A="] {
+            assert_eq!(base64_len(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn verifier_form() {
+        let salt = "AAAAAAAAAAAAAAAAAAAAAA==";
+        let k = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        assert_eq!(check_verifier(&format!("SCRAM-SHA-256$4096:{salt}${k}:{k}"), 4096), Ok(()));
+        for bad in [
+            format!("SCRAM-SHA-256$20000000:{salt}${k}:{k}"),
+            format!("SCRAM-SHA-256$04096:{salt}${k}:{k}"),
+            format!("SCRAM-SHA-256$4096:{salt}${k}"),
+            format!("SCRAM-SHA-256$4096:AAAA${k}:{k}"),
+            format!("SCRAM-SHA-256$4096:{salt}${k}:{}", &k[..40]),
+            format!("SCRAM-SHA-256$4096:{salt}${k}:{k} "),
+            format!("SCRAM-SHA-256$4096:{salt}${k}:{k}'; DROP"),
+            "secret".to_owned(),
+            String::new(),
+        ] {
+            assert!(check_verifier(&bad, 4096).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_fit_and_tell_clusters_apart() {
+        let name = principal(&ClusterId([1; 32]), "app", &LeaseId([2; 16]));
+        assert_eq!(name.len(), 42);
+        assert!(!name.starts_with(&principal_prefix(&ClusterId([3; 32]), "app")));
+        assert!(!name.starts_with(&principal_prefix(&ClusterId([1; 32]), "other")));
+    }
+}
