@@ -63,7 +63,8 @@ impl Connection {
 
     /// A client that can open class `customer` where a source is named.
     pub(crate) fn opening_client(&self) -> anyhow::Result<Client> {
-        let source = match (&self.custodian, &self.fragment) {
+        let custodian = self.custodian.as_ref().filter(|address| !address.is_empty());
+        let source = match (custodian, &self.fragment) {
             (Some(_), _) => CustomerSource::Custodian(self.custodian()?),
             (None, Some(path)) => CustomerSource::InProcess(self.open_fragment(path)?),
             (None, None) => CustomerSource::None,

@@ -1,5 +1,6 @@
 //! Files that the CLI makes: never over an existing one, durable before the next step relies on them.
 
+use crate::failure::Stop;
 use anyhow::Context as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,7 +14,12 @@ pub(crate) const PUBLIC: u32 = 0o644;
 
 /// Makes a file; refuses to write over one.
 pub(crate) fn make(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    write_new(path, bytes, mode).with_context(|| format!("cannot make {}", path.display()))
+    match write_new(path, bytes, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Stop::refused("exists", format!("{} is there already", path.display()), "name a new file, or move it away"))
+        }
+        done => done.with_context(|| format!("cannot make {}", path.display())),
+    }
 }
 
 /// Puts a file in the place of another in one step: after a crash it is the old one or the new one.

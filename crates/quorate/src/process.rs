@@ -6,9 +6,12 @@ use std::future::Future;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Sends logs to standard error; `QUORATE_LOG` filters them, `info` by default.
+/// What is logged when nobody says: openraft tells each step of its own at `info`.
+const QUIET: &str = "info,openraft=warn";
+
+/// Sends logs to standard error; `QUORATE_LOG` filters them, [`QUIET`] by default.
 pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("QUORATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("QUORATE_LOG").unwrap_or_else(|_| EnvFilter::new(QUIET));
     // A second subscriber in one process is a test's: the first one stays.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }

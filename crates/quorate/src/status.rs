@@ -1,9 +1,9 @@
 //! `quorate status`: the cluster as every member sees it.
 
 use crate::connection::Connection;
-use crate::output::{Format, progress, table};
 use crate::duration::instant;
-use quorate_api::status::{Failure, NOT_ENOUGH_MEMBERS};
+use crate::output::{Format, progress, table};
+use quorate_api::status::{Failure, NOT_ENOUGH_MEMBERS, Retry};
 use quorate_api::vault::ReadStatusReply;
 use quorate_state::ids::{MemberIndex, hex};
 use serde_json::{Value, json};
@@ -19,6 +19,11 @@ pub(crate) async fn run(connection: &Connection, output: Format) -> anyhow::Resu
         text(&answers, &name)
     })?;
     let up = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+    // Where all refuse for one reason, that is the answer, and not that too few are up.
+    let refused = answers.iter().find_map(|(_, answer)| answer.as_ref().err().filter(|f| f.retry == Retry::No));
+    if let Some(failure) = refused.filter(|_| up == 0) {
+        return Err(failure.clone().into());
+    }
     if up < usize::from(profile.threshold) {
         let what = format!("{up} of {} members answered, and it takes {}", answers.len(), profile.threshold);
         return Err(Failure::new(NOT_ENOUGH_MEMBERS, what).into());

@@ -41,6 +41,7 @@ pub use machine::{Effect, Entry, Machine, MachineError, View};
 pub use network::{Dialer, Link};
 pub use raft::{Committed, Raft, Status};
 pub use service::{Authenticate, PeerService, Peers};
+pub use state::begin;
 pub use tail::AcceptedMembership;
 
 /// A member of the cluster, as the membership names it.

@@ -64,6 +64,25 @@ impl Current {
     }
 }
 
+/// Puts `initial`, the state before the first entry, into a store that has none, and returns `None`; where the store has a state, changes
+/// nothing and returns the value of `marker` in it. To be called before the node is opened, with the same pairs on every node.
+///
+/// # Errors
+/// The store failed, or holds what does not decode.
+pub fn begin(kv: &dyn Kv, initial: Vec<Pair>, marker: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let generation = Current::load(kv)?.generation;
+    if let Some(found) = kv.get(Table::State, &state_key(generation, marker))? {
+        return Ok(Some(found));
+    }
+    let mut batch = Batch::new();
+    for (key, value) in initial {
+        batch.put(Table::State, state_key(generation, &key), value);
+    }
+    kv.write(batch)?;
+    kv.sync()?;
+    Ok(None)
+}
+
 struct Shared {
     kv: Arc<dyn Kv>,
     machine: Arc<dyn Machine>,

@@ -15,7 +15,7 @@ use quorate_api::peer::peer_server::PeerServer;
 use quorate_api::tls::{PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, api_server_config, peer_server_config};
 use quorate_api::vault::vault_server::VaultServer;
 use quorate_audit::AuditLog;
-use quorate_raft::kv::{Batch, Kv, KvError, RocksKv, Table};
+use quorate_raft::kv::{Kv, KvError, RocksKv};
 use quorate_raft::{Config, InitError, Node, Raft};
 use quorate_state::genesis::{BadGenesis, Genesis};
 use quorate_state::ids::ClusterId;
@@ -224,22 +224,13 @@ fn open_store(config: &NodeConfig, genesis: &Genesis, keys: &Keystore, env: &Env
 }
 
 fn begin_state(kv: &dyn Kv, genesis: &Genesis, path: &Path) -> Result<(), RunError> {
-    let failed = |source| RunError::Store { path: path.to_owned(), source };
     let initial = genesis.initial_state();
     let marker = quorate_state::store::key(quorate_state::store::Table::Meta, &[b"genesis"]);
-    match kv.get(Table::State, &marker).map_err(failed)? {
-        Some(found) if initial.get(&marker) == Some(&Some(found.clone())) => Ok(()),
-        Some(_) => Err(RunError::OtherStore { path: path.to_owned() }),
-        None => {
-            let mut batch = Batch::new();
-            for (key, value) in initial {
-                if let Some(value) = value {
-                    batch.put(Table::State, key, value);
-                }
-            }
-            kv.write(batch).and_then(|()| kv.sync()).map_err(failed)
-        }
-    }
+    let ours = initial.get(&marker).cloned().flatten();
+    let pairs = initial.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    let found = quorate_raft::begin(kv, pairs, &marker)
+        .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    if found.is_none() || found == ours { Ok(()) } else { Err(RunError::OtherStore { path: path.to_owned() }) }
 }
 
 fn raft_config(config: &NodeConfig, id: u64, cluster: &ClusterId) -> Config {
@@ -248,6 +239,8 @@ fn raft_config(config: &NodeConfig, id: u64, cluster: &ClusterId) -> Config {
     raft.election_min = Duration::from_millis(config.raft.election_min_ms);
     raft.election_max = Duration::from_millis(config.raft.election_max_ms);
     raft.snapshot_every = config.raft.snapshot_every;
+    // Beside the store, not in it: it tells when the store has lost the end of its log.
+    raft.witness = Some(config.data_dir.join("log.witness"));
     raft
 }
 

@@ -11,6 +11,12 @@ use quorate_crypto::identity::VerifyKey;
 /// The namespace that the vault keeps for itself: no client may make, mount or write in it.
 pub const SYSTEM_NAMESPACE: &str = "sys";
 
+/// Whether a namespace is the vault's own or stands below it.
+#[must_use]
+pub fn is_system(namespace: &str) -> bool {
+    namespace.split('/').next() == Some(SYSTEM_NAMESPACE)
+}
+
 /// A policy: Cedar text that every endorser validated.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Policy {
@@ -189,8 +195,12 @@ pub(crate) fn create_namespace(tx: &mut Tx<'_>, index: u64, namespace: &str) -> 
     if let Err(why) = check_namespace(namespace) {
         return Ok(Outcome::Refused(Refusal::invalid("namespace", why)));
     }
+    if namespace.contains(':') {
+        // `namespace:path` is how a secret is named to people and to Cedar.
+        return Ok(Outcome::Refused(Refusal::invalid("namespace", "must not contain ':'")));
+    }
     let at = key(Table::Namespace, &[&name(namespace)]);
-    if namespace == SYSTEM_NAMESPACE || tx.get(&at)?.is_some() {
+    if is_system(namespace) || tx.get(&at)?.is_some() {
         return Ok(Outcome::Refused(Refusal::exists("namespace")));
     }
     tx.put(at, &Namespace { created_index: index });

@@ -84,6 +84,7 @@ pub(crate) fn begin(
         session: id.0,
         kind: Kind::KeyGeneration,
         epoch: 1,
+        roster: roster.number,
         threshold: roster.threshold,
         members: roster.members.iter().map(|m| (m.index, m.verify_key())).collect(),
     };

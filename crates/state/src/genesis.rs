@@ -1,12 +1,13 @@
 //! What the cluster begins with: written once by `quorate init`, the same file on every node, its hash the cluster's id.
 
-use crate::access::Policy;
+use crate::access::{MAX_POLICY, Policy};
 use crate::clock::ClusterClock;
-use crate::ids::{BadName, ClusterId, MemberIndex, Millis, check_label};
+use crate::ids::{BadName, ClusterId, MemberIndex, Millis, check_label, check_trust_domain};
 use crate::store::{MemStore, Store, StoreError, Table, Tx, Value, Writes, encode, key, read};
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_crypto::encoding::hash32;
 use quorate_crypto::identity::VerifyKey;
+use std::collections::BTreeSet;
 
 /// One member of the roster.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -143,8 +144,11 @@ pub enum BadGenesis {
         keys: usize,
     },
     /// No client could ever be authenticated.
-    #[error("there is no client CA, or no trust domain")]
+    #[error("there is no client CA")]
     ClientRoots,
+    /// Two policies share a name, or one is longer than [`MAX_POLICY`].
+    #[error("policies must have distinct names and at most {MAX_POLICY} bytes each")]
+    Policies,
 }
 
 impl Genesis {
@@ -157,7 +161,8 @@ impl Genesis {
         let members = &self.roster.members;
         let n = members.len();
         let t = self.roster.threshold;
-        if n > 16 || n == 0 || n + 1 != 2 * usize::from(t) {
+        // Below 3 nothing is shared, and no ceremony can make a key.
+        if !(3..=16).contains(&n) || n + 1 != 2 * usize::from(t) {
             return Err(BadGenesis::Threshold { members: n, threshold: t });
         }
         for (i, member) in members.iter().enumerate() {
@@ -177,11 +182,18 @@ impl Genesis {
         if admins.needed == 0 || usize::from(admins.needed) > admins.keys.len() || distinct.len() != admins.keys.len() {
             return Err(BadGenesis::Administrators { needed: admins.needed, keys: admins.keys.len() });
         }
-        if self.client_roots.certificates.is_empty() || self.client_roots.trust_domain.is_empty() {
+        if self.client_roots.certificates.is_empty() {
             return Err(BadGenesis::ClientRoots);
         }
-        for (name, _) in &self.policies {
+        check_trust_domain(&self.client_roots.trust_domain)
+            .map_err(|source| BadGenesis::Name { field: "trust domain", source })?;
+        let mut names = BTreeSet::new();
+        for (name, text) in &self.policies {
             check_label(name).map_err(|source| BadGenesis::Name { field: "policy", source })?;
+            // The later of two would silently take the place of the earlier, a forbidding one perhaps.
+            if text.len() > MAX_POLICY || !names.insert(name) {
+                return Err(BadGenesis::Policies);
+            }
         }
         Ok(())
     }

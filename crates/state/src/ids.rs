@@ -5,12 +5,12 @@ use core::fmt;
 use quorate_crypto::encoding::hash32;
 pub use quorate_crypto::sealed::{check_namespace, check_path};
 
-/// A 16-byte id, shown as 32 hexadecimal digits.
-macro_rules! id16 {
-    ($(#[$doc:meta])* $name:ident) => {
+/// An id of a fixed number of bytes, shown as hexadecimal digits.
+macro_rules! id {
+    ($len:literal, $(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
-        pub struct $name(pub [u8; 16]);
+        pub struct $name(pub [u8; $len]);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,63 +33,43 @@ macro_rules! id16 {
     };
 }
 
-/// A 32-byte id that is the hash of what it names, shown as 64 hexadecimal digits.
-macro_rules! id32 {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
-        pub struct $name(pub [u8; 32]);
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write_hex(f, &self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write_hex(f, &self.0)
-            }
-        }
-
-        impl core::str::FromStr for $name {
-            type Err = BadName;
-            fn from_str(s: &str) -> Result<Self, BadName> {
-                parse_hex(s).map(Self).ok_or(BadName::Id)
-            }
-        }
-    };
-}
-
-id16!(
+id!(
+    16,
     /// A client's id for one request: the same id and bytes again give the same outcome.
     RequestId
 );
-id16!(
+id!(
+    16,
     /// A lease. Derived from the request that asked for it, so one request has one lease, and ids never repeat.
     LeaseId
 );
-id16!(
+id!(
+    16,
     /// A secret, whatever its path becomes.
     SecretId
 );
-id16!(
+id!(
+    16,
     /// One version of a secret.
     VersionId
 );
-id32!(
+id!(
+    32,
     /// The cluster: the hash of its genesis.
     ClusterId
 );
-id32!(
+id!(
+    32,
     /// A keyring: the hash of its public key.
     KeyringId
 );
-id32!(
+id!(
+    32,
     /// A customer key: the hash of its suite and public keys.
     CustomerKeyId
 );
-id32!(
+id!(
+    32,
     /// One run of the key ceremony.
     SessionId
 );
@@ -128,6 +108,18 @@ pub fn check_label(s: &str) -> Result<(), BadName> {
         _ => false,
     });
     if ok { Ok(()) } else { Err(BadName::Character) }
+}
+
+/// Checks a SPIFFE trust domain: 1 to 255 of `a-z 0-9 . - _` (SPIFFE-ID, section 2.1).
+///
+/// # Errors
+/// [`BadName`] with what is wrong.
+pub fn check_trust_domain(s: &str) -> Result<(), BadName> {
+    if s.is_empty() || s.len() > 255 {
+        return Err(BadName::Length(255));
+    }
+    let ok = |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+    if s.bytes().all(ok) { Ok(()) } else { Err(BadName::Character) }
 }
 
 impl LeaseId {
@@ -189,6 +181,16 @@ mod tests {
         assert_eq!(check_label("app-db_1"), Ok(()));
         for bad in ["", "-a", "A", "a b", "a;b", "é"] {
             assert!(check_label(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn trust_domains() {
+        for good in ["example.org", "td", "a_b-c.1", &"a".repeat(255)] {
+            assert_eq!(check_trust_domain(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "Example.org", "a/b", "a:b", "spiffe://a", "é", "a b", &"a".repeat(256)] {
+            assert!(check_trust_domain(bad).is_err(), "{bad:?}");
         }
     }
 

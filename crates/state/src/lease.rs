@@ -459,7 +459,8 @@ pub(crate) fn adopt(
     oid: u32,
 ) -> Result<Outcome, StoreError> {
     let id = login.strip_prefix(&principal_prefix(cluster, target)).and_then(|id| id.parse::<LeaseId>().ok());
-    let Some(id) = id else { return Ok(Outcome::Refused(Refusal::invalid("principal", "is not one of this cluster"))) };
+    // Digits in upper case read as the same id, but are another login: its oid must not stand in this lease.
+    let Some(id) = id.filter(|id| principal(cluster, target, id) == login) else { return Ok(Outcome::Refused(Refusal::invalid("principal", "is not one of this cluster"))) };
     if !in_office(tx, target, term)? {
         return Ok(Outcome::Refused(Refusal::Unjustified));
     }

@@ -4,7 +4,7 @@
 //! mount names, and carries a proof over every one of its bytes: otherwise a writer could relabel another's ciphertext,
 //! or seal around the customer.
 
-use crate::access::{SYSTEM_NAMESPACE, customer_key, keyring, mount_of};
+use crate::access::{customer_key, is_system, keyring, mount_of};
 use crate::change::KeyringClass;
 use crate::ids::{ClusterId, Millis, SecretId, VersionId, check_namespace, check_path};
 use crate::outcome::{Outcome, Refusal};
@@ -72,12 +72,12 @@ pub enum VersionState {
 }
 
 /// The sealed header of a version.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct SealedHeader(pub Vec<u8>);
 impl Value for SealedHeader {}
 
 /// The sealed payload of a version.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct SealedPayload(pub Vec<u8>);
 impl Value for SealedPayload {}
 
@@ -194,7 +194,7 @@ pub(crate) struct Put<'a> {
 fn check_place(namespace: &str, path: &str) -> Result<(), Refusal> {
     check_namespace(namespace).map_err(|why| Refusal::invalid("namespace", why))?;
     check_path(path).map_err(|why| Refusal::invalid("path", why))?;
-    if namespace == SYSTEM_NAMESPACE {
+    if is_system(namespace) {
         return Err(Refusal::invalid("namespace", "is the vault's own"));
     }
     Ok(())
@@ -274,7 +274,7 @@ pub(crate) fn put(
     Ok(Outcome::Stored { number, secret: id, version })
 }
 
-/// Moves versions to another state. None named: the newest.
+/// Moves versions to another state. None named: the newest is hidden; nothing is erased or brought back unnamed.
 pub(crate) fn set_state(
     tx: &mut Tx<'_>,
     namespace: &str,
@@ -288,6 +288,9 @@ pub(crate) fn set_state(
     let Some(mut found) = secret(tx, namespace, path)? else {
         return Ok(Outcome::Refused(Refusal::not_found("secret")));
     };
+    if numbers.is_empty() && to != VersionState::Deleted {
+        return Ok(Outcome::Refused(Refusal::invalid("numbers", "must name at least one version")));
+    }
     let numbers = if numbers.is_empty() { found.newest().map(|v| v.number).into_iter().collect() } else { numbers.to_vec() };
     let mut changed = Vec::new();
     for number in numbers {

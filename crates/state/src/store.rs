@@ -18,6 +18,9 @@ pub enum StoreError {
     },
 }
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// The read side of the state: an ordered map from keys to values.
 pub trait Store {
     /// The value of `key`.
@@ -30,7 +33,7 @@ pub trait Store {
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot answer.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError>;
 }
 
 /// The writes of one command: `None` deletes.
@@ -57,7 +60,7 @@ impl Store for MemStore {
         Ok(self.0.get(key).cloned())
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
         if from >= to {
             return Ok(Vec::new());
         }
@@ -109,7 +112,7 @@ impl Store for Tx<'_> {
         }
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
         if from >= to {
             return Ok(Vec::new());
         }
@@ -199,7 +202,7 @@ pub enum Table {
     Meta = 0x01,
     /// `namespace 0 path` to [`crate::secrets::Secret`].
     Secret = 0x02,
-    /// `secret id, number` to [`crate::secrets::Version`].
+    /// `secret id, number` to the sealed header.
     Version = 0x03,
     /// `secret id, number` to the sealed payload.
     Payload = 0x04,

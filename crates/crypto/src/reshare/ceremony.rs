@@ -464,6 +464,7 @@ impl Ceremony {
             session: self.params.session,
             key,
             epoch: self.params.epoch,
+            roster: self.params.roster,
             threshold: self.params.threshold,
             public_shares,
             transcript: self.transcript,

@@ -16,6 +16,8 @@ pub struct EpochCertificate {
     pub key: [u8; 32],
     /// The number of the epoch.
     pub epoch: u64,
+    /// The number of the roster whose members hold the shares.
+    pub roster: u64,
     /// How many shares open.
     pub threshold: u8,
     /// `Y_j = k_j G` of each of the n holders.
@@ -41,13 +43,14 @@ pub enum BadCertificate {
 }
 
 impl EpochCertificate {
-    /// What a holder signs: key, epoch, threshold, public shares and the transcript behind them.
+    /// What a holder signs: key, epoch, roster, threshold, public shares and the transcript behind them.
     #[must_use]
     pub fn result_hash(&self) -> [u8; 64] {
         let shares: Vec<u8> =
             self.public_shares.iter().flat_map(|(j, y)| core::iter::once(*j).chain(y.iter().copied())).collect();
-        let fields: [&[u8]; 6] =
-            [&self.session, &self.key, &self.epoch.to_be_bytes(), &[self.threshold], &shares, &self.transcript];
+        let (epoch, roster) = (self.epoch.to_be_bytes(), self.roster.to_be_bytes());
+        let fields: [&[u8]; 7] =
+            [&self.session, &self.key, &epoch, &roster, &[self.threshold], &shares, &self.transcript];
         encoding::hash("ceremony/result", &fields)
     }
 

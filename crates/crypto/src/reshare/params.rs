@@ -19,6 +19,8 @@ pub struct Params {
     pub kind: Kind,
     /// The number of the epoch that the ceremony makes.
     pub epoch: u64,
+    /// The number of the roster whose members take part: what is signed in one roster proves nothing in another.
+    pub roster: u64,
     /// How many of the new shares open: t' of the new epoch, at least 2.
     pub threshold: u8,
     /// Who receives a share, by index. The index is the evaluation point, so it is never 0.

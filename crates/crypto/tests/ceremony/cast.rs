@@ -49,7 +49,7 @@ pub(crate) fn keys(players: &[Player]) -> BTreeMap<u8, VerifyKey> {
 }
 
 pub(crate) fn generation(session: u8, threshold: u8, players: &[Player]) -> Params {
-    Params { session: [session; 32], kind: Kind::KeyGeneration, epoch: 1, threshold, members: keys(players) }
+    Params { session: [session; 32], kind: Kind::KeyGeneration, epoch: 1, roster: 7, threshold, members: keys(players) }
 }
 
 pub(crate) fn reshare(
@@ -66,7 +66,7 @@ pub(crate) fn reshare(
         public_shares: old.public_shares.clone(),
     };
     let kind = Kind::Reshare(old_epoch);
-    Params { session: [session; 32], kind, epoch: old.epoch + 1, threshold, members: keys(new) }
+    Params { session: [session; 32], kind, epoch: old.epoch + 1, roster: old.roster, threshold, members: keys(new) }
 }
 
 /// Everyone says what is due, in order; everything said is delivered.

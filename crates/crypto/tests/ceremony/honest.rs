@@ -226,6 +226,7 @@ fn a_certificate_with_anything_changed_proves_nothing() {
     assert_eq!(with(&|c| c.session[0] ^= 1), Err(BadCertificate::Signature(1)));
     assert_eq!(with(&|c| c.epoch += 1), Err(BadCertificate::Signature(1)));
     assert_eq!(with(&|c| c.transcript[63] ^= 1), Err(BadCertificate::Signature(1)));
+    assert_eq!(with(&|c| c.roster += 1), Err(BadCertificate::Signature(1)));
     assert_eq!(with(&|c| c.threshold = 3), Err(BadCertificate::Signature(1)));
     assert_eq!(with(&|c| c.threshold = 1), Err(BadCertificate::Shares));
     assert_eq!(with(&|c| c.key = c.public_shares[&1]), Err(BadCertificate::Shares));

@@ -388,3 +388,14 @@ fn a_late_deal_is_nobodys_fault() {
     }
     refused(&mut ceremony, &late, None, Cause::Phase);
 }
+
+#[test]
+fn what_the_members_of_one_roster_say_counts_in_no_other() {
+    let players = players(63, 1..=3);
+    let params = generation(63, 2, &players);
+    let other = Params { roster: params.roster + 1, ..params.clone() };
+    assert_ne!(params.context(), other.context());
+    let said = players[0].says(&Ceremony::begin(other).unwrap()).remove(0);
+    let mut ceremony = Ceremony::begin(params).unwrap();
+    refused(&mut ceremony, &said, None, Cause::Signature);
+}

@@ -121,8 +121,8 @@ fn a_stored_ceremony_with_a_byte_flipped_makes_nobody_panic() {
 fn a_stored_ceremony_with_impossible_terms_is_refused() {
     let (ceremony, _) = one_of_each().remove(0);
     let mut bytes = borsh::to_vec(&ceremony).unwrap();
-    // version, session, kind, epoch, then the threshold.
-    let at = 1 + 32 + 1 + 8;
+    // version, session, kind, epoch, roster, then the threshold.
+    let at = 1 + 32 + 1 + 8 + 8;
     assert_eq!(bytes[at], 2);
     for threshold in [0, 1, 3] {
         bytes[at] = threshold;

@@ -63,7 +63,8 @@ async fn serve_on(
     let port = Port::open(config, env)?;
     let tls = api_server_config(&tls, &port.roots.certificates)
         .map_err(|why| Stop::configuration(format!("`client_roots`: {why}")))?;
-    tracing::info!(address = %listener.local_addr()?, frozen = port.freeze.read().await.state().is_some(), "the custodian is up");
+    let (address, frozen) = (listener.local_addr()?, port.freeze.read().await.state().is_some());
+    tracing::info!(%address, frozen, "the custodian is up");
     let service = CustodianServer::new(port).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .tcp_nodelay(true)

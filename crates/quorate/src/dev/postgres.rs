@@ -25,7 +25,7 @@ pub(crate) struct ScratchPostgres {
     ready: PathBuf,
     /// Where to write the password of the vault's own login.
     #[arg(long)]
-    password: PathBuf,
+    password_file: PathBuf,
     /// End with the process that started it.
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: &ScratchPostgres) -> anyhow::Result<()> {
     // Hexadecimal: nothing to quote.
     let password = hex(&Env::system().random::<16>());
     prepare(&server, &password).await.context("preparing the scratch database")?;
-    files::make(&arguments.password, format!("{password}\n").as_bytes(), files::PRIVATE)?;
+    files::make(&arguments.password_file, format!("{password}\n").as_bytes(), files::PRIVATE)?;
     let ready = json!({ "port": server.port(), "socket": server.socket_folder() });
     files::replace(&arguments.ready, ready.to_string().as_bytes(), files::PUBLIC)?;
     tracing::info!(port = server.port(), "the scratch database is up");

@@ -196,7 +196,7 @@ async fn put_policies(client: &Client, operator: &Operator, passphrases: &Passph
 
 fn start_postgres(layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
     let (ready, password) = (layout.file("postgres.json"), layout.file("postgres.password"));
-    let arguments = ["scratch-postgres", "--ready", &ready.display().to_string(), "--password", &password.display().to_string(), "--die-with-parent"];
+    let arguments = ["scratch-postgres", "--ready", &ready.display().to_string(), "--password-file", &password.display().to_string(), "--die-with-parent"];
     children.start("postgres", &arguments.map(str::to_owned))
 }
 

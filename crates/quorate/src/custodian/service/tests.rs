@@ -198,7 +198,9 @@ async fn callers_of_another_ca_do_not_even_connect() {
     // The same name, the same trust domain, another CA: such as the cluster's.
     let stranger = issue(&other, "app/demo", &fixture.passphrases());
     let good = item(&header("vault/demo/db", &fixture.public()));
-    assert_eq!(running.one(&stranger, good.clone()).await, Err("unreachable".to_owned()));
+    // In TLS 1.3 a client learns of it only after its side of the handshake: no code says more than that nothing came back.
+    let refused = running.one(&stranger, good).await.unwrap_err();
+    assert!(["unreachable", "unknown"].contains(&refused.as_str()), "{refused}");
     // And a caller does not talk to a server with another key.
     let demo = fixture.identity("app/demo");
     let wrong = CustodianClient::new(&running.address, [3; 32], demo.tls()).unwrap();
