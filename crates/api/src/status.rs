@@ -117,6 +117,20 @@ table! {
         "The node is ending." "ask other nodes";
     "target_unavailable" TARGET_UNAVAILABLE Unavailable Later
         "The target system could not be reached, or refused the vault." "check the target, its address and the vault's login there; a lease that did not become active is revoked by itself";
+    "target_refused" TARGET_REFUSED FailedPrecondition No
+        "The target system refused what it was asked." "look at the role's groups and at the rights of the vault's login there";
+    "lease_failed" LEASE_FAILED Aborted No
+        "The lease did not become usable, or has ended; nothing of it stays at the target." "ask for a new lease";
+    "not_your_request" NOT_YOUR_REQUEST PermissionDenied No
+        "The request's caller is not the one of its connection or certificate." "send requests on a connection with the certificate that they name";
+    "policy_invalid" POLICY_INVALID InvalidArgument No
+        "The policy does not compile or does not fit the schema." "correct the policy";
+    "too_large" TOO_LARGE InvalidArgument No
+        "The request has more bytes than a log entry may." "send less at once";
+    "storage_failed" STORAGE_FAILED Unavailable Elsewhere
+        "The node cannot read its own store, or what it reads is damaged." "ask other nodes; look at this node's log";
+    "version_mismatch" VERSION_MISMATCH Unavailable Elsewhere
+        "A member answered in a format of another release." "ask other nodes; bring all members to one release";
     "not_in_office" NOT_IN_OFFICE PermissionDenied No
         "The member is not the executor of that target, or has no work there." "nothing: members see this among themselves";
     "too_much_content" TOO_MUCH_CONTENT ResourceExhausted No
@@ -227,6 +241,8 @@ impl From<Status> for Failure {
         let code = match status.code() {
             Code::Unavailable | Code::Cancelled => UNREACHABLE,
             Code::DeadlineExceeded => DEADLINE,
+            // Only the transport on this side gives a status a source: no member has answered.
+            _ if std::error::Error::source(&status).is_some() => UNREACHABLE,
             _ => UNKNOWN,
         };
         // The causes below a transport error are the ones that say something.

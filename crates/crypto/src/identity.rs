@@ -34,7 +34,8 @@ impl VerifyKey {
     /// [`BadSignature`] in every other case.
     pub fn verify(&self, purpose: &str, fields: &[&[u8]], signature: &[u8; 64]) -> Result<(), BadSignature> {
         let key = DalekVerify::from_bytes(&self.0).map_err(|_| BadSignature)?;
-        key.verify_strict(&transcript(purpose, fields), &DalekSignature::from_bytes(signature)).map_err(|_| BadSignature)
+        key.verify_strict(&transcript(purpose, fields), &DalekSignature::from_bytes(signature))
+            .map_err(|_| BadSignature)
     }
 }
 

@@ -40,8 +40,7 @@ impl StorageKey {
     /// [`NotOurs`] for a value beyond the cipher's limit of 256 GiB.
     pub fn seal(&self, place: &[&[u8]], value: &[u8], nonce: [u8; NONCE]) -> Result<Vec<u8>, NotOurs> {
         let aad = transcript("storage", place);
-        let sealed =
-            self.0.encrypt(&XNonce::from(nonce), Payload { msg: value, aad: &aad }).map_err(|_| NotOurs)?;
+        let sealed = self.0.encrypt(&XNonce::from(nonce), Payload { msg: value, aad: &aad }).map_err(|_| NotOurs)?;
         let mut out = Vec::with_capacity(1 + NONCE + sealed.len());
         out.push(VERSION);
         out.extend_from_slice(&nonce);

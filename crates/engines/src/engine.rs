@@ -21,6 +21,12 @@ pub trait Engine: Send + Sync {
     /// What kind of system this is, which decides how an intent ends.
     fn class(&self) -> Class;
 
+    /// Called once at the beginning of an executor's term, before anything else: opens what ending principals will need,
+    /// and ends the sessions that executors of earlier terms left; how many were told to end.
+    async fn take_over(&self) -> Result<usize, EngineError> {
+        Ok(0)
+    }
+
     /// The connection that the next [`create`](Engine::create) will use; opened when there is none.
     ///
     /// The caller commits the binding to the log before it sends the create.

@@ -56,7 +56,11 @@ pub(crate) fn run(command: &Command, output: Format) -> anyhow::Result<()> {
                 "head": head,
             });
             output.show(&document, || {
-                let compared = if expect.is_some() { "it goes through the expected head" } else { "compare the head with one noted elsewhere" };
+                let compared = if expect.is_some() {
+                    "it goes through the expected head"
+                } else {
+                    "compare the head with one noted elsewhere"
+                };
                 format!(
                     "the log of {} is whole: {} records in {} segments\nhead {head}\n{compared}\n",
                     summary.member, summary.records, summary.segments
@@ -108,7 +112,9 @@ fn refused(folder: &Path, why: VerifyError) -> anyhow::Error {
             let hint = "keep the folder as it is, and compare it with a copy; a member that runs or crashed leaves an unfinished tail";
             Stop::refused("audit_corrupt", format!("{at}: {what}"), hint)
         }
-        VerifyError::Empty => Stop::refused("not_found", format!("{at}: no audit log here"), "name the folder with audit-*.jsonl in it"),
+        VerifyError::Empty => {
+            Stop::refused("not_found", format!("{at}: no audit log here"), "name the folder with audit-*.jsonl in it")
+        }
         VerifyError::Io(why) => Stop::refused("io", format!("{at}: {why}"), "check the folder and its permissions"),
     }
 }
@@ -129,9 +135,8 @@ mod tests {
         }
         let noted = log.head();
         drop(log);
-        let verify = |expect| {
-            run(&Command::Verify { folder: folder.path().to_owned(), expect, start: None }, Format::Json)
-        };
+        let verify =
+            |expect| run(&Command::Verify { folder: folder.path().to_owned(), expect, start: None }, Format::Json);
         verify(Some(noted)).unwrap();
         let beyond = Head { seq: noted.seq + 1, hash: noted.hash };
         assert!(Told::of(&verify(Some(beyond)).unwrap_err()).text().contains("ends at record"));

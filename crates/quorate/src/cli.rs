@@ -3,7 +3,9 @@
 use crate::connection::Connection;
 use crate::output::Format;
 use crate::passphrase::Passphrases;
-use crate::{audit, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret, status, target};
+use crate::{
+    audit, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret, status, target,
+};
 use clap::{Parser, Subcommand};
 
 /// A distributed secrets vault: every power takes a quorum of nodes that each decide for themselves.

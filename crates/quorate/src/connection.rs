@@ -52,7 +52,8 @@ impl Connection {
 
     /// Where what is pinned lies.
     pub(crate) fn profile_path(&self) -> anyhow::Result<&Path> {
-        let missing = || Stop::configuration("no cluster is named: give --profile cluster.toml, or set QUORATE_PROFILE");
+        let missing =
+            || Stop::configuration("no cluster is named: give --profile cluster.toml, or set QUORATE_PROFILE");
         self.profile.as_deref().ok_or_else(missing)
     }
 

@@ -26,7 +26,13 @@ pub(crate) fn instant(ms: Millis) -> String {
         Ok(at) if ms > 0 => {
             let (date, clock) = (at.date(), at.time());
             let (month, day) = (u8::from(date.month()), date.day());
-            format!("{}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", date.year(), clock.hour(), clock.minute(), clock.second())
+            format!(
+                "{}-{month:02}-{day:02} {:02}:{:02}:{:02}Z",
+                date.year(),
+                clock.hour(),
+                clock.minute(),
+                clock.second()
+            )
         }
         _ => "-".to_owned(),
     }

@@ -15,9 +15,11 @@ pub(crate) const PUBLIC: u32 = 0o644;
 /// Makes a file; refuses to write over one.
 pub(crate) fn make(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     match write_new(path, bytes, mode) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(Stop::refused("exists", format!("{} is there already", path.display()), "name a new file, or move it away"))
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Stop::refused(
+            "exists",
+            format!("{} is there already", path.display()),
+            "name a new file, or move it away",
+        )),
         done => done.with_context(|| format!("cannot make {}", path.display())),
     }
 }

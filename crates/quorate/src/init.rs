@@ -94,7 +94,7 @@ impl Init {
 
     fn roster(&self) -> anyhow::Result<Roster> {
         let n = self.members.len();
-        if n < 3 || n > 15 || n.is_multiple_of(2) {
+        if !(3..=15).contains(&n) || n.is_multiple_of(2) {
             let message = format!("{n} members: a cluster has 3 or 5");
             return Err(Stop::refused("invalid_argument", message, "give --member once for each card"));
         }
@@ -261,7 +261,13 @@ pub(crate) mod tests {
         let passphrases = Passphrases::file(&folder.path().join("passphrase"));
         let init = begin(folder.path());
         let refuse = |change: &dyn Fn(&mut Init)| {
-            let mut init = Init { members: init.members.clone(), name: init.name.clone(), trust_domain: init.trust_domain.clone(), out: init.out.clone(), ..init };
+            let mut init = Init {
+                members: init.members.clone(),
+                name: init.name.clone(),
+                trust_domain: init.trust_domain.clone(),
+                out: init.out.clone(),
+                ..init
+            };
             change(&mut init);
             assert!(init.create(&passphrases, &Env::system()).is_err());
             assert!(!init.out.exists());

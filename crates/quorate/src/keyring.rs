@@ -71,9 +71,9 @@ pub(crate) async fn create(
     connection: &Connection,
     passphrases: &Passphrases,
 ) -> anyhow::Result<Profile> {
-    // The operator's own, unless others are named.
+    // The operator's own: what the environment names may be anybody's.
     let mut connection = connection.clone();
-    connection.identity.get_or_insert_with(|| operator.file("admin.pem"));
+    connection.identity = Some(operator.file("admin.pem"));
     connection.profile = Some(operator.file("cluster.toml"));
     let administrators = operator.administrators(passphrases)?;
     let keys: Vec<&SigningKey> = administrators.iter().collect();
@@ -83,6 +83,13 @@ pub(crate) async fn create(
     for class in [KeyringClass::Cluster, KeyringClass::Customer] {
         if profile.keyrings.iter().any(|k| k.class == class) {
             progress(format_args!("a keyring of class {class} is pinned already"));
+            continue;
+        }
+        let made = agreed(&client, &client.status().await, |status| key_of_class(status, class))?;
+        if let Some(y) = made {
+            // An earlier run did not get as far as pinning it.
+            progress(format_args!("the members have made a keyring of class {class} already"));
+            profile.keyrings.push(KeyringPublic { class, y });
             continue;
         }
         let authority_version = client.policies().await?.authority_version;
@@ -121,7 +128,12 @@ pub(crate) async fn wait_for_leader(client: &Client) -> anyhow::Result<()> {
         }
         if Instant::now() >= deadline {
             let failed = answers.iter().find_map(|(_, a)| a.as_ref().err()).map(ToString::to_string);
-            let message = format!("{} of {} members answer, and they name no leader: {}", up.len(), answers.len(), failed.unwrap_or_default());
+            let message = format!(
+                "{} of {} members answer, and they name no leader: {}",
+                up.len(),
+                answers.len(),
+                failed.unwrap_or_default()
+            );
             return Err(Stop::refused("no_leader", message, "start the members, and look at their logs"));
         }
         if !told {
@@ -138,13 +150,14 @@ async fn ceremony(client: &Client, session: &SessionId, class: KeyringClass) -> 
     let mut shown = String::new();
     loop {
         let answers = client.status().await;
-        let mut agreed: Vec<[u8; 32]> = Vec::new();
         let best = answers.iter().filter_map(|(_, a)| a.as_ref().ok()).max_by_key(|s| s.applied);
         let now = best.and_then(|s| s.ceremonies.iter().find(|c| c.session == session.0));
         if let Some(c) = now {
             let names = |indexes: &[u32]| names(client.profile(), indexes);
-            let awaited = if c.awaited.is_empty() { String::new() } else { format!(", waiting for {}", names(&c.awaited)) };
-            let culprits = if c.culprits.is_empty() { String::new() } else { format!(", wrong: {}", names(&c.culprits)) };
+            let awaited =
+                if c.awaited.is_empty() { String::new() } else { format!(", waiting for {}", names(&c.awaited)) };
+            let culprits =
+                if c.culprits.is_empty() { String::new() } else { format!(", wrong: {}", names(&c.culprits)) };
             let line = format!("keyring of class {class}: {}{awaited}{culprits}", c.phase);
             if line != shown {
                 progress(&line);
@@ -152,20 +165,15 @@ async fn ceremony(client: &Client, session: &SessionId, class: KeyringClass) -> 
             }
             if c.phase == "aborted" {
                 let message = format!("the key ceremony was given up{culprits}");
-                return Err(Stop::refused("ceremony", message, "look at the logs of the members named, and run this again"));
+                return Err(Stop::refused(
+                    "ceremony",
+                    message,
+                    "look at the logs of the members named, and run this again",
+                ));
             }
         }
-        for (_, answer) in &answers {
-            let Ok(status) = answer else { continue };
-            agreed.extend(key_of(status, session, class));
-        }
-        let threshold = usize::from(client.profile().threshold);
-        if let Some(y) = agreed.iter().find(|y| agreed.iter().filter(|o| o == y).count() >= threshold) {
-            if agreed.iter().any(|other| other != y) {
-                let message = "members name different keys for one ceremony";
-                return Err(Stop::refused("disagreement", message, "compare `quorate status` of the members; do not go on"));
-            }
-            return Ok(KeyringPublic { class, y: *y });
+        if let Some(y) = agreed(client, &answers, |status| key_of(status, session, class))? {
+            return Ok(KeyringPublic { class, y });
         }
         if Instant::now() >= deadline {
             let message = format!("the key ceremony did not end in {} s ({shown})", CEREMONY.as_secs());
@@ -175,12 +183,39 @@ async fn ceremony(client: &Client, session: &SessionId, class: KeyringClass) -> 
     }
 }
 
+type Answers = [(MemberIndex, Result<ReadStatusReply, Failure>)];
+
+/// The key that t members name, if none names another.
+fn agreed(
+    client: &Client,
+    answers: &Answers,
+    pick: impl Fn(&ReadStatusReply) -> Option<[u8; 32]>,
+) -> anyhow::Result<Option<[u8; 32]>> {
+    let named: Vec<[u8; 32]> = answers.iter().filter_map(|(_, answer)| pick(answer.as_ref().ok()?)).collect();
+    let Some(first) = named.first() else { return Ok(None) };
+    if named.iter().any(|other| other != first) {
+        let message = "members name different keys";
+        return Err(Stop::refused("disagreement", message, "compare `quorate status` of the members; do not go on"));
+    }
+    Ok((named.len() >= usize::from(client.profile().threshold)).then_some(*first))
+}
+
+/// The public key of a member's first keyring of a class.
+fn key_of_class(status: &ReadStatusReply, class: KeyringClass) -> Option<[u8; 32]> {
+    let ring = status.keyrings.iter().filter(|k| k.class == class.to_string()).min_by(|a, b| a.id.cmp(&b.id))?;
+    own_id(&ring.y, &ring.id)
+}
+
 /// The public key that a member has for a ceremony that is over. Its id must be its hash.
 fn key_of(status: &ReadStatusReply, session: &SessionId, class: KeyringClass) -> Option<[u8; 32]> {
     let done = status.ceremonies.iter().find(|c| c.session == session.0 && c.phase == "active")?;
     let ring = status.keyrings.iter().find(|k| k.id == done.keyring_id && k.class == class.to_string())?;
-    let y = <[u8; 32]>::try_from(ring.y.as_slice()).ok()?;
-    (quorate_crypto::keyring::keyring_id(&y).as_slice() == ring.id).then_some(y)
+    own_id(&ring.y, &ring.id)
+}
+
+fn own_id(y: &[u8], id: &[u8]) -> Option<[u8; 32]> {
+    let y = <[u8; 32]>::try_from(y).ok()?;
+    (quorate_crypto::keyring::keyring_id(&y).as_slice() == id).then_some(y)
 }
 
 fn names(profile: &Profile, indexes: &[u32]) -> String {
@@ -237,7 +272,8 @@ async fn open_through_every_set(
 ) -> anyhow::Result<usize> {
     let sets = subsets(profile.members.len(), usize::from(profile.threshold));
     for set in &sets {
-        let members: Vec<_> = profile.members.iter().enumerate().filter(|(i, _)| set.contains(i)).map(|(_, m)| m.clone()).collect();
+        let members: Vec<_> =
+            profile.members.iter().enumerate().filter(|(i, _)| set.contains(i)).map(|(_, m)| m.clone()).collect();
         let who = members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
         let some = Profile { members, ..profile.clone() };
         let client = connection.connect(some, CustomerSource::None)?;
@@ -284,7 +320,12 @@ mod tests {
         let id = quorate_crypto::keyring::keyring_id(&y).to_vec();
         let (session, class) = (SessionId([1; 32]), KeyringClass::Cluster);
         let status = |phase: &str, y: [u8; 32], class: &str| ReadStatusReply {
-            ceremonies: vec![Ceremony { session: vec![1; 32], phase: phase.to_owned(), keyring_id: id.clone(), ..Ceremony::default() }],
+            ceremonies: vec![Ceremony {
+                session: vec![1; 32],
+                phase: phase.to_owned(),
+                keyring_id: id.clone(),
+                ..Ceremony::default()
+            }],
             keyrings: vec![Keyring { id: id.clone(), class: class.to_owned(), y: y.to_vec(), ..Keyring::default() }],
             ..ReadStatusReply::default()
         };

@@ -87,7 +87,14 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
             let leases = client.leases(&state).await?;
             output.show(&json!({ "leases": leases.iter().map(document).collect::<Vec<_>>() }), || {
                 let row = |l: &Lease| {
-                    [hex(&l.id), l.role.clone(), l.principal.clone(), l.owner.clone(), l.state.clone(), instant(l.expires_at)]
+                    [
+                        hex(&l.id),
+                        l.role.clone(),
+                        l.principal.clone(),
+                        l.owner.clone(),
+                        l.state.clone(),
+                        instant(l.expires_at),
+                    ]
                 };
                 table(["LEASE", "ROLE", "LOGIN", "OWNER", "STATE", "EXPIRES"], leases.iter().map(row))
             })
@@ -103,7 +110,9 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
             let index = client.revoke(id).await?;
             if !wait {
                 return output.show(&json!({ "lease": id.to_string(), "index": index, "state": "revoking" }), || {
-                    format!("from log index {index} on no node honours lease {id}; its login is being ended at the target")
+                    format!(
+                        "from log index {index} on no node honours lease {id}; its login is being ended at the target"
+                    )
                 });
             }
             progress(format_args!("no node honours lease {id} any more; waiting for the target"));
@@ -152,7 +161,12 @@ fn show(lease: &Lease, output: Format) -> anyhow::Result<()> {
             rows.push(["ended".to_owned(), format!("{}, {}", lease.why, instant(lease.ended_at))]);
         }
         if lease.proof_looked_at > 0 {
-            let seen = format!("{}, {}; {} sessions ended", lease.proof_endpoint, instant(lease.proof_looked_at), lease.sessions_ended);
+            let seen = format!(
+                "{}, {}; {} sessions ended",
+                lease.proof_endpoint,
+                instant(lease.proof_looked_at),
+                lease.sessions_ended
+            );
             rows.push(["its end was seen".to_owned(), seen]);
         }
         table(["", ""], rows)

@@ -1,10 +1,11 @@
 //! `quorate member create`: a member's own keys, and the card by which others know it.
 
+use crate::failure::Stop;
 use crate::files;
 use crate::output::Format;
 use anyhow::Context as _;
 use quorate_server::env::Env;
-use quorate_server::keystore::Keystore;
+use quorate_server::keystore::{Keystore, KeystoreError};
 use quorate_state::ids::{check_label, hex, parse_hex};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,8 @@ impl Card {
 
 /// Checks a `host:port`. For clap.
 pub(crate) fn address_of(text: &str) -> Result<String, String> {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     match port {
         Some(1..) if !text.contains(char::is_whitespace) => Ok(text.to_owned()),
         _ => Err(format!("`{text}` is no address: expected host:port")),
@@ -89,7 +91,10 @@ impl Create {
     /// Makes the member.
     pub(crate) fn create(&self, env: &Env) -> anyhow::Result<Card> {
         check_label(&self.name).context("--name")?;
-        let key = Keystore::create(&self.data_dir, &self.seal_key, env)?;
+        let key = Keystore::create(&self.data_dir, &self.seal_key, env).map_err(|why| match why {
+            KeystoreError::Exists { .. } => Stop::refused("exists", why, "name a new folder with --data-dir"),
+            other => other.into(),
+        })?;
         let card = Card {
             name: self.name.clone(),
             key: hex(&key.verify_key().0),

@@ -89,12 +89,18 @@ pub(crate) async fn customer_key(
     }
     output.show(&json!({ "name": name, "customer_key_id": hex(&id), "index": done.index }), || {
         let id = hex(&id);
-        format!("customer key {name} is {id}\nnext: quorate mount create default/vault --class customer --customer-key {id}")
+        format!(
+            "customer key {name} is {id}\nnext: quorate mount create default/vault --class customer --customer-key {id}"
+        )
     })
 }
 
 /// Runs `quorate namespace`.
-pub(crate) async fn namespace(command: NamespaceCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
+pub(crate) async fn namespace(
+    command: NamespaceCommand,
+    connection: &Connection,
+    output: Format,
+) -> anyhow::Result<()> {
     let NamespaceCommand::Create { name } = command;
     let done = connection.client()?.create_namespace(&name).await?;
     output.show(&json!({ "name": name, "index": done.index }), || format!("namespace {name} is made"))
@@ -105,14 +111,19 @@ pub(crate) async fn mount(command: MountCommand, connection: &Connection, output
     let client = connection.client()?;
     match command {
         MountCommand::Create { name, class, mut customer_keys } => {
-            let (namespace, mount) = name.rsplit_once('/').context("the name of a mount is NAMESPACE/MOUNT, as in default/app")?;
+            let (namespace, mount) =
+                name.rsplit_once('/').context("the name of a mount is NAMESPACE/MOUNT, as in default/app")?;
             let mut profile = client.profile().clone();
             let keyring = keyring_of(&profile, class)?;
             customer_keys.sort_unstable();
             for id in &customer_keys {
                 if profile.customer_key(&id.0).is_none() {
                     let hint = "register it, or add it to cluster.toml after comparing it with the customer";
-                    return Err(Stop::refused("not_pinned", format!("customer key {id} is not pinned in cluster.toml"), hint));
+                    return Err(Stop::refused(
+                        "not_pinned",
+                        format!("customer key {id} is not pinned in cluster.toml"),
+                        hint,
+                    ));
                 }
             }
             let done = client.create_mount(namespace, mount, keyring, &customer_keys).await?;
@@ -123,8 +134,11 @@ pub(crate) async fn mount(command: MountCommand, connection: &Connection, output
                 customer_keys: customer_keys.iter().map(ToString::to_string).collect(),
             });
             save_profile(connection.profile_path()?, &profile)?;
-            let document = json!({ "namespace": namespace, "mount": mount, "keyring": keyring.to_string(), "index": done.index });
-            output.show(&document, || format!("mount {mount} of namespace {namespace} is made, and pinned in cluster.toml"))
+            let document =
+                json!({ "namespace": namespace, "mount": mount, "keyring": keyring.to_string(), "index": done.index });
+            output.show(&document, || {
+                format!("mount {mount} of namespace {namespace} is made, and pinned in cluster.toml")
+            })
         }
         MountCommand::List { namespace } => {
             let mounts = client.mounts(&namespace).await?.mounts;

@@ -99,7 +99,8 @@ pub(crate) fn identity(trust_domain: &str, path: &str) -> anyhow::Result<SpiffeI
 
 /// Reads a `cluster.toml`.
 pub(crate) fn load_profile(path: &Path) -> anyhow::Result<Profile> {
-    let text = std::fs::read_to_string(path).map_err(|why| Stop::configuration(format!("{}: {why}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|why| Stop::configuration(format!("{}: {why}", path.display())))?;
     Profile::parse(&text).map_err(|why| Stop::configuration(format!("{}: {why}", path.display())))
 }
 

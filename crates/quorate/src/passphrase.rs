@@ -8,6 +8,7 @@ use rand_core::CryptoRng;
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
 /// Where passphrases come from when they are not to be typed.
@@ -19,12 +20,15 @@ pub(crate) struct Passphrases {
     /// The same from an open descriptor.
     #[arg(long, global = true, value_name = "FD", conflicts_with = "passphrase_file", help_heading = "Secrets")]
     passphrase_fd: Option<u32>,
+    /// What was read: a descriptor gives it once, and a command may need it for several keys.
+    #[arg(skip)]
+    read: Arc<OnceLock<SecretVec>>,
 }
 
 impl Passphrases {
     /// From a file.
     pub(crate) fn file(path: &Path) -> Self {
-        Self { passphrase_file: Some(path.to_owned()), passphrase_fd: None }
+        Self { passphrase_file: Some(path.to_owned()), ..Self::default() }
     }
 
     /// The passphrase of a key that exists.
@@ -54,7 +58,11 @@ impl Passphrases {
             (None, Some(fd)) => PathBuf::from(format!("/dev/fd/{fd}")),
             (None, None) => return Ok(None),
         };
-        first_line(&path).map(Some)
+        if self.read.get().is_none() {
+            // Another thread's reading, if there were one, would be the same.
+            let _ = self.read.set(first_line(&path)?);
+        }
+        Ok(self.read.get().map(|read| SecretVec::new(read.expose().to_vec())))
     }
 
     /// Seals a new key under a passphrase.

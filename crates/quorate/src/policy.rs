@@ -88,7 +88,8 @@ pub(crate) async fn run(
             let text = files::read_text(&file)?;
             // The same check that every endorser makes, before anybody types a passphrase.
             quorate_authz::validate(&name, &text).map_err(|why| {
-                let hint = why.help.clone().unwrap_or_else(|| "docs/policies.md lists what policies can say".to_owned());
+                let hint =
+                    why.help.clone().unwrap_or_else(|| "docs/policies.md lists what policies can say".to_owned());
                 Stop::refused("invalid_argument", why, hint)
             })?;
             let change = Change::PutPolicy { name: name.clone(), text };

@@ -128,7 +128,11 @@ fn read_value(from: impl std::io::Read) -> anyhow::Result<SecretVec> {
     match value.len() as u64 {
         0 => Err(Stop::refused("invalid_argument", "the value is empty", "give at least one byte")),
         1..=MAX_VALUE => Ok(value),
-        _ => Err(Stop::refused("invalid_argument", "the value has more than 1 MiB", "store a key here and the rest elsewhere")),
+        _ => Err(Stop::refused(
+            "invalid_argument",
+            "the value has more than 1 MiB",
+            "store a key here and the rest elsewhere",
+        )),
     }
 }
 
@@ -147,7 +151,8 @@ pub(crate) async fn get(get: Get, connection: &Connection, output: Format) -> an
     });
     if let Some(file) = &get.file {
         files::make(file, value, files::PRIVATE)?;
-        return output.show(&document, || format!("version {} of {} is in {}", opened.number, get.name, file.display()));
+        return output
+            .show(&document, || format!("version {} of {} is in {}", opened.number, get.name, file.display()));
     }
     match (output, std::str::from_utf8(value)) {
         (Format::Json, text) => {
@@ -160,9 +165,11 @@ pub(crate) async fn get(get: Get, connection: &Connection, output: Format) -> an
             }
             output.show(&document, String::new)
         }
-        (Format::Table, Err(_)) if std::io::stdout().is_terminal() => {
-            Err(Stop::refused("binary_value", "the value is not text, and standard output is a terminal", "use --file FILE, or a pipe"))
-        }
+        (Format::Table, Err(_)) if std::io::stdout().is_terminal() => Err(Stop::refused(
+            "binary_value",
+            "the value is not text, and standard output is a terminal",
+            "use --file FILE, or a pipe",
+        )),
         (Format::Table, text) => {
             raw(value)?;
             if text.is_ok() && std::io::stdout().is_terminal() && !value.ends_with(b"\n") {

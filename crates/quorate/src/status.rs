@@ -15,9 +15,10 @@ pub(crate) async fn run(connection: &Connection, output: Format) -> anyhow::Resu
     let name = |index: MemberIndex| profile.member(index).map_or_else(|| index.to_string(), |m| m.name.clone());
     let answers = client.status().await;
     let members: Vec<Value> = answers.iter().map(|(index, answer)| member(*index, &name(*index), answer)).collect();
-    output.show(&json!({ "cluster": profile.cluster.to_string(), "threshold": profile.threshold, "members": members }), || {
-        text(&answers, &name)
-    })?;
+    output.show(
+        &json!({ "cluster": profile.cluster.to_string(), "threshold": profile.threshold, "members": members }),
+        || text(&answers, &name),
+    )?;
     let up = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
     // Where all refuse for one reason, that is the answer, and not that too few are up.
     let refused = answers.iter().find_map(|(_, answer)| answer.as_ref().err().filter(|f| f.retry == Retry::No));
@@ -36,7 +37,9 @@ pub(crate) async fn run(connection: &Connection, output: Format) -> anyhow::Resu
 
 fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failure>) -> Value {
     match answer {
-        Err(failure) => json!({ "index": index, "name": name, "error": { "code": failure.code, "message": failure.message } }),
+        Err(failure) => {
+            json!({ "index": index, "name": name, "error": { "code": failure.code, "message": failure.message } })
+        }
         Ok(s) => json!({
             "index": index,
             "name": name,
@@ -62,7 +65,8 @@ fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failu
 }
 
 fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn Fn(MemberIndex) -> String) -> String {
-    let header = ["MEMBER", "STATE", "TERM", "LEADER", "COMMITTED", "APPLIED", "AUTHORITY", "ACTIVE", "REVOKING", "AUDIT"];
+    let header =
+        ["MEMBER", "STATE", "TERM", "LEADER", "COMMITTED", "APPLIED", "AUTHORITY", "ACTIVE", "REVOKING", "AUDIT"];
     let row = |(index, answer): &(MemberIndex, Result<ReadStatusReply, Failure>)| match answer {
         Err(failure) => {
             let mut row = [const { String::new() }; 10];
@@ -89,14 +93,23 @@ fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn 
     let best = answers.iter().filter_map(|(_, a)| a.as_ref().ok()).max_by_key(|s| s.applied);
     let Some(best) = best else { return out };
     for k in &best.keyrings {
-        out.push_str(&format!("keyring {} class {} epoch {} threshold {}\n", hex(&k.id), k.class, k.epoch, k.threshold));
+        out.push_str(&format!(
+            "keyring {} class {} epoch {} threshold {}\n",
+            hex(&k.id),
+            k.class,
+            k.epoch,
+            k.threshold
+        ));
     }
     for c in best.ceremonies.iter().filter(|c| c.phase != "active") {
         out.push_str(&format!("ceremony {} class {} is in phase {}\n", hex(&c.session), c.class, c.phase));
     }
     if best.oldest_revoking > 0 {
         let since = instant(best.oldest_revoking);
-        out.push_str(&format!("the oldest revocation is not confirmed since {since} (cluster time {})\n", instant(best.cluster_time)));
+        out.push_str(&format!(
+            "the oldest revocation is not confirmed since {since} (cluster time {})\n",
+            instant(best.cluster_time)
+        ));
     }
     out
 }

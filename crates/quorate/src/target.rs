@@ -111,9 +111,9 @@ pub(crate) async fn target(command: TargetCommand, connection: &Connection, outp
                 "name": t.name, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
             })).collect::<Vec<_>>() });
             output.show(&document, || {
-                let rows = targets.iter().map(|t| {
-                    [t.name.clone(), t.host.clone(), t.port.to_string(), t.database.clone(), t.user.clone()]
-                });
+                let rows = targets
+                    .iter()
+                    .map(|t| [t.name.clone(), t.host.clone(), t.port.to_string(), t.database.clone(), t.user.clone()]);
                 table(["TARGET", "HOST", "PORT", "DATABASE", "USER"], rows)
             })
         }

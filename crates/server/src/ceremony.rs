@@ -2,7 +2,7 @@
 //! again after a crash; what it must not lose is durable before the log can rely on it.
 
 use crate::core::Core;
-use crate::failpoint;
+use crate::issue::injected;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::reshare::{Body, Member, Message, Phase};
@@ -91,8 +91,4 @@ fn step(message: &Message) -> &'static str {
         Body::Complaint(_) => "ceremony.complaint",
         Body::Ready(_) => "ceremony.ready",
     }
-}
-
-fn injected(point: &str) -> Result<(), Failure> {
-    failpoint::hit(point).map_err(|e| Failure::new("injected", e.to_string()))
 }

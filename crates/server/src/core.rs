@@ -1,6 +1,6 @@
 //! What every task of a node shares, and how it reads the state.
 
-use crate::driver::Creating;
+use crate::issue::Creating;
 use crate::env::Env;
 use crate::executor::Executors;
 use crate::keystore::Keystore;
@@ -61,7 +61,7 @@ impl Core {
     pub(crate) fn read<R>(&self, f: impl FnOnce(&dyn Store, u64) -> Result<R, StoreError>) -> Result<R, Failure> {
         self.raft.read(|view, applied| f(&Applied(view), applied)).map_err(|error| {
             tracing::error!(%error, "the state cannot be read");
-            Failure::new("storage_failed", "this node cannot read its own store; ask another node, and see this node's log")
+            Failure::new("storage_failed", "this node cannot read its own store")
         })
     }
 
@@ -96,7 +96,7 @@ impl Core {
         }
         let none = |why: String| {
             tracing::error!(session = %ring.session, why, "no usable share");
-            Failure::new("no_share", "this node holds no share of the keyring's present epoch; ask another node")
+            Failure::new("no_share", "this node holds no share of the keyring's present epoch")
         };
         let share = self.keys.share(&ring.session).map_err(|e| none(e.to_string()))?;
         let share = share.ok_or_else(|| none("there is none".to_owned()))?;
@@ -150,5 +150,5 @@ impl Core {
 
 /// The node has not applied what it must have.
 pub(crate) fn behind_failure(applied: u64) -> Failure {
-    Failure::new("behind", format!("this node has applied index {applied} and is catching up; ask another node, or this one again"))
+    Failure::new("behind", format!("this node has applied index {applied} and is catching up"))
 }

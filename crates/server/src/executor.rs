@@ -2,23 +2,22 @@
 //! opened for it.
 
 use crate::core::Core;
-use crate::failpoint;
-use crate::submit::Done;
 use quorate_api::peer::OpenTargetRequest;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::secret::SecretVec;
 use quorate_crypto::sealed::{self, Header};
 use quorate_crypto::threshold;
-use quorate_engines::Engine;
+use quorate_engines::{Engine, EngineError};
 use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls};
 use quorate_state::access::keyring;
-use quorate_state::command::{Binding, Command, Stamp};
+use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, MemberIndex, RequestId};
+use quorate_state::lease::{self, State};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{Executor, Target, executor, role, target};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -27,10 +26,36 @@ use tokio::time::timeout;
 /// How long a peer may take to give its part.
 const PART: Duration = Duration::from_secs(2);
 
+/// How long an endorsement of a request for a lease counts as work at its target.
+const WANTED: u64 = 60_000;
+
+/// Makes the engine of a target; nothing connects yet.
+pub(crate) type MakeEngine = dyn Fn(PostgresConfig) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync;
+
 /// The engines of the targets at which this node is in office.
-#[derive(Default)]
 pub(crate) struct Executors {
-    by_target: Mutex<BTreeMap<String, Arc<Mutex<Option<Office>>>>>,
+    make: Box<MakeEngine>,
+    by_target: Mutex<BTreeMap<String, Arc<Mutex<Option<Seat>>>>>,
+    /// When this node last endorsed a request for a lease at a target, by its own clock.
+    wanted: std::sync::Mutex<BTreeMap<String, u64>>,
+}
+
+impl Executors {
+    pub(crate) fn new(make: Box<MakeEngine>) -> Self {
+        Self { make, by_target: Mutex::default(), wanted: std::sync::Mutex::default() }
+    }
+}
+
+impl Default for Executors {
+    fn default() -> Self {
+        Self::new(Box::new(|config| Ok(Arc::new(Postgres::new(config)?))))
+    }
+}
+
+/// An office, and whether the sessions of earlier terms are ended, before which nothing is done in it.
+struct Seat {
+    office: Office,
+    entered: bool,
 }
 
 /// A term of office at one target.
@@ -43,35 +68,47 @@ pub(crate) struct Office {
 impl Core {
     /// This node's office at a target in its present term as leader; taken when it is not held yet.
     pub(crate) async fn office(self: &Arc<Self>, name: &str) -> Result<Office, Failure> {
-        let status = self.raft.watch().borrow().clone();
-        if !status.is_leader {
-            return Err(crate::submit::no_leader());
-        }
         let slot = {
             let mut all = self.executors.by_target.lock().await;
             Arc::clone(all.entry(name.to_owned()).or_default())
         };
         // One taker at a time for each target: others wait here, and none waits for another target's.
         let mut held = slot.lock().await;
-        if let Some(office) = held.as_ref()
-            && office.term == status.term
-        {
-            return Ok(office.clone());
+        let status = self.raft.watch().borrow().clone();
+        if !status.is_leader {
+            return Err(crate::submit::no_leader());
         }
-        let office = self.take_office(name, status.term).await?;
-        *held = Some(office.clone());
-        Ok(office)
+        // The credential is opened once in a term, however often the target does not answer.
+        let seat = match held.take().filter(|seat| seat.office.term == status.term) {
+            Some(seat) => held.insert(seat),
+            None => held.insert(Seat { office: self.take_office(name, status.term).await?, entered: false }),
+        };
+        if !seat.entered {
+            seat.office.engine.take_over().await.map_err(|e| engine_failure(name, &e))?;
+            seat.entered = true;
+        }
+        Ok(seat.office.clone())
+    }
+
+    /// Has the log say that this member is in office at a target in its term as leader.
+    pub(crate) async fn claim_office(self: &Arc<Self>, name: &str, term: u64) -> Result<(), Failure> {
+        let held = || self.read(|store, _| executor(store, name));
+        let mine = |e: &Executor| e.term == term && e.member == self.me;
+        if held()?.as_ref().is_some_and(mine) {
+            return Ok(());
+        }
+        let command = Command::Executor { target: name.to_owned(), member: self.me, term };
+        match self.propose(command).await?.outcome {
+            // Another task of this node may have been quicker.
+            Outcome::Refused(refusal) if !held()?.as_ref().is_some_and(mine) => Err(Failure::from(refusal)),
+            _ => Ok(()),
+        }
     }
 
     async fn take_office(self: &Arc<Self>, name: &str, term: u64) -> Result<Office, Failure> {
-        let (described, held) = self.read(|store, _| Ok((target(store, name)?, executor(store, name)?)))?;
+        let described = self.read(|store, _| target(store, name))?;
         let described = described.ok_or_else(|| Failure::from(Refusal::not_found("target")))?;
-        if held.is_none_or(|e| e.term < term) {
-            let command = Command::Executor { target: name.to_owned(), member: self.me, term };
-            if let Done { outcome: Outcome::Refused(refusal), .. } = self.propose(command).await? {
-                return Err(Failure::from(refusal));
-            }
-        }
+        self.claim_office(name, term).await?;
         let password = self.open_credential(name, &described, term).await?;
         let config = PostgresConfig {
             host: described.host.clone(),
@@ -87,16 +124,13 @@ impl Core {
             statement_timeout: Duration::from_secs(10),
             create_lock_timeout: Duration::from_secs(3),
         };
-        let engine = Postgres::new(config).map_err(|e| engine_failure(name, &e))?;
-        engine.warm().await.map_err(|e| engine_failure(name, &e))?;
-        // Sessions of earlier terms may still send what an earlier leader had queued.
-        engine.kill_older_terms().await.map_err(|e| engine_failure(name, &e))?;
+        let engine = (self.executors.make)(config).map_err(|e| engine_failure(name, &e))?;
         self.record(
             self.internal_entry("executor.office", term).resource(&format!("target {name}")).term(term),
             Class::Essential,
         )
         .await?;
-        Ok(Office { term, engine: Arc::new(engine) })
+        Ok(Office { term, engine })
     }
 
     /// Opens a target's administrative password with the parts of t members, this one's among them.
@@ -120,13 +154,7 @@ impl Core {
             asked.spawn(async move { (member, timeout(PART, peer.open_target(ask)).await) });
         }
         let mut why = Vec::new();
-        while parts.len() < self.threshold() {
-            let Some(answer) = asked.join_next().await else {
-                return Err(Failure::new(
-                    "not_enough_members",
-                    format!("{} of {} members open the credential of target {name}: {}", parts.len(), self.threshold(), why.join("; ")),
-                ));
-            };
+        while let Some(answer) = asked.join_next().await {
             match answer {
                 Ok((member, Ok(Ok(reply)))) => {
                     let reply = reply.into_inner();
@@ -141,10 +169,24 @@ impl Core {
                 Ok((member, Err(_))) => why.push(format!("member {member} does not answer")),
                 Err(_) => {}
             }
+            // A wrong part shows only when the whole does not open: then others are tried in its place.
+            for chosen in with_newest(&parts, self.threshold()) {
+                let opened = threshold::combine(&chosen)
+                    .map_err(|e| e.to_string())
+                    .and_then(|p| sealed::open(&header, &described.payload, &ring.y, &p, &[]).map_err(|e| e.to_string()));
+                match opened {
+                    Ok(password) => return Ok(password),
+                    Err(error) => {
+                        let members: Vec<_> = chosen.iter().map(|(m, _)| m).collect();
+                        tracing::error!(target = name, ?members, error, "a member's part of a credential is wrong");
+                        why.push(format!("the parts of members {members:?} do not open it"));
+                    }
+                }
+            }
         }
-        let point = threshold::combine(&parts).map_err(|e| damaged(&e.to_string()))?;
-        sealed::open(&header, &described.payload, &ring.y, &point, &[])
-            .map_err(|e| damaged(&format!("does not open: {e}")))
+        let (got, needed) = (parts.len(), self.threshold());
+        let what = format!("{got} of {needed} members open the credential of target {name}: {}", why.join(". "));
+        Err(Failure::new("not_enough_members", what))
     }
 
     /// This member's part of a target's credential, for the member that its own state and its own view of the log
@@ -162,16 +204,32 @@ impl Core {
         if leader != Some(asking) || status.term != term {
             return Err(refuse("it does not lead in that term"));
         }
-        let (described, held) = self.read(|store, _| Ok((target(store, name)?, executor(store, name)?)))?;
-        let described = described.ok_or_else(|| Failure::from(Refusal::not_found("target")))?;
-        if held != Some(Executor { member: asking, term, epoch: held.as_ref().map_or(0, |e| e.epoch) }) {
+        let wanted = asking == self.me || self.is_wanted(name);
+        let (described, held, ring, busy, index) = self.read(|store, applied| {
+            let described = target(store, name)?;
+            let header = described.as_ref().and_then(|t| Header::decode(&t.header).ok());
+            let ring = match &header {
+                Some(header) => keyring(store, &KeyringId(header.wrap().keyring_id))?,
+                None => None,
+            };
+            let mut busy = wanted;
+            for state in [State::Revoking, State::Active, State::Intent] {
+                busy = busy || !lease::work(store, name, state, None, 1)?.is_empty();
+            }
+            Ok((described, executor(store, name)?, header.zip(ring), busy, applied))
+        })?;
+        if described.is_none() {
+            return Err(Failure::from(Refusal::not_found("target")));
+        }
+        if held.is_none_or(|e| e.member != asking || e.term != term) {
             return Err(refuse("the log does not say so"));
         }
+        // A leader that asks without cause gets nothing: there is a lease there, or this member itself endorsed one.
+        if !busy {
+            return Err(refuse("no lease is there, and this member has endorsed none of late"));
+        }
         let damaged = || Failure::new("storage_failed", format!("the credential of target {name} cannot be read"));
-        let header = Header::decode(&described.header).map_err(|_| damaged())?;
-        let id = KeyringId(header.wrap().keyring_id);
-        let (ring, index) = self.read(|store, applied| Ok((keyring(store, &id)?, applied)))?;
-        let ring = ring.ok_or_else(damaged)?;
+        let (header, ring) = ring.ok_or_else(damaged)?;
         let share = self.share(&ring)?;
         self.record(
             self.internal_entry("executor.credential", term)
@@ -187,21 +245,21 @@ impl Core {
         Ok(TargetPart { epoch: ring.epoch, partial, header_hash: header.hash() })
     }
 
-    /// What the leader adds to a request for a lease: the connection that its CREATE will use.
-    pub(crate) async fn stamp_issue(self: &Arc<Self>, role_name: &str) -> Result<Stamp, Failure> {
-        let Some(found) = self.read(|store, _| role(store, role_name))? else {
-            return Err(Failure::from(Refusal::not_found("role")));
-        };
-        let office = self.office(&found.target).await?;
-        let binding = office.engine.bind().await.map_err(|e| engine_failure(&found.target, &e))?;
-        failpoint::hit("lease.bound").map_err(|e| Failure::new("injected", e.to_string()))?;
-        Ok(Stamp {
-            binding: Some(Binding { pid: binding.pid, backend_start: binding.backend_start_micros }),
-            executor_term: office.term,
-        })
+    /// Notes that this member has endorsed a request for a lease of a role: somebody will need its target's credential.
+    pub(crate) fn note_wanted(&self, role_name: &str) -> Result<(), Failure> {
+        if let Some(role) = self.read(|store, _| role(store, role_name))? {
+            let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.insert(role.target, self.env.clock.boot());
+        }
+        Ok(())
     }
 
-    /// Drops every office: this node leads no more, or a target's connections are of no use.
+    fn is_wanted(&self, name: &str) -> bool {
+        let wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.get(name).is_some_and(|at| self.env.clock.boot().saturating_sub(*at) <= WANTED)
+    }
+
+    /// Drops every office: this node leads no more.
     pub(crate) async fn leave_offices(&self) {
         self.executors.by_target.lock().await.clear();
     }
@@ -214,9 +272,18 @@ pub(crate) struct TargetPart {
     pub(crate) header_hash: [u8; 64],
 }
 
+/// The sets of `t` parts that hold the first, which is this member's own, and the newest.
+fn with_newest(parts: &[(MemberIndex, [u8; 32])], t: usize) -> Vec<Vec<(MemberIndex, [u8; 32])>> {
+    let Some(newest) = parts.len().checked_sub(1).filter(|n| *n > 0 && *n < 16) else { return Vec::new() };
+    (0u32..1 << parts.len())
+        .filter(|set| set & 1 == 1 && set >> newest == 1 && usize::try_from(set.count_ones()).is_ok_and(|n| n == t))
+        .map(|set| parts.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, part)| *part).collect())
+        .collect()
+}
+
 /// A target's error as a client may see it.
-pub(crate) fn engine_failure(target: &str, error: &quorate_engines::EngineError) -> Failure {
-    use quorate_engines::EngineError as E;
+pub(crate) fn engine_failure(target: &str, error: &EngineError) -> Failure {
+    use EngineError as E;
     let code = match error {
         E::Invalid { .. } => "invalid_argument",
         E::Refused { .. } | E::Duplicate => "target_refused",
@@ -225,3 +292,20 @@ pub(crate) fn engine_failure(target: &str, error: &quorate_engines::EngineError)
     Failure::new(code, format!("target {target}: {error}"))
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_part_is_routed_around() {
+        let part = |m: u8| (m, [m; 32]);
+        let members = |sets: Vec<Vec<(u8, [u8; 32])>>| -> Vec<Vec<u8>> {
+            sets.into_iter().map(|s| s.into_iter().map(|(m, _)| m).collect()).collect()
+        };
+        assert!(with_newest(&[part(1)], 2).is_empty());
+        assert_eq!(members(with_newest(&[part(1), part(2)], 2)), [[1, 2]]);
+        assert_eq!(members(with_newest(&[part(1), part(2), part(3)], 2)), [[1, 3]], "[1, 2] was tried before");
+        assert!(with_newest(&[part(1), part(2)], 3).is_empty());
+        assert_eq!(members(with_newest(&[part(1), part(2), part(3), part(4)], 3)), [[1, 2, 4], [1, 3, 4]]);
+    }
+}

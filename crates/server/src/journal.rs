@@ -5,19 +5,34 @@ use crate::machine::Applying;
 use quorate_audit::{Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
 use quorate_state::outcome::Outcome;
 use std::sync::Arc;
-use tokio::sync::mpsc::UnboundedReceiver;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc::Receiver;
 
 /// How many lease ids one record names; the rest are counted.
 const NAMED: usize = 8;
 
+/// How many may wait for a slow disk. What more comes is counted, and the count is recorded.
+pub(crate) const WAITING: usize = 16_384;
+/// How many are written together.
+const TOGETHER: usize = 256;
+
 impl Core {
     /// The task that writes them. They describe what has happened on a quorum: nobody waits for them.
-    pub(crate) async fn keep_journal(self: Arc<Self>, mut applied: UnboundedReceiver<Applying>) {
-        while let Some(applying) = applied.recv().await {
-            if let Some((entry, class)) = self.journal_entry(applying)
-                && let Err(error) = self.audit.append(entry, class).await
-            {
-                tracing::error!(%error, "an applied command could not be recorded");
+    pub(crate) async fn keep_journal(self: Arc<Self>, mut applied: Receiver<Applying>, lost: Arc<AtomicU64>) {
+        let mut some = Vec::with_capacity(TOGETHER);
+        while applied.recv_many(&mut some, TOGETHER).await > 0 {
+            let lost = lost.swap(0, Ordering::Relaxed);
+            let last = some.last().map_or(0, |a| a.index);
+            let gap = (lost > 0).then(|| {
+                let entry = self.internal_entry("journal.lost", last).index(last).detail("records", Detail::number(lost));
+                (entry, Class::Essential)
+            });
+            let entries = some.drain(..).filter_map(|applying| self.journal_entry(applying)).chain(gap);
+            let receipts: Vec<_> = entries.map(|(entry, class)| self.audit.append(entry, class)).collect();
+            for receipt in receipts {
+                if let Err(error) = receipt.await {
+                    tracing::error!(%error, "an applied command could not be recorded");
+                }
             }
         }
     }

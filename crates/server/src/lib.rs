@@ -10,7 +10,8 @@
 //! | `open` | this node's part in opening |
 //! | `query` | what one node answers alone |
 //! | `executor` | being in office at a target, with a credential that t members opened |
-//! | `driver` | leases at their targets, from intent to proof |
+//! | `issue` | leases, from an endorsed request to a credential that can be used |
+//! | `driver` | leases at their targets, from their end to its proof |
 //! | `clock` | cluster time |
 //! | `ceremony` | this member's part in key generation |
 //! | `keystore` | what a member keeps outside the replicated store |
@@ -24,6 +25,7 @@ mod driver;
 pub mod env;
 mod executor;
 mod failpoint;
+mod issue;
 mod journal;
 pub mod keystore;
 mod machine;
@@ -37,3 +39,41 @@ mod store;
 mod submit;
 
 pub use run::{RunError, run};
+
+#[cfg(test)]
+mod tests {
+    use quorate_api::status::TABLE;
+
+    const SOURCES: &[&str] = &[
+        include_str!("ceremony.rs"),
+        include_str!("clock.rs"),
+        include_str!("core.rs"),
+        include_str!("driver.rs"),
+        include_str!("executor.rs"),
+        include_str!("issue.rs"),
+        include_str!("open.rs"),
+        include_str!("pipeline.rs"),
+        include_str!("query.rs"),
+        include_str!("services.rs"),
+        include_str!("submit.rs"),
+    ];
+
+    #[test]
+    fn every_code_is_in_the_table() {
+        let known = |code: &str| TABLE.iter().any(|row| row.code == code);
+        let mut seen = 0;
+        for source in SOURCES {
+            for after in source.split("Failure::new(").skip(1) {
+                let Some(code) = after.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) else { continue };
+                assert!(known(code), "{code} has no row");
+                seen += 1;
+            }
+            // What is compared with a failure's code must be one too.
+            for after in source.split(".code == \"").skip(1) {
+                let code = after.split('"').next().unwrap();
+                assert!(known(code), "{code} has no row");
+            }
+        }
+        assert!(seen > 25, "the sources say it otherwise now: {seen}");
+    }
+}

@@ -8,7 +8,9 @@ use quorate_state::ids::{ClusterId, LeaseId, RequestId};
 use quorate_state::machine::{Position, apply};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::encode;
-use tokio::sync::mpsc::UnboundedSender;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc::Sender;
 
 /// What the audit log of this member says of an applied entry.
 pub(crate) struct Applying {
@@ -24,12 +26,14 @@ pub(crate) struct Applying {
 
 pub(crate) struct VaultMachine {
     cluster: ClusterId,
-    journal: UnboundedSender<Applying>,
+    journal: Sender<Applying>,
+    /// How many the journal had no room for.
+    lost: Arc<AtomicU64>,
 }
 
 impl VaultMachine {
-    pub(crate) fn new(cluster: ClusterId, journal: UnboundedSender<Applying>) -> Self {
-        Self { cluster, journal }
+    pub(crate) fn new(cluster: ClusterId, journal: Sender<Applying>, lost: Arc<AtomicU64>) -> Self {
+        Self { cluster, journal, lost }
     }
 }
 
@@ -39,8 +43,10 @@ impl Machine for VaultMachine {
         let (writes, outcome) =
             apply(&Applied(view), &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
         let reply = encode(&outcome);
-        // The journal is this member's own log: it has no part in what the machine computes.
-        let _ = self.journal.send(describe(at, entry.payload, outcome));
+        // The journal is this member's own log: it has no part in what the machine computes, and never holds it up.
+        if self.journal.try_send(describe(at, entry.payload, outcome)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(Effect { writes: writes.into_iter().collect(), reply })
     }
 }

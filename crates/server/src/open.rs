@@ -5,6 +5,7 @@
 
 use crate::core::{Core, behind_failure};
 use crate::pipeline::{Ask, Recorded};
+use quorate_api::MAX_OPEN_REPLY;
 use quorate_api::status::Failure;
 use quorate_api::transcript::{open_proof_context, sign_open_reply};
 use quorate_api::vault::{OpenReply, OpenRequest, OpenedItem, PartialProof};
@@ -27,6 +28,9 @@ const MAX_ITEMS: usize = 256;
 const MAX_AHEAD: u64 = 30_000;
 /// How long a node waits for its own state.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Room in an answer for all but content.
+const MAX_REST: usize = 1 << 20;
 
 /// A version as this node's own state has it.
 struct Found {
@@ -57,7 +61,7 @@ impl Core {
     /// Waits until this node's state holds everything that was committed when it was asked: for answers of one node.
     pub(crate) async fn linearize(&self) -> Result<(), Failure> {
         self.raft.read_index(PATIENCE).await.map(|_| ()).map_err(|error| {
-            Failure::new("no_leader", format!("this node cannot confirm that it is up to date ({error}); try again"))
+            Failure::new("no_leader", format!("this node cannot confirm that it is up to date ({error})"))
         })
     }
 
@@ -80,7 +84,10 @@ impl Core {
             check_namespace(&item.namespace).map_err(|e| Failure::from(Refusal::invalid("namespace", e)))?;
             check_path(&item.path).map_err(|e| Failure::from(Refusal::invalid("path", e)))?;
         }
-        self.freshen(ask.min_index).await?;
+        match self.freshen(ask.min_index).await {
+            Err(failure) if failure.code == "behind" => return Ok(self.behind(ask)),
+            fresh => fresh?,
+        }
         let asks = ask
             .items
             .iter()
@@ -91,11 +98,26 @@ impl Core {
                 detail: Some(("number", Detail::number(item.number))),
             })
             .collect();
-        let decided = self.allow_each(principal, asks).await?;
-        let (found, applied) = self.read(|store, applied| {
-            let found = ask.items.iter().map(|i| find(store, &i.namespace, &i.path, i.number)).collect::<Result<Vec<_>, _>>()?;
-            Ok((found, applied))
-        })?;
+        let (decided, (found, applied)) = self
+            .allow_each(principal, asks, |store, applied| {
+                let mut room = MAX_OPEN_REPLY - MAX_REST;
+                let mut found = Vec::with_capacity(ask.items.len());
+                for item in &ask.items {
+                    let one = find(store, &item.namespace, &item.path, item.number)?;
+                    let size = one.as_ref().map_or(0, |f| f.header.len() + f.payload.len());
+                    found.push(match room.checked_sub(size) {
+                        Some(rest) if ask.content => {
+                            room = rest;
+                            one
+                        }
+                        None if ask.content => return Ok((Err(too_much()), applied)),
+                        _ => one.map(|f| Found { payload: Vec::new(), ..f }),
+                    });
+                }
+                Ok((Ok(found), applied))
+            })
+            .await?;
+        let found = found?;
         let mut items = Vec::with_capacity(found.len());
         let mut proving: BTreeMap<KeyringId, Proving> = BTreeMap::new();
         for (recorded, found) in decided.into_iter().zip(found) {
@@ -118,6 +140,22 @@ impl Core {
         Ok(reply)
     }
 
+    /// That this node has not caught up, said so that the caller can believe it.
+    fn behind(&self, ask: &OpenRequest) -> OpenReply {
+        let applied = self.raft.read(|_, applied| applied);
+        let failure = behind_failure(applied);
+        let item = OpenedItem {
+            refusal: failure.code.to_owned(),
+            reason: failure.message,
+            ..OpenedItem::default()
+        };
+        let items = vec![item; ask.items.len()];
+        let mut reply =
+            OpenReply { member: u32::from(self.me), applied, items, proofs: Vec::new(), signature: Vec::new() };
+        sign_open_reply(self.keys.identity(), &self.cluster.0, &ask.request_id, &mut reply);
+        reply
+    }
+
     /// The part itself: this node's share times the point of the header in this node's own state. Takes a recorded
     /// grant, and a version that this node found by itself.
     fn part(
@@ -128,7 +166,7 @@ impl Core {
         proving: &mut BTreeMap<KeyringId, Proving>,
     ) -> Result<OpenedItem, Failure> {
         debug_assert_eq!(recorded.grant().kind(), Kind::OpenSecret);
-        let damaged = || Failure::new("storage_failed", "this node's copy of the version is damaged; ask another node");
+        let damaged = || Failure::new("storage_failed", "this node's copy of the version is damaged");
         let header = Header::decode(&found.header).map_err(|_| damaged())?;
         let share = self.share(&found.ring)?;
         let point = header.r();
@@ -176,6 +214,10 @@ impl Proving {
     fn new(ring: Keyring) -> Self {
         Self { ring, points: Vec::new(), partials: Vec::new() }
     }
+}
+
+fn too_much() -> Failure {
+    Failure::new("too_much_content", format!("the versions together have more than {} MiB", MAX_OPEN_REPLY >> 20))
 }
 
 fn find(store: &dyn Store, namespace: &str, path: &str, number: u64) -> Result<Result<Found, Failure>, StoreError> {

@@ -1,5 +1,6 @@
 //! Connections of this node to the other members.
 
+use crate::failpoint;
 use quorate_api::MAX_MESSAGE;
 use quorate_api::peer::peer_client::PeerClient;
 use quorate_api::tls::{PEER, TlsError, TlsIdentity, connect};
@@ -46,6 +47,8 @@ pub(crate) struct RaftDialer {
 #[async_trait::async_trait]
 impl Dialer for RaftDialer {
     async fn dial(&self, id: u64, _node: &Node, _class: Link) -> Result<Channel, io::Error> {
+        // A test can cut the log's links to one member and leave all others: a member that is behind and does not know it.
+        failpoint::hit(&format!("raft.dial.{id}")).map_err(io::Error::other)?;
         // Address and key come from the roster, never from what a leader wrote into Raft's own membership.
         let member = self.members.iter().find(|m| m.raft_id == id);
         let member = member.ok_or_else(|| io::Error::other("no member of the roster has this raft id"))?;

@@ -6,6 +6,7 @@
 //! wrong order it does not compile.
 
 use crate::core::Core;
+use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{AuditError, Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
 use quorate_authz::{Denial, Facts, Grant, LeaseFacts, Principal, authenticate};
@@ -16,6 +17,12 @@ use quorate_state::ids::RequestId;
 use quorate_state::lease::lease;
 use quorate_state::request::authority_version;
 use quorate_state::store::{Store, StoreError};
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a record may take to reach the disk.
+const RECEIPT: Duration = Duration::from_secs(1);
 
 /// What somebody wants, before anybody has decided.
 pub(crate) struct Ask {
@@ -71,36 +78,34 @@ impl Core {
 
     /// Decides on one request, and records it.
     pub(crate) async fn allow(&self, principal: &Principal, ask: Ask) -> Result<Recorded, Failure> {
-        let mut all = self.allow_each(principal, vec![ask]).await?;
+        let (mut all, ()) = self.allow_each(principal, vec![ask], |_, _| Ok(())).await?;
         all.pop().unwrap_or_else(|| Err(Failure::new("internal", "a decision was lost; ask again")))
     }
 
-    /// Decides on several at one index of this node's own state, and records them all before any is returned.
-    pub(crate) async fn allow_each(
+    /// Decides on several at one index of this node's own state, and records them all before any is returned. What they
+    /// are about is read by `found` at the same index: nothing comes between a decision and what it is a decision on.
+    pub(crate) async fn allow_each<R>(
         &self,
         principal: &Principal,
         asks: Vec<Ask>,
-    ) -> Result<Vec<Result<Recorded, Failure>>, Failure> {
+        found: impl FnOnce(&dyn Store, u64) -> Result<R, StoreError>,
+    ) -> Result<(Vec<Result<Recorded, Failure>>, R), Failure> {
         let now = self.now()?;
-        let decided = self.read(|store, index| {
-            asks.iter().map(|ask| self.decide(store, index, now, principal, ask)).collect::<Result<Vec<_>, _>>()
+        let (decided, found) = self.read(|store, index| {
+            let decided = asks.iter().map(|ask| self.decide(store, index, now, principal, ask));
+            Ok((decided.collect::<Result<Vec<_>, _>>()?, found(store, index)?))
         })?;
         let receipts: Vec<_> = decided
             .iter()
             .zip(&asks)
             .map(|(decided, ask)| self.audit.append(self.decision_record(principal, ask, decided), Class::Normal))
             .collect();
-        for receipt in receipts {
-            receipt.await.map_err(audit_failure)?;
-        }
-        Ok(decided
-            .into_iter()
-            .zip(asks)
-            .map(|(d, ask)| match d.verdict {
-                Ok(grant) => Ok(Recorded { grant, index: d.index, authority_version: d.authority_version }),
-                Err(refused) => Err(refusal(&ask, principal, &refused)),
-            })
-            .collect())
+        on_disk(try_join_all(receipts)).await?;
+        let recorded = decided.into_iter().zip(asks).map(|(d, ask)| match d.verdict {
+            Ok(grant) => Ok(Recorded { grant, index: d.index, authority_version: d.authority_version }),
+            Err(refused) => Err(refusal(&ask, principal, &refused)),
+        });
+        Ok((recorded.collect(), found))
     }
 
     fn decide(
@@ -158,7 +163,7 @@ impl Core {
 
     /// Records what this node did or learned by itself, and waits until the record is on disk.
     pub(crate) async fn record(&self, entry: Entry, class: Class) -> Result<(), Failure> {
-        self.audit.append(entry, class).await.map(|_| ()).map_err(audit_failure)
+        on_disk(self.audit.append(entry, class)).await.map(drop)
     }
 
     /// An entry about an internal act of this node.
@@ -185,6 +190,27 @@ fn refusal(ask: &Ask, principal: &Principal, refused: &Refused) -> Failure {
     }
 }
 
-fn audit_failure(error: AuditError) -> Failure {
-    Failure::new("audit_unavailable", format!("this node cannot record the request ({error}), so it does nothing; ask another node"))
+/// Waits for receipts, but not for ever: a disk that hangs is an audit log that cannot be written.
+async fn on_disk<R>(receipts: impl Future<Output = Result<R, AuditError>>) -> Result<R, Failure> {
+    let failure = |why: &dyn core::fmt::Display| {
+        Failure::new("audit_unavailable", format!("this node cannot record the request ({why}), so it does nothing"))
+    };
+    match timeout(RECEIPT, receipts).await {
+        Ok(done) => done.map_err(|error| failure(&error)),
+        Err(_) => Err(failure(&"the disk does not answer")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hanging_audit_disk_is_an_answer() {
+        let never = on_disk(std::future::pending::<Result<(), AuditError>>()).await;
+        assert_eq!(never.unwrap_err().code, "audit_unavailable");
+        let full = on_disk(std::future::ready(Err::<(), _>(AuditError::Full))).await;
+        assert_eq!(full.unwrap_err().code, "audit_unavailable");
+        assert!(on_disk(std::future::ready(Ok(()))).await.is_ok());
+    }
 }

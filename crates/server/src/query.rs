@@ -203,25 +203,48 @@ impl Core {
             id => Some(LeaseId(id.try_into().map_err(|_| Failure::from(Refusal::invalid("after", "must have 16 bytes")))?)),
         };
         let limit = page(ask.limit);
-        self.read(|store, _| {
-            let (mut shown, mut at, mut more) = (Vec::new(), after, false);
-            'pages: loop {
+        let (mut shown, mut at) = (Vec::new(), after);
+        loop {
+            // Some at a time: the state stands still while it is read.
+            let rows = self.read(|store, _| {
                 let rows = lease::leases(store, at.as_ref(), 1_000)?;
-                let Some((last, _)) = rows.last() else { break };
-                at = Some(*last);
-                for (id, found) in rows {
-                    let theirs = all || found.owner == principal.id().as_str();
-                    if theirs && (ask.state.is_empty() || ask.state == found.state.to_string()) {
-                        if shown.len() == limit {
-                            more = true;
-                            break 'pages;
-                        }
-                        shown.push(wire_lease(store, &id, found)?);
-                    }
+                let last = rows.last().map(|(id, _)| *id);
+                let fits = |l: &Lease| {
+                    (all || l.owner == principal.id().as_str())
+                        && (ask.state.is_empty() || ask.state == l.state.to_string())
+                };
+                let rows = rows.into_iter().filter(|(_, l)| fits(l)).take(limit - shown.len() + 1);
+                let rows = rows.map(|(id, l)| wire_lease(store, &id, l)).collect::<Result<Vec<_>, _>>()?;
+                Ok(last.map(|last| (last, rows)))
+            })?;
+            let Some((last, rows)) = rows else { return Ok(wire::ListLeasesReply { leases: shown, more: false }) };
+            at = Some(last);
+            shown.extend(rows);
+            if shown.len() > limit {
+                shown.truncate(limit);
+                return Ok(wire::ListLeasesReply { leases: shown, more: true });
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// How many leases are intents, active and ending, and since when the oldest of these is; 0 without one.
+    async fn count_leases(&self) -> Result<([u64; 3], u64), Failure> {
+        let (mut by_state, mut oldest) = ([0u64; 3], None::<u64>);
+        for (name, _) in self.read(|store, _| targets(store))? {
+            for (count, state) in by_state.iter_mut().zip([State::Intent, State::Active, State::Revoking]) {
+                let mut after = None;
+                loop {
+                    let some = self.read(|store, _| lease::work(store, &name, state, after.as_ref(), 1_000))?;
+                    let Some((last, _)) = some.last() else { break };
+                    after = Some(*last);
+                    *count += u64::try_from(some.len()).unwrap_or(u64::MAX);
+                    oldest = some.iter().filter_map(|(_, l)| l.ended_at).chain(oldest).min();
+                    tokio::task::yield_now().await;
                 }
             }
-            Ok(wire::ListLeasesReply { leases: shown, more })
-        })
+        }
+        Ok((by_state, oldest.unwrap_or(0)))
     }
 
     pub(crate) async fn read_status(&self, principal: &Principal) -> Result<wire::ReadStatusReply, Failure> {
@@ -236,18 +259,8 @@ impl Core {
         let raft = self.raft.watch().borrow().clone();
         let head = self.audit.head();
         let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
+        let (by_state, oldest) = self.count_leases().await?;
         self.read(|store, applied| {
-            let (mut by_state, mut oldest) = ([0u64; 3], 0u64);
-            for (name, _) in targets(store)? {
-                for (count, state) in by_state.iter_mut().zip([State::Intent, State::Active, State::Revoking]) {
-                    let work = lease::work(store, &name, state, usize::MAX)?;
-                    *count = count.saturating_add(u64::try_from(work.len()).unwrap_or(u64::MAX));
-                    if state == State::Revoking {
-                        let since = work.iter().filter_map(|(_, l)| l.ended_at).min().unwrap_or(0);
-                        oldest = if oldest == 0 { since } else { oldest.min(since.max(1)) };
-                    }
-                }
-            }
             let [leases_intent, leases_active, leases_revoking] = by_state;
             Ok(wire::ReadStatusReply {
                 cluster: self.cluster.0.to_vec(),

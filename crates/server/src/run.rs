@@ -2,9 +2,10 @@
 
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
-use crate::driver::Creating;
+use crate::issue::Creating;
 use crate::env::Env;
 use crate::executor::Executors;
+use crate::journal::WAITING;
 use crate::keystore::{Keystore, KeystoreError};
 use crate::machine::VaultMachine;
 use crate::peers::{Peers, RaftDialer};
@@ -23,9 +24,15 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How many calls one client's connection may have under way.
+const MAX_STREAMS: u32 = 256;
 
 /// Why a node did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +133,9 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
     let api_listener = listen(config.api_listen).await?;
     let tls = TlsIdentity::self_signed(keys.identity(), &me.name)?;
 
-    let (journal, applied) = mpsc::unbounded_channel();
-    let machine = Arc::new(VaultMachine::new(cluster, journal));
+    let (journal, applied) = mpsc::channel(WAITING);
+    let lost = Arc::new(AtomicU64::new(0));
+    let machine = Arc::new(VaultMachine::new(cluster, journal, Arc::clone(&lost)));
     let dialer = Arc::new(RaftDialer { members: genesis.roster.members.clone(), identity: tls.clone() });
     let raft = Raft::open(raft_config(&config, me.raft_id, &cluster), kv, machine, dialer).await?;
     let core = Arc::new(Core {
@@ -145,48 +153,59 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
         caches: Caches::default(),
     });
 
-    let (stop, stopped) = watch::channel(false);
-    let mut ports = tokio::task::JoinSet::new();
-    ports.spawn(serve_peers(Arc::clone(&core), peer_listener, tls.clone(), stopped.clone()));
-    ports.spawn(serve_clients(Arc::clone(&core), api_listener, tls, genesis.client_roots.certificates.clone(), stopped));
+    let (stop_clients, clients_stopped) = watch::channel(false);
+    let (stop_peers, peers_stopped) = watch::channel(false);
+    let mut clients = JoinSet::new();
+    clients.spawn(serve_clients(
+        Arc::clone(&core),
+        api_listener,
+        tls.clone(),
+        genesis.client_roots.certificates.clone(),
+        clients_stopped,
+    ));
+    let mut peers = JoinSet::new();
+    peers.spawn(serve_peers(Arc::clone(&core), peer_listener, tls, peers_stopped));
     found(&raft, &genesis).await;
     tracing::info!(member = me.name, index = me.index, %cluster, "started");
 
-    let tasks = [
-        tokio::spawn(Arc::clone(&core).keep_journal(applied)),
-        tokio::spawn(Arc::clone(&core).drive_clock()),
-        tokio::spawn(Arc::clone(&core).drive_leases()),
-        tokio::spawn(Arc::clone(&core).drive_ceremonies()),
-    ];
+    let mut tasks = JoinSet::new();
+    tasks.spawn(Arc::clone(&core).keep_journal(applied, lost));
+    tasks.spawn(Arc::clone(&core).drive_clock());
+    tasks.spawn(Arc::clone(&core).drive_leases());
+    tasks.spawn(Arc::clone(&core).drive_ceremonies());
     let mut fatal = raft.fatal();
-    let ended = tokio::select! {
-        () = shutdown => Ok(()),
-        result = ports.join_next() => match result {
-            Some(Ok(Err(error))) => Err(error),
-            _ => Err(RunError::Fatal("a port ended".to_owned())),
-        },
-        why = async {
-            loop {
-                if let Some(why) = fatal.borrow_and_update().clone() {
-                    return why;
-                }
-                if fatal.changed().await.is_err() {
-                    return "it stopped".to_owned();
-                }
-            }
-        } => Err(RunError::Fatal(why)),
+    let port = |ended: Option<Result<Result<(), RunError>, _>>| match ended {
+        Some(Ok(Err(error))) => Err(error),
+        _ => Err(RunError::Fatal("a port ended".to_owned())),
     };
-    if ended.is_ok() {
-        tracing::info!("handing over and stopping");
-        raft.shutdown().await;
+    tokio::select! {
+        // The cause before its consequences.
+        biased;
+        // At once: what is under way must not be answered by a node whose log cannot be relied on.
+        why = failed(&mut fatal) => return Err(RunError::Fatal(why)),
+        () = shutdown => {}
+        ended = clients.join_next() => return port(ended),
+        ended = peers.join_next() => return port(ended),
+        // None of them ends by itself, and a node without one of them would only seem to work.
+        _ = tasks.join_next() => return Err(RunError::Fatal("a task of the node ended".to_owned())),
     }
-    let _ = stop.send(true);
-    for task in tasks {
-        task.abort();
+    tracing::info!("handing over and stopping");
+    // Answers under way get a moment, while this node can still do what they are about; a client that will not let go
+    // does not keep the node. Then the log, which needs the peers' port to hand over.
+    let _ = stop_clients.send(true);
+    let _ = timeout(Duration::from_secs(3), clients.join_next()).await;
+    tasks.abort_all();
+    let _ = timeout(Duration::from_secs(5), raft.shutdown()).await;
+    let _ = stop_peers.send(true);
+    let _ = timeout(Duration::from_secs(1), peers.join_next()).await;
+    Ok(())
+}
+
+async fn failed(fatal: &mut watch::Receiver<Option<String>>) -> String {
+    match fatal.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        Err(_) => "it stopped".to_owned(),
     }
-    // Answers under way get a moment; a client that will not let go does not keep the node.
-    let _ = tokio::time::timeout(Duration::from_secs(3), async { while ports.join_next().await.is_some() {} }).await;
-    ended
 }
 
 fn read_genesis(config: &NodeConfig) -> Result<Genesis, RunError> {
@@ -299,6 +318,7 @@ async fn serve_clients(
     let vault = VaultServer::new(VaultPort(core)).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
+        .max_concurrent_streams(Some(MAX_STREAMS))
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_service(vault)

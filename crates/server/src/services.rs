@@ -42,6 +42,7 @@ impl Vault for VaultPort {
         let lease = match &done.outcome {
             // The leader answered when the lease was active; this node's own state may be a little behind.
             Outcome::Intent { lease, .. } if issues => {
+                self.0.wait_applied(done.index, std::time::Duration::from_secs(1)).await?;
                 self.0.wait_active(lease).await?;
                 Some(self.0.show_lease(lease)?)
             }

@@ -1,7 +1,7 @@
 //! Changes: gather the decisions of t members, hand request and endorsements to the leader, see what became of it.
 
 use crate::core::Core;
-use crate::failpoint;
+use crate::issue::injected;
 use crate::pipeline::{Ask, Recorded};
 use quorate_api::peer::{EndorseRequest, ProposeRequest};
 use quorate_api::status::Failure;
@@ -10,7 +10,7 @@ use quorate_authz::validate;
 use quorate_raft::ProposeError;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, Stamp};
-use quorate_state::ids::MemberIndex;
+use quorate_state::ids::{LeaseId, MemberIndex};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request, SignedRequest, remembered};
 use quorate_state::store::{Table, decode};
@@ -24,6 +24,9 @@ const ENDORSE: Duration = Duration::from_secs(2);
 /// How long a change is tried before the caller is told that the cluster does not get it done.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// A request that ended longer ago than clocks differ is not endorsed; the end itself is checked in cluster time.
+const LATE: u64 = 30_000;
+
 /// What became of a command, and where it stands.
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
@@ -35,7 +38,7 @@ pub(crate) struct Done {
 impl Core {
     /// Carries a client's change through. The caller of the connection must be the caller of the request.
     pub(crate) async fn submit(self: &Arc<Self>, chain: &[Vec<u8>], signed: SignedRequest) -> Result<Done, Failure> {
-        let request = signed.request().map_err(|r| Failure::from(r))?;
+        let request = signed.request().map_err(Failure::from)?;
         if request.chain.as_slice() != chain {
             return Err(Failure::new(
                 "not_your_request",
@@ -45,18 +48,19 @@ impl Core {
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_millis(50);
         loop {
-            let (endorsements, _) = self.gather(&signed, &request).await?;
+            let endorsements = self.gather(&signed, &request).await?;
             let command = Command::Endorsed { request: signed.clone(), endorsements, stamp: Stamp::default() };
-            let error = match self.propose_somewhere(command, deadline).await {
-                // The rules changed in between: t members decide anew.
-                Ok(Done { outcome: Outcome::Refused(Refusal::Stale { .. }), .. })
-                    if request.expected_authority_version.is_none() =>
-                {
-                    Failure::from(Refusal::Stale { current: 0 })
+            let done = self.propose_somewhere(command, deadline).await?;
+            let error = match done.outcome {
+                // The rules changed in between: t members decide anew, on a state that knows it.
+                Outcome::Refused(refusal @ Refusal::Stale { .. }) if request.expected_authority_version.is_none() => {
+                    self.wait_applied(done.index, Duration::from_secs(1)).await?;
+                    Failure::from(refusal)
                 }
-                Ok(Done { outcome: Outcome::Refused(refusal), .. }) => return Err(Failure::from(refusal)),
-                Ok(done) => return Ok(done),
-                Err(error) => return Err(error),
+                // What the leader stamped on was of a term that is over.
+                Outcome::Refused(Refusal::Unjustified) => no_leader(),
+                Outcome::Refused(refusal) => return Err(Failure::from(refusal)),
+                _ => return Ok(done),
             };
             if Instant::now() + pause > deadline {
                 return Err(error);
@@ -68,12 +72,15 @@ impl Core {
 
     /// The endorsements of t members, this one's first. This member's own refusal is final; others' count only when too
     /// few are left.
-    async fn gather(
-        self: &Arc<Self>,
-        signed: &SignedRequest,
-        request: &Request,
-    ) -> Result<(Vec<Endorsement>, u64), Failure> {
-        let (own, index) = self.endorse(signed, request, None).await?;
+    async fn gather(self: &Arc<Self>, signed: &SignedRequest, request: &Request) -> Result<Vec<Endorsement>, Failure> {
+        let (own, index) = match self.endorse(signed, request, None).await {
+            // Perhaps what allows it was committed a moment ago, and is not here yet.
+            Err(failure) if matches!(failure.code, "denied" | "identity_blocked") => {
+                self.linearize().await?;
+                self.endorse(signed, request, None).await?
+            }
+            decided => decided?,
+        };
         let mut endorsements = vec![own];
         let mut asked = JoinSet::new();
         let bytes = borsh::to_vec(signed).unwrap_or_default();
@@ -95,7 +102,7 @@ impl Core {
                             Ok(e) if e.member == member && e.is_valid(&self.cluster, &self.roster, &signed.hash()) => {
                                 endorsements.push(e);
                             }
-                            _ => refusals.push((member, Failure::new("bad_endorsement", "its endorsement is not valid"))),
+                            _ => refusals.push((member, Failure::new("bad_answer", "its endorsement is not valid"))),
                         }
                     } else {
                         refusals.push((member, Failure::from_words(&reply.refusal, reply.reason)));
@@ -105,7 +112,7 @@ impl Core {
                 Err(_) => refusals.push((member, Failure::new("unreachable", "it does not answer"))),
             }
         }
-        Ok((endorsements, index))
+        Ok(endorsements)
     }
 
     /// This member's own endorsement: its own authentication, its own Cedar, its own audit record, then its signature.
@@ -129,9 +136,10 @@ impl Core {
             ));
         }
         let administrators = self.read(|store, _| quorate_state::genesis::administrators(store))?;
-        signed.verify(request, &administrators).map_err(|r| Failure::from(r))?;
-        if let Change::PutPolicy { name, text } = &request.change {
-            validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;
+        signed.verify(request, &administrators).map_err(Failure::from)?;
+        let now = self.clock()?;
+        if request.not_after.saturating_add(LATE) < now {
+            return Err(Failure::from(Refusal::TooLate { not_after: request.not_after, now }));
         }
         let ask = Ask {
             request: request.id,
@@ -140,6 +148,14 @@ impl Core {
             detail: Some(("request_hash", hash_detail(&signed.hash()))),
         };
         let recorded = self.allow(&principal, ask).await?;
+        match &request.change {
+            // Not before: whoever may not write policies has no business with their compiler.
+            Change::PutPolicy { name, text } => {
+                validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;
+            }
+            Change::IssueLease { role, .. } => self.note_wanted(role)?,
+            _ => {}
+        }
         Ok((self.sign_endorsement(&recorded, signed)?, recorded.index()))
     }
 
@@ -206,40 +222,34 @@ impl Core {
 
     /// Proposes as the leader. What only the leader can know is stamped on; a lease is followed until it can be used.
     pub(crate) async fn lead(self: &Arc<Self>, mut command: Command) -> Result<Done, Failure> {
-        let issuing = match &mut command {
+        let mut issuing = None;
+        match &mut command {
             Command::Endorsed { request, stamp, .. } => {
-                let parsed = request.request().map_err(|r| Failure::from(r))?;
-                if let Some(done) = self.known(request, &parsed)? {
-                    done_before(&done)?
-                } else if let Change::IssueLease { role, .. } = &parsed.change {
+                let parsed = request.request().map_err(Failure::from)?;
+                if let (Change::IssueLease { role, .. }, Some(caller)) = (&parsed.change, request.caller().copied()) {
+                    if self.known(request, &parsed)? {
+                        return self.followed(self.propose(command).await?).await;
+                    }
                     *stamp = self.stamp_issue(role).await?;
-                    true
-                } else {
-                    false
+                    issuing = Some(LeaseId::of(&self.cluster, &caller, &parsed.id));
                 }
             }
-            Command::Ceremony { .. } => false,
+            Command::Ceremony { .. } => {}
             // Only this node's own tasks say these, and they propose directly.
-            _ => return Err(Failure::new("not_for_clients", "only the leader itself may propose this")),
-        };
-        failpoint::hit("lease.p1.before").map_err(|e| Failure::new("injected", e.to_string()))?;
-        let done = self.propose(command).await?;
-        match &done.outcome {
-            Outcome::Intent { lease, .. } if issuing => {
-                failpoint::hit("lease.p1").map_err(|e| Failure::new("injected", e.to_string()))?;
-                self.bring_alive(*lease, done.term).await?;
-                Ok(done)
-            }
-            _ => Ok(done),
+            _ => return Err(Failure::new("unjustified", "only the leader itself may propose this")),
+        }
+        injected("lease.p1.before")?;
+        match issuing {
+            Some(lease) => self.issue(lease, command).await,
+            None => self.propose(command).await,
         }
     }
 
-    /// What became of this very request before, if anything did.
-    fn known(&self, signed: &SignedRequest, request: &Request) -> Result<Option<Outcome>, Failure> {
-        let Some(caller) = signed.caller() else { return Ok(None) };
-        let hash = signed.hash();
+    /// Whether this very request was carried out, or refused, before.
+    fn known(&self, signed: &SignedRequest, request: &Request) -> Result<bool, Failure> {
+        let Some(caller) = signed.caller() else { return Ok(false) };
         let found = self.read(|store, _| remembered(store, caller, &request.id))?;
-        Ok(found.filter(|r| r.hash == hash).map(|r| r.outcome))
+        Ok(found.is_some_and(|r| r.hash == signed.hash()))
     }
 
     /// Puts a command into the log of which this node is the leader.
@@ -247,7 +257,7 @@ impl Core {
         match self.raft.propose(command.encode()).await {
             Ok(committed) => {
                 let outcome = decode::<Outcome>(Table::Request as u8, &committed.reply).map_err(|_| {
-                    Failure::new("storage_failed", "the outcome of a command cannot be read; see this node's log")
+                    Failure::new("storage_failed", "the outcome of a command cannot be read")
                 })?;
                 Ok(Done { outcome, index: committed.index, term: committed.term })
             }
@@ -256,17 +266,12 @@ impl Core {
                 Err(Failure::new("too_large", format!("the request has {size} bytes; at most {limit} are possible")))
             }
             Err(ProposeError::Busy) => {
-                Err(Failure::new("overloaded", "the leader has too many requests under way; try again"))
+                Err(Failure::new("overloaded", "the leader has too many requests under way"))
             }
             Err(ProposeError::Unknown) => Err(unknown()),
-            Err(ProposeError::Stopped) => Err(Failure::new("shutting_down", "this node is shutting down; ask another node")),
+            Err(ProposeError::Stopped) => Err(Failure::new("shutting_down", "this node is shutting down")),
         }
     }
-}
-
-/// Whether the log would say the same again: a lease that was asked for before is followed again, anything else is done.
-fn done_before(outcome: &Outcome) -> Result<bool, Failure> {
-    Ok(matches!(outcome, Outcome::Intent { .. }))
 }
 
 fn hash_detail(hash: &[u8; 64]) -> Detail {
@@ -278,14 +283,11 @@ fn hash_detail(hash: &[u8; 64]) -> Detail {
 }
 
 pub(crate) fn no_leader() -> Failure {
-    Failure::new("no_leader", "no leader is known just now; the request is safe to send again")
+    Failure::new("no_leader", "no leader is known just now")
 }
 
 fn unknown() -> Failure {
-    Failure::new(
-        "unknown_outcome",
-        "the request may or may not have taken effect; send it again with the same request id to learn which",
-    )
+    Failure::new("unknown_outcome", "the request may or may not have taken effect")
 }
 
 fn too_few(got: usize, needed: usize, refusals: Vec<(MemberIndex, Failure)>) -> Failure {

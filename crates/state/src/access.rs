@@ -312,7 +312,8 @@ pub(crate) fn block(tx: &mut Tx<'_>, index: u64, principal: &str) -> Result<Outc
         tx.put(at, &index);
         tighten(tx)?;
     }
-    let changed = crate::lease::end_all(tx, index, crate::lease::Why::IdentityBlocked, |lease| lease.owner == principal)?;
+    let changed =
+        crate::lease::end_all(tx, index, crate::lease::Why::IdentityBlocked, |lease| lease.owner == principal)?;
     Ok(Outcome::Leases { changed })
 }
 

@@ -40,7 +40,7 @@ pub enum Change {
         namespace: String,
         /// The path.
         path: String,
-        /// The versions.
+        /// The versions, or none for the newest.
         numbers: Vec<u64>,
     },
     /// Erases header and payload of versions for ever.
@@ -49,7 +49,7 @@ pub enum Change {
         namespace: String,
         /// The path.
         path: String,
-        /// The versions.
+        /// The versions: at least one.
         numbers: Vec<u64>,
     },
     /// Makes a namespace.

@@ -89,7 +89,14 @@ pub struct Reading {
 impl Reading {
     /// Signs a reading.
     #[must_use]
-    pub fn sign(cluster: &ClusterId, roster: u64, member: MemberIndex, follows: u64, clock: Millis, key: &SigningKey) -> Self {
+    pub fn sign(
+        cluster: &ClusterId,
+        roster: u64,
+        member: MemberIndex,
+        follows: u64,
+        clock: Millis,
+        key: &SigningKey,
+    ) -> Self {
         let signature = key.sign(
             "reading",
             &[&cluster.0, &roster.to_be_bytes(), &[member], &follows.to_be_bytes(), &clock.to_be_bytes()],
@@ -116,7 +123,12 @@ impl Reading {
 ///
 /// # Errors
 /// [`StoreError`] only.
-pub fn apply_tick(tx: &mut Tx<'_>, cluster: &ClusterId, roster: &Roster, readings: &[Reading]) -> Result<Outcome, StoreError> {
+pub fn apply_tick(
+    tx: &mut Tx<'_>,
+    cluster: &ClusterId,
+    roster: &Roster,
+    readings: &[Reading],
+) -> Result<Outcome, StoreError> {
     let mut clock = ClusterClock::load(tx)?;
     let mut seen = BTreeSet::new();
     let mut lowest = Millis::MAX;

@@ -168,9 +168,8 @@ impl Genesis {
         for (i, member) in members.iter().enumerate() {
             check_label(&member.name).map_err(|source| BadGenesis::Name { field: "member", source })?;
             let later = members.get(i + 1..).unwrap_or_default();
-            let twice = later
-                .iter()
-                .any(|o| o.name == member.name || o.key == member.key || o.raft_id == member.raft_id);
+            let twice =
+                later.iter().any(|o| o.name == member.name || o.key == member.key || o.raft_id == member.raft_id);
             if twice || usize::from(member.index) != i + 1 {
                 return Err(BadGenesis::Members);
             }
@@ -209,8 +208,7 @@ impl Genesis {
     /// # Errors
     /// [`BadGenesis`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadGenesis> {
-        let genesis: Self =
-            crate::store::decode(Table::Meta as u8, bytes).map_err(|_| BadGenesis::Format)?;
+        let genesis: Self = crate::store::decode(Table::Meta as u8, bytes).map_err(|_| BadGenesis::Format)?;
         genesis.check()?;
         Ok(genesis)
     }

@@ -173,13 +173,25 @@ pub fn leases(store: &dyn Store, after: Option<&LeaseId>, limit: usize) -> Resul
         .collect()
 }
 
-/// The leases of a target in a state other than Revoked, at most `limit`: what its executor has to look after.
+/// The leases of a target in a state other than Revoked, with ids above `after`, at most `limit`: what its executor has to
+/// look after.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot answer.
-pub fn work(store: &dyn Store, target: &str, state: State, limit: usize) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
+pub fn work(
+    store: &dyn Store,
+    target: &str,
+    state: State,
+    after: Option<&LeaseId>,
+    limit: usize,
+) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
     let prefix = key(Table::LeaseWork, &[&name(target), &[state as u8]]);
-    let rows = store.scan(&prefix, &crate::store::after_prefix(&prefix), limit)?;
+    let mut from = prefix.clone();
+    if let Some(id) = after {
+        from.extend_from_slice(&id.0);
+        from.push(0);
+    }
+    let rows = store.scan(&from, &crate::store::after_prefix(&prefix), limit)?;
     let mut out = Vec::with_capacity(rows.len());
     for (key, _) in rows {
         let id = id_at(&key, prefix.len())?;
@@ -282,8 +294,7 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
         return refuse(Refusal::Quota { limit: max_leases });
     }
     // The connection stands in the log before the CREATE is sent on it, and its owner is in office in this very term.
-    let in_office = executor(tx, &target)?
-        .is_some_and(|e| e.term == asked.term && e.term == asked.stamp.executor_term);
+    let in_office = executor(tx, &target)?.is_some_and(|e| e.term == asked.term && e.term == asked.stamp.executor_term);
     let Some(binding) = asked.stamp.binding.filter(|_| in_office) else { return refuse(Refusal::Unjustified) };
     let id = LeaseId::of(asked.cluster, asked.signer, asked.request);
     if lease(tx, &id)?.is_some() {
@@ -429,7 +440,12 @@ pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcom
 }
 
 /// P10: takes the proofs for leases that are ending.
-pub(crate) fn revoked(tx: &mut Tx<'_>, index: u64, term: u64, proofs: &[RevocationProof]) -> Result<Outcome, StoreError> {
+pub(crate) fn revoked(
+    tx: &mut Tx<'_>,
+    index: u64,
+    term: u64,
+    proofs: &[RevocationProof],
+) -> Result<Outcome, StoreError> {
     let mut changed = Vec::new();
     for proof in proofs.iter().take(MAX_PER_COMMAND) {
         let Some(before) = lease(tx, &proof.lease)? else { continue };
@@ -460,7 +476,9 @@ pub(crate) fn adopt(
 ) -> Result<Outcome, StoreError> {
     let id = login.strip_prefix(&principal_prefix(cluster, target)).and_then(|id| id.parse::<LeaseId>().ok());
     // Digits in upper case read as the same id, but are another login: its oid must not stand in this lease.
-    let Some(id) = id.filter(|id| principal(cluster, target, id) == login) else { return Ok(Outcome::Refused(Refusal::invalid("principal", "is not one of this cluster"))) };
+    let Some(id) = id.filter(|id| principal(cluster, target, id) == login) else {
+        return Ok(Outcome::Refused(Refusal::invalid("principal", "is not one of this cluster")));
+    };
     if !in_office(tx, target, term)? {
         return Ok(Outcome::Refused(Refusal::Unjustified));
     }

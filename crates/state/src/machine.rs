@@ -1,4 +1,8 @@
-//! `apply`: every replica, in log order.
+//! `apply`: every replica, in log order. `check`: what holds after each of them.
+
+mod check;
+
+pub use check::{Violation, check};
 
 use crate::change::Change;
 use crate::clock::{ClusterClock, apply_tick};
@@ -29,7 +33,12 @@ pub struct Position {
 ///
 /// # Errors
 /// [`StoreError`] when the state cannot be read; the replica must stop.
-pub fn apply(store: &dyn Store, cluster: &ClusterId, at: Position, entry: &[u8]) -> Result<(Writes, Outcome), StoreError> {
+pub fn apply(
+    store: &dyn Store,
+    cluster: &ClusterId,
+    at: Position,
+    entry: &[u8],
+) -> Result<(Writes, Outcome), StoreError> {
     let mut tx = Tx::new(store);
     let command = match Command::decode(entry) {
         Ok(command) => command,
@@ -132,7 +141,13 @@ fn endorsed(
             return Ok(outcome);
         }
     }
-    remember(tx, &signer, &request.id, request.not_after, &Remembered { hash, outcome: outcome.clone(), index: at.index });
+    remember(
+        tx,
+        &signer,
+        &request.id,
+        request.not_after,
+        &Remembered { hash, outcome: outcome.clone(), index: at.index },
+    );
     forget_old(tx, clock.now)?;
     Ok(outcome)
 }

@@ -258,10 +258,7 @@ pub(crate) fn count_endorsements(
         return Ok(Err(if stale {
             Refusal::Stale { current }
         } else {
-            Refusal::NotEndorsed {
-                got: u8::try_from(members.len()).unwrap_or(u8::MAX),
-                needed: roster.threshold,
-            }
+            Refusal::NotEndorsed { got: u8::try_from(members.len()).unwrap_or(u8::MAX), needed: roster.threshold }
         }));
     }
     clocks.sort_unstable_by(|a, b| b.cmp(a));

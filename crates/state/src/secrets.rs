@@ -246,7 +246,9 @@ pub(crate) fn put(
     let used = key(Table::UsedSecret, &[&id.0]);
     let used_version = key(Table::UsedVersion, &[&id.0, &version.0]);
     match &existing {
-        Some(secret) if secret.id != id => return refuse(Refusal::unacceptable("its secret id is not that of the path")),
+        Some(secret) if secret.id != id => {
+            return refuse(Refusal::unacceptable("its secret id is not that of the path"));
+        }
         Some(_) => {}
         None if tx.get(&used)?.is_some() => return refuse(Refusal::unacceptable("its secret id was used before")),
         None => tx.put(used, &0u32),
@@ -274,7 +276,7 @@ pub(crate) fn put(
     Ok(Outcome::Stored { number, secret: id, version })
 }
 
-/// Moves versions to another state. None named: the newest is hidden; nothing is erased or brought back unnamed.
+/// Moves versions to another state. None named: the newest; but what is erased for ever must be named.
 pub(crate) fn set_state(
     tx: &mut Tx<'_>,
     namespace: &str,
@@ -288,10 +290,11 @@ pub(crate) fn set_state(
     let Some(mut found) = secret(tx, namespace, path)? else {
         return Ok(Outcome::Refused(Refusal::not_found("secret")));
     };
-    if numbers.is_empty() && to != VersionState::Deleted {
+    if numbers.is_empty() && to == VersionState::Destroyed {
         return Ok(Outcome::Refused(Refusal::invalid("numbers", "must name at least one version")));
     }
-    let numbers = if numbers.is_empty() { found.newest().map(|v| v.number).into_iter().collect() } else { numbers.to_vec() };
+    let numbers =
+        if numbers.is_empty() { found.newest().map(|v| v.number).into_iter().collect() } else { numbers.to_vec() };
     let mut changed = Vec::new();
     for number in numbers {
         let at = number.checked_sub(1).and_then(|n| usize::try_from(n).ok());

@@ -122,7 +122,13 @@ pub fn executor(store: &dyn Store, target: &str) -> Result<Option<Executor>, Sto
 }
 
 /// A leader takes office. Terms of the log only grow, so a leader of an earlier term never comes back into it.
-pub(crate) fn take_office(tx: &mut Tx<'_>, roster: &Roster, label: &str, member: MemberIndex, term: u64) -> Result<Outcome, StoreError> {
+pub(crate) fn take_office(
+    tx: &mut Tx<'_>,
+    roster: &Roster,
+    label: &str,
+    member: MemberIndex,
+    term: u64,
+) -> Result<Outcome, StoreError> {
     if target(tx, label)?.is_none() {
         return Ok(Outcome::Refused(Refusal::not_found("target")));
     }
@@ -157,6 +163,10 @@ pub(crate) fn put_target(
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     if let Err(why) = check_label(d.label) {
         return refuse(Refusal::invalid("name", why));
+    }
+    // The executor's connections carry it beside the term, in a name that PostgreSQL cuts at 63 bytes.
+    if d.label.len() > 32 {
+        return refuse(Refusal::invalid("name", "must have at most 32 bytes"));
     }
     for (field, value) in [("host", d.host), ("database", d.database), ("user", d.user)] {
         if value.is_empty() || value.len() > 253 || value.chars().any(char::is_control) {
@@ -219,7 +229,10 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, label: &str, role: Role) -> Result<Outco
     }
     let bad_group = |g: &String| g.is_empty() || g.len() > 63 || g.chars().any(char::is_control);
     if role.groups.len() > 16 || role.groups.iter().any(bad_group) {
-        return refuse(Refusal::invalid("groups", "must be at most 16, each of 1 to 63 bytes without control characters"));
+        return refuse(Refusal::invalid(
+            "groups",
+            "must be at most 16, each of 1 to 63 bytes without control characters",
+        ));
     }
     if role.connection_limit == 0 || role.max_leases == 0 {
         return refuse(Refusal::invalid("connection_limit, max_leases", "must be at least 1"));

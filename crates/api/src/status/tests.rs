@@ -118,3 +118,12 @@ fn the_index_for_people_is_this_table() {
         .collect();
     assert_eq!(written, expected, "\n{}\n", expected.join("\n"));
 }
+
+/// A handshake that takes too long has no gRPC code of its own, and is worth another try.
+#[test]
+fn what_the_transport_says_is_no_members_answer() {
+    let transport = std::io::Error::new(std::io::ErrorKind::TimedOut, "deadline has elapsed");
+    let failure = Failure::from(Status::from_error(Box::new(transport)));
+    assert_eq!((failure.code, failure.retry), (UNREACHABLE, Retry::Elsewhere));
+    assert_eq!(Failure::from(Status::unknown("of a newer member")).code, UNKNOWN);
+}

@@ -193,6 +193,11 @@ impl Engine for Postgres {
         Class::Transactional
     }
 
+    async fn take_over(&self) -> Result<usize, EngineError> {
+        self.warm().await?;
+        self.kill_older_terms().await
+    }
+
     async fn bind(&self) -> Result<Binding, EngineError> {
         let mut slot = self.creates.lock().await;
         if let Some(session) = slot.take()

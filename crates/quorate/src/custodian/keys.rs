@@ -1,7 +1,7 @@
 //! The customer's folder: what a customer keeps, and neither the cluster nor its operator ever sees.
 //!
 //! ```text
-//! fragment.key            the customer key, sealed by a passphrase        fragment.toml   its public keys and id
+//! fragment.key            the customer key, sealed by a passphrase        fragment.toml   public keys and ids
 //! owner.key               the key that vouches for it, sealed
 //! customer-ca.key, .pem   the CA of the custodian's callers; the key is sealed
 //! server.pem              the custodian's own key and certificate, readable by its owner only
@@ -16,7 +16,6 @@ use crate::passphrase::Passphrases;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use quorate_api::client::load_server_identity;
 use quorate_authz::spiffe::SpiffeId;
 use quorate_crypto::customer::{CustomerPublic, CustomerSecret, PartSuite};
 use quorate_crypto::identity::SigningKey;
@@ -56,6 +55,8 @@ struct PublicFile {
     suite: u8,
     public: String,
     trust_domain: String,
+    /// The custodian's own key, which its callers pin.
+    custodian_key: String,
 }
 
 impl Keygen {
@@ -78,13 +79,15 @@ impl Keygen {
         let secret = CustomerSecret::generate(suite, &mut env.rng());
         seal("fragment.key", FRAGMENT, secret.encode().expose())?;
         Authority::create(&folder.0, CUSTOMER_CA, &self.trust_domain, passphrases, env)?;
-        let server = server_identity("custodian", &SigningKey::generate(&mut env.rng()))?;
+        let server_key = SigningKey::generate(&mut env.rng());
+        let server = server_identity("custodian", &server_key)?;
         files::make(&folder.file("server.pem"), server.as_bytes(), files::PRIVATE)?;
         let public = PublicFile {
             id: hex(&secret.public().id()),
             suite: self.suite,
             public: STANDARD.encode(secret.public().encode()),
             trust_domain: self.trust_domain.clone(),
+            custodian_key: hex(&server_key.verify_key().0),
         };
         files::make(&folder.file("fragment.toml"), toml::to_string(&public)?.as_bytes(), files::PUBLIC)?;
         Ok(folder)
@@ -118,8 +121,7 @@ impl CustomerFolder {
 
     /// The custodian's own key, which its callers pin, hexadecimal.
     pub(crate) fn server_key(&self) -> anyhow::Result<String> {
-        let (_, key) = load_server_identity(&self.file("server.pem"))?;
-        Ok(hex(&key.verify_key().0))
+        Ok(self.public_file()?.custodian_key)
     }
 
     /// Issues an identity for a caller of the custodian.

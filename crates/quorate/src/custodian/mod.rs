@@ -78,15 +78,16 @@ pub(crate) async fn run(
             let folder = keygen.create(passphrases, &Env::system())?;
             let public = folder.public()?;
             let id = hex(&public.id());
+            let custodian_key = folder.server_key()?;
             let document = json!({
                 "customer_key_id": id,
                 "public": folder.file("fragment.toml"),
-                "custodian_key": folder.server_key()?,
+                "custodian_key": custodian_key,
             });
             output.show(&document, || {
                 let at = folder.0.display();
                 format!(
-                    "customer key {id}\n\
+                    "customer key {id}\ncustodian's own key, for --custodian-key: {custodian_key}\n\
                      next:\n  1. write {at}/custodian.toml (docs/cli.md has an example) and run: quorate custodian run --config \
                      {at}/custodian.toml\n  2. register the key: quorate customer-key register --customer {at} --name NAME\n  \
                      3. for each caller: quorate custodian caller --customer {at} --name app/x --out x.pem\n"
@@ -131,6 +132,9 @@ fn show(status: &StatusReply, output: Format) -> anyhow::Result<()> {
             "not frozen".to_owned()
         };
         let id = hex(&status.customer_key_id);
-        format!("customer key {id}\n{state}\n{} values given, {} refused since its start\n", status.derived, status.refused)
+        format!(
+            "customer key {id}\n{state}\n{} values given, {} refused since its start\n",
+            status.derived, status.refused
+        )
     })
 }

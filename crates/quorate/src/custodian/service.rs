@@ -42,11 +42,7 @@ const MAX_ITEMS: usize = 256;
 const MAX_REASON: usize = 1024;
 
 /// Runs a custodian until `shutdown`.
-pub(crate) async fn serve(
-    config: CustodianConfig,
-    env: Env,
-    shutdown: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: CustodianConfig, env: Env, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
     serve_on(listener, config, env, shutdown).await
@@ -59,7 +55,8 @@ async fn serve_on(
     env: Env,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let (tls, _) = load_server_identity(&config.server).map_err(|why| Stop::configuration(format!("`server`: {why}")))?;
+    let (tls, _) =
+        load_server_identity(&config.server).map_err(|why| Stop::configuration(format!("`server`: {why}")))?;
     let port = Port::open(config, env)?;
     let tls = api_server_config(&tls, &port.roots.certificates)
         .map_err(|why| Stop::configuration(format!("`client_roots`: {why}")))?;
@@ -125,7 +122,13 @@ impl Port {
     }
 
     /// Decides on one item, and queues its record.
-    fn decide(&self, caller: &str, id: &[u8; 16], item: &DeriveItem, frozen: bool) -> (Receipt, Result<Wanted, Failure>) {
+    fn decide(
+        &self,
+        caller: &str,
+        id: &[u8; 16],
+        item: &DeriveItem,
+        frozen: bool,
+    ) -> (Receipt, Result<Wanted, Failure>) {
         let decided = self.rule(caller, item, frozen);
         let entry = Entry::new(self.env.clock.wall(), Kind::Decision, RecordId::request(id), "custodian.derive");
         let mut entry = entry.principal(caller).detail("part", Detail::number(item.part.len() as u64));
@@ -133,7 +136,9 @@ impl Port {
             entry = entry.resource(&format!("secret {}:{}", wrap.namespace, wrap.path));
         }
         if let Ok(object) = ObjectLabel::decode(&item.object_label) {
-            entry = entry.detail("version", Detail::id(&object.version_id)).detail("cluster", Detail::hash(&object.cluster));
+            entry = entry
+                .detail("version", Detail::id(&object.version_id))
+                .detail("cluster", Detail::hash(&object.cluster));
         }
         let entry = match &decided {
             Ok(_) => entry.decision(Decision::Allow, "rule"),

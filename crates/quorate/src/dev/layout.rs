@@ -4,11 +4,20 @@ use crate::connection::Connection;
 use crate::custodian::CustomerFolder;
 use crate::operator::Operator;
 use anyhow::Context as _;
+use quorate_server::env::Env;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
 /// How many members there are.
 pub(crate) const MEMBERS: usize = 3;
+
+/// How many ports are tried.
+const TRIES: usize = 1_000;
+
+/// A port below those that the kernel gives to outgoing connections: a member that is killed gets its port back.
+fn port(env: &Env) -> u16 {
+    20_000 + u16::from_be_bytes(env.random()) % 12_000
+}
 
 /// A member's place.
 #[derive(Debug, Clone)]
@@ -29,10 +38,10 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Chooses free ports. Another process may take one before we do: starting then fails, and says so.
-    pub(crate) fn choose(folder: PathBuf) -> anyhow::Result<Self> {
-        // All at once, so that no port is given twice.
-        let listeners = (0..=2 * MEMBERS).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let listeners = listeners.collect::<Result<Vec<_>, _>>().context("no free port on the loopback")?;
+    pub(crate) fn choose(folder: PathBuf, env: &Env) -> anyhow::Result<Self> {
+        // Held together, so that no port is given twice.
+        let free = (0..TRIES).filter_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, port(env))).ok());
+        let listeners: Vec<_> = free.take(2 * MEMBERS + 1).collect();
         let mut addresses = Vec::with_capacity(listeners.len());
         for listener in &listeners {
             addresses.push(listener.local_addr()?.to_string());

@@ -31,6 +31,7 @@ pub(crate) struct Dev {
 /// Runs a development cluster until Ctrl-C or SIGTERM.
 pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
     let asked_to_end = process::asked_to_end()?;
+    let env = Env::system();
     let folder = match &dev.folder {
         Some(folder) => {
             anyhow::ensure!(!folder.exists(), "{} exists already: name a new folder", folder.display());
@@ -39,20 +40,17 @@ pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
         }
         None => tempfile::Builder::new().prefix("quorate-dev").tempdir().context("cannot make a folder")?.keep(),
     };
-    let layout = Layout::choose(folder.clone())?;
+    let layout = Layout::choose(folder.clone(), &env)?;
     let mut children = Children::new(layout.logs())?;
-    let ended = {
-        let env = Env::system();
-        let work = async {
-            let ready = setup::set_up(&layout, &mut children, &env).await?;
-            setup::publish(&layout, &children, &ready)?;
-            children.watch().await;
-            anyhow::Ok(())
-        };
-        tokio::select! {
-            ended = work => ended,
-            () = asked_to_end => Ok(()),
-        }
+    let work = async {
+        let ready = setup::set_up(&layout, &mut children, &env).await?;
+        setup::publish(&layout, &children, &ready)?;
+        children.watch().await;
+        anyhow::Ok(())
+    };
+    let ended = tokio::select! {
+        ended = work => ended,
+        () = asked_to_end => Ok(()),
     };
     progress("stopping");
     children.stop().await;

@@ -59,13 +59,20 @@ pub(crate) async fn set_up(layout: &Layout, children: &mut Children, env: &Env) 
     let customer = begin_customer(layout, &genesis, &passphrases, env)?;
     for place in &layout.members {
         let config = place.data.join("node.toml");
-        children.start(&place.name, &["node", "--config", &config.display().to_string(), "--die-with-parent"].map(str::to_owned))?;
+        children.start(
+            &place.name,
+            &["node", "--config", &config.display().to_string(), "--die-with-parent"].map(str::to_owned),
+        )?;
     }
     let config = customer.file("custodian.toml").display().to_string();
     children.start("custodian", &["custodian", "run", "--config", &config, "--die-with-parent"].map(str::to_owned))?;
 
-    let profile = keyring::create(&operator, &layout.admin(), &passphrases).await?;
-    children.look();
+    let needed: Vec<&str> = layout.members.iter().map(|m| m.name.as_str()).chain(["custodian"]).collect();
+    let admin = layout.admin();
+    let profile = tokio::select! {
+        made = keyring::create(&operator, &admin, &passphrases) => made?,
+        name = children.first_to_end(&needed) => anyhow::bail!("{name} ended before the cluster was ready"),
+    };
     let customer_key = CustomerKeyId(customer.public()?.id());
     register(layout, &operator, &customer, &passphrases).await?;
     let postgres = postgres_up(layout, children).await?;
@@ -120,7 +127,12 @@ fn begin(layout: &Layout, passphrases: &Passphrases, env: &Env) -> anyhow::Resul
     Ok((operator, genesis))
 }
 
-fn begin_customer(layout: &Layout, genesis: &Genesis, passphrases: &Passphrases, env: &Env) -> anyhow::Result<CustomerFolder> {
+fn begin_customer(
+    layout: &Layout,
+    genesis: &Genesis,
+    passphrases: &Passphrases,
+    env: &Env,
+) -> anyhow::Result<CustomerFolder> {
     let keygen = Keygen { out: layout.customer().0, suite: 1, trust_domain: CUSTOMER_DOMAIN.to_owned() };
     let folder = keygen.create(passphrases, env)?;
     for (name, file) in [("app/demo", "demo.pem"), ("security", "warden.pem")] {
@@ -151,7 +163,8 @@ async fn register(
     let id = CustomerKeyId(public.id());
     let client = layout.admin().connect(profile.clone(), CustomerSource::None)?;
     client.register_customer_key("customer", &public, &owner).await?;
-    let ring = profile.keyrings.iter().find(|k| k.class == KeyringClass::Customer).context("no keyring of class customer")?;
+    let ring =
+        profile.keyrings.iter().find(|k| k.class == KeyringClass::Customer).context("no keyring of class customer")?;
     let keyring = KeyringId(ring.id());
     client.create_mount("default", "vault", keyring, &[id]).await?;
     profile.customer_keys.push(public);
@@ -196,7 +209,14 @@ async fn put_policies(client: &Client, operator: &Operator, passphrases: &Passph
 
 fn start_postgres(layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
     let (ready, password) = (layout.file("postgres.json"), layout.file("postgres.password"));
-    let arguments = ["scratch-postgres", "--ready", &ready.display().to_string(), "--password-file", &password.display().to_string(), "--die-with-parent"];
+    let arguments = [
+        "scratch-postgres",
+        "--ready",
+        &ready.display().to_string(),
+        "--password-file",
+        &password.display().to_string(),
+        "--die-with-parent",
+    ];
     children.start("postgres", &arguments.map(str::to_owned))
 }
 

@@ -80,7 +80,12 @@ impl Children {
             if !r.reported {
                 r.reported = true;
                 let tail = tail(&r.log);
-                progress(format_args!("{} (pid {}) ended: {status}; the end of {}:\n{tail}", r.name, r.pid.unwrap_or(0), r.log.display()));
+                progress(format_args!(
+                    "{} (pid {}) ended: {status}; the end of {}:\n{tail}",
+                    r.name,
+                    r.pid.unwrap_or(0),
+                    r.log.display()
+                ));
             }
         }
         alive
@@ -89,6 +94,17 @@ impl Children {
     /// Whether a child is alive.
     pub(crate) fn alive(&mut self, name: &str) -> bool {
         self.running.iter_mut().any(|r| r.name == name && matches!(r.child.try_wait(), Ok(None)))
+    }
+
+    /// Waits until one of some children ends, and says which.
+    pub(crate) async fn first_to_end(&mut self, names: &[&str]) -> String {
+        loop {
+            self.look();
+            if let Some(name) = names.iter().find(|name| !self.alive(name)) {
+                return (*name).to_owned();
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Reports children that die, and does nothing else about it, for ever.

@@ -119,8 +119,15 @@ fn header(path: &str, customer: &quorate_crypto::customer::CustomerPublic) -> He
     // The base point: somebody's keyring, of no interest to a custodian.
     let y = quorate_state::ids::parse_hex("e2f2ae0a6abc4e71a884a961c500515f58e30b6aa582dd8db6a65945e08d2d76").unwrap();
     let keyring = KeyringPublic { class: KeyringClass::Customer, y };
-    let object = ObjectTemplate { cluster: CLUSTER, secret_id: [1; 16], version_id: [2; 16], created: 3, writer_id: "w".to_owned() };
-    let wrap = WrapTemplate { namespace: "default".to_owned(), path: path.to_owned(), wrap_no: 0, wrapped_by: "w".to_owned() };
+    let object = ObjectTemplate {
+        cluster: CLUSTER,
+        secret_id: [1; 16],
+        version_id: [2; 16],
+        created: 3,
+        writer_id: "w".to_owned(),
+    };
+    let wrap =
+        WrapTemplate { namespace: "default".to_owned(), path: path.to_owned(), wrap_no: 0, wrapped_by: "w".to_owned() };
     let sealed = seal(b"value", &object, &wrap, &keyring, std::slice::from_ref(customer), rng).unwrap();
     Header::decode(&sealed.header).unwrap()
 }
@@ -138,7 +145,9 @@ async fn a_caller_gets_what_a_rule_allows_and_nothing_else() {
     let allowed = header("vault/demo/db", &fixture.public());
 
     let secret = open_fragment(&fixture.customer.file("fragment.key"), &fixture.passphrases()).unwrap();
-    let kc = |h: &Header| derive_kc(&secret, &h.object_bytes(), &h.wrap_bytes(), &h.slot().parts[0]).unwrap().expose().to_vec();
+    let kc = |h: &Header| {
+        derive_kc(&secret, &h.object_bytes(), &h.wrap_bytes(), &h.slot().parts[0]).unwrap().expose().to_vec()
+    };
     assert_eq!(running.one(&demo, item(&allowed)).await, Ok(kc(&allowed)));
 
     assert_eq!(running.one(&other, item(&allowed)).await, Err("custodian_denied".to_owned()));
@@ -160,7 +169,14 @@ async fn a_caller_gets_what_a_rule_allows_and_nothing_else() {
     let (demo, other) = (demo.principal(), other.principal());
     assert_eq!(
         decided,
-        [(demo, "rule"), (other, "custodian_denied"), (demo, "custodian_denied"), (demo, "rule"), (demo, "custodian_denied"), (demo, "rule")]
+        [
+            (demo, "rule"),
+            (other, "custodian_denied"),
+            (demo, "custodian_denied"),
+            (demo, "rule"),
+            (demo, "custodian_denied"),
+            (demo, "rule")
+        ]
     );
     assert!(records.iter().all(|r| r.id == "09".repeat(16) && r.resource.starts_with("secret default:vault/")));
 }
@@ -217,7 +233,11 @@ async fn a_freeze_ends_every_use_and_survives_a_restart() {
     let good = item(&header("vault/demo/db", &fixture.public()));
     assert!(running.one(&demo, good.clone()).await.is_ok());
 
-    for refused in [running.client(&demo).freeze("x").await, running.client(&demo).thaw().await, running.client(&demo).status().await] {
+    for refused in [
+        running.client(&demo).freeze("x").await,
+        running.client(&demo).thaw().await,
+        running.client(&demo).status().await,
+    ] {
         assert_eq!(refused.unwrap_err().code, "custodian_denied", "callers are no wardens");
     }
     assert!(!running.client(&warden).status().await.unwrap().frozen);

@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh Debian 12 with Rust, git and make:
+#   make demo    builds and runs the main job: three nodes, a custodian, a PostgreSQL, and what they do together
+#   make test    everything that CI runs
+# `make check` is the inner loop; `eval "$$(make -s env)"` sets what cargo needs in your shell.
+
+# Build caches lie outside the checkout: a fresh clone is quick the second time.
+CACHE            ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quorate
+ROCKSDB          := $(CACHE)/rocksdb-0.25.0
+TOOLS            := $(CACHE)/tools
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# RocksDB is compiled once, with optimisation, and linked by every profile and feature set.
+export ROCKSDB_LIB_DIR := $(ROCKSDB)/lib
+export ROCKSDB_STATIC  := 1
+export PATH := $(TOOLS)/bin:$(PATH)
+export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
+
+.PHONY: demo test check lint unit vectors deny build setup env
+
+demo: build
+	@$(CARGO_TARGET_DIR)/debug/demo
+
+test: lint unit vectors deny
+
+# The inner loop: everything but the whole-process tests.
+check: lint
+	cargo nextest run $(TESTED) -E 'not package(quorate-tests)'
+
+build: setup
+	cargo build --locked --workspace --bins
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --features quorate/failpoints -- -D warnings
+
+# One set of packages and features for everything that is built here, so that nothing is built twice.
+TESTED := --locked --workspace --features quorate/failpoints
+
+# All tests, those on real processes with a real PostgreSQL and real signals among them.
+unit: setup
+	cargo build $(TESTED) --tests --bins --examples
+	cargo nextest run $(TESTED)
+	cargo test $(TESTED) --doc --quiet
+
+# The second implementation, in both directions.
+vectors: unit
+	python3 tests/vectors/selftest.py
+	python3 tests/vectors/make_vectors.py --check
+	$(CARGO_TARGET_DIR)/debug/examples/vectors emit 20 | python3 tests/vectors/check_vectors.py
+	$(CARGO_TARGET_DIR)/debug/examples/vectors check < tests/vectors/python.json
+
+deny: setup
+	cargo deny --locked check bans licenses sources
+
+# What the build and the tests need: packages, RocksDB, cargo tools. Does nothing where all is there.
+setup:
+	@deploy/build/setup "$(CACHE)"
+
+env:
+	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1 QUORATE_BIN="$(QUORATE_BIN)" PATH="$(TOOLS)/bin:$$PATH"'

@@ -1,0 +1,178 @@
+//! From an endorsed request for a lease to a credential that can be used.
+//!
+//! ```text
+//! P1 Intent committed   P2 CREATE in the target   P3 Active committed
+//! ```
+//! Whatever stops here in between leaves an intent that nobody is bringing alive; the driver ends it.
+
+use crate::core::Core;
+use crate::executor::engine_failure;
+use crate::failpoint;
+use crate::submit::Done;
+use quorate_api::status::Failure;
+use quorate_audit::Class;
+use quorate_engines::{self as engines, Create, EngineError};
+use quorate_state::command::{Binding, Command, Stamp};
+use quorate_state::ids::LeaseId;
+use quorate_state::lease::{self, Lease, State};
+use quorate_state::outcome::{Outcome, Refusal};
+use quorate_state::target::role;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a client's request waits for its lease.
+pub(crate) const ISSUE: Duration = Duration::from_secs(7);
+
+/// Leases whose CREATE this node is about to send or has just sent: nobody else touches them meanwhile.
+#[derive(Default)]
+pub(crate) struct Creating(Arc<Mutex<BTreeSet<LeaseId>>>);
+
+impl Creating {
+    /// From before the intent is proposed, so that no task takes it for an abandoned one.
+    pub(crate) fn begin(&self, id: LeaseId) -> Option<CreatingGuard> {
+        let fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        fresh.then(|| CreatingGuard { all: Arc::clone(&self.0), id })
+    }
+
+    pub(crate) fn holds(&self, id: &LeaseId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+}
+
+pub(crate) struct CreatingGuard {
+    all: Arc<Mutex<BTreeSet<LeaseId>>>,
+    id: LeaseId,
+}
+
+impl Drop for CreatingGuard {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+impl Core {
+    /// P1 to P3 for one stamped request. Returns when the lease is active; an intent that cannot become active ends.
+    pub(crate) async fn issue(self: &Arc<Self>, id: LeaseId, command: Command) -> Result<Done, Failure> {
+        let Some(guard) = self.creating.begin(id) else {
+            // The same request is under way already: whichever is committed first is the intent.
+            let done = self.propose(command).await?;
+            return self.followed(done).await;
+        };
+        // A detached task: a client that goes away does not leave an intent half done.
+        let core = Arc::clone(self);
+        let issued = tokio::spawn(async move {
+            let _guard = guard;
+            let done = core.propose(command).await?;
+            if let Outcome::Intent { lease, .. } = done.outcome {
+                injected("lease.p1")?;
+                core.create(lease, done.term).await?;
+            }
+            Ok(done)
+        });
+        match tokio::time::timeout(ISSUE, issued).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Failure::new("internal", "the issue of the lease was cut off; it will be ended")),
+            Err(_) => Err(Failure::new("target_unavailable", format!("lease {id}: the target has not answered yet"))),
+        }
+    }
+
+    /// An outcome of a request for a lease, once the lease is active.
+    pub(crate) async fn followed(&self, done: Done) -> Result<Done, Failure> {
+        if let Outcome::Intent { lease, .. } = &done.outcome {
+            self.wait_active(lease).await?;
+        }
+        Ok(done)
+    }
+
+    async fn create(self: &Arc<Self>, id: LeaseId, term: u64) -> Result<(), Failure> {
+        let found = self.read(|store, _| lease::lease(store, &id))?;
+        let Some(found) = found.filter(|l| l.state == State::Intent) else { return self.wait_active(&id).await };
+        match self.create_at_target(&id, &found, term).await {
+            Ok(oid) => {
+                injected("lease.p2")?;
+                let done = self.propose(Command::LeaseActive { term, lease: id, oid }).await?;
+                injected("lease.p3")?;
+                match done.outcome {
+                    Outcome::Leases { changed } if changed.contains(&id) => Ok(()),
+                    _ => Err(lease_failed(&id, "it ended before it became active")),
+                }
+            }
+            Err(error) => {
+                // Whatever happened at the target, the fence will find out; what must not be is a client that waits.
+                let _ = self.propose(Command::LeaseFailed { term, lease: id }).await;
+                Err(lease_failed(&id, &format!("target {}: {error}", found.target)))
+            }
+        }
+    }
+
+    async fn create_at_target(self: &Arc<Self>, id: &LeaseId, found: &Lease, term: u64) -> Result<u32, EngineError> {
+        let unavailable = |reason: String| EngineError::Unavailable { reason };
+        let office = self.office(&found.target).await.map_err(|f| unavailable(f.message))?;
+        let Some(binding) = found.binding.filter(|_| office.term == term) else { return Err(EngineError::StaleBinding) };
+        let now = self.now().map_err(|f| unavailable(f.message))?;
+        if found.expires_at <= now {
+            return Err(unavailable("its time is over".to_owned()));
+        }
+        let create = Create {
+            name: found.principal.clone(),
+            verifier: found.verifier.clone(),
+            groups: found.groups.clone(),
+            connection_limit: i32::from(found.connection_limit),
+            max_ttl_seconds: found.max_expires_at.saturating_sub(now).div_ceil(1_000).max(1),
+            binding: engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start },
+        };
+        injected("lease.p2.before").map_err(|f| unavailable(f.message))?;
+        self.record(self.act("lease.create", id, found), Class::Essential)
+            .await
+            .map_err(|f| unavailable(f.message))?;
+        office.engine.create(&create).await.map(|created| created.oid)
+    }
+
+    /// Waits until a lease that another task or an earlier request brings alive is active.
+    pub(crate) async fn wait_active(&self, id: &LeaseId) -> Result<(), Failure> {
+        let deadline = Instant::now() + ISSUE;
+        let mut status = self.raft.watch();
+        loop {
+            match self.read(|store, _| lease::lease(store, id))?.map(|l| l.state) {
+                Some(State::Active) => return Ok(()),
+                Some(State::Intent) => {}
+                Some(State::Revoking | State::Revoked) => return Err(lease_failed(id, "it has ended")),
+                None => return Err(lease_failed(id, "it is not known here")),
+            }
+            if !matches!(tokio::time::timeout_at(deadline, status.changed()).await, Ok(Ok(()))) {
+                return Err(Failure::new("target_unavailable", format!("lease {id}: the target has not answered yet")));
+            }
+        }
+    }
+
+    /// What the leader adds to a request for a lease: the connection that its CREATE will use.
+    pub(crate) async fn stamp_issue(self: &Arc<Self>, role_name: &str) -> Result<Stamp, Failure> {
+        let found = self.read(|store, _| role(store, role_name))?;
+        let found = found.ok_or_else(|| Failure::from(Refusal::not_found("role")))?;
+        let bound = async {
+            let office = self.office(&found.target).await?;
+            let binding = office.engine.bind().await.map_err(|e| engine_failure(&found.target, &e))?;
+            Ok::<_, Failure>((office, binding))
+        };
+        let late = |_| Failure::new("target_unavailable", format!("target {}: no connection in time", found.target));
+        let (office, binding) = tokio::time::timeout(ISSUE, bound).await.map_err(late)??;
+        injected("lease.bound")?;
+        Ok(Stamp {
+            binding: Some(Binding {
+                pid: binding.pid,
+                backend_start: binding.backend_start_micros,
+            }),
+            executor_term: office.term,
+        })
+    }
+}
+
+pub(crate) fn injected(point: &str) -> Result<(), Failure> {
+    failpoint::hit(point).map_err(|e| Failure::new("internal", e.to_string()))
+}
+
+fn lease_failed(id: &LeaseId, why: &str) -> Failure {
+    Failure::new("lease_failed", format!("lease {id} is not usable: {why}"))
+}

@@ -1,0 +1,241 @@
+//! What holds in every state: each index against what it indexes, each row against those it names.
+//!
+//! For tests, simulation and an operator's check of a backup: it reads everything.
+
+use crate::access::{Keyring, Mount, customer_key, keyring, mount_of};
+use crate::clock::ClusterClock;
+use crate::genesis::{administrators, client_roots, genesis, roster};
+use crate::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, SecretId};
+use crate::lease::{Lease, State, leases, principal};
+use crate::request::Remembered;
+use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
+use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
+use crate::{access, ceremony, target};
+use quorate_crypto::customer::CustomerPublic;
+use quorate_crypto::keyring::{KeyringClass, keyring_id};
+use quorate_crypto::sealed::Header;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A state that no history leads to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The store cannot answer, or holds a value that is none.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A row contradicts the others.
+    #[error("table {table:#04x}: {what}")]
+    Row {
+        /// The table.
+        table: u8,
+        /// The row's key.
+        key: Vec<u8>,
+        /// The rule that it breaks.
+        what: &'static str,
+    },
+}
+
+/// Checks every rule that holds between rows, whatever was applied.
+///
+/// # Errors
+/// The first [`Violation`].
+pub fn check(store: &dyn Store) -> Result<(), Violation> {
+    let cluster = genesis(store)?.cluster();
+    ClusterClock::load(store)?;
+    roster(store)?;
+    administrators(store)?;
+    client_roots(store)?;
+    requests(store)?;
+    secrets(store, &cluster)?;
+    places(store)?;
+    keys(store)?;
+    lease_rows(store, &cluster)
+}
+
+/// `rule` or the violation of it.
+fn holds(rule: bool, table: Table, key: &[u8], what: &'static str) -> Result<(), Violation> {
+    if rule { Ok(()) } else { Err(Violation::Row { table: table as u8, key: key.to_vec(), what }) }
+}
+
+fn rows(store: &dyn Store, table: Table) -> Result<Vec<Pair>, StoreError> {
+    let prefix = key(table, &[]);
+    store.scan(&prefix, &after_prefix(&prefix), usize::MAX)
+}
+
+/// The keys of a table without its number.
+fn names(store: &dyn Store, table: Table) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+    Ok(rows(store, table)?.into_iter().map(|(key, _)| key.get(1..).unwrap_or_default().to_vec()).collect())
+}
+
+/// Every request is forgotten at some time, and nothing else is.
+fn requests(store: &dyn Store) -> Result<(), Violation> {
+    let mut known = BTreeSet::new();
+    for (key, value) in rows(store, Table::Request)? {
+        decode::<Remembered>(Table::Request as u8, &value)?;
+        known.insert(key.get(1..).unwrap_or_default().to_vec());
+    }
+    for (end, _) in rows(store, Table::RequestEnd)? {
+        let request = end.get(9..).unwrap_or_default();
+        holds(known.remove(request), Table::RequestEnd, &end, "its request is not remembered, or ends twice")?;
+    }
+    match known.first() {
+        Some(key) => holds(false, Table::Request, key, "no end is noted"),
+        None => Ok(()),
+    }
+}
+
+/// A version that is not destroyed has a header that names its place, and a payload; every id is noted as used.
+fn secrets(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
+    let (mut headers, mut payloads) = (names(store, Table::Version)?, names(store, Table::Payload)?);
+    let (mut used, mut used_versions) = (names(store, Table::UsedSecret)?, names(store, Table::UsedVersion)?);
+    for (at, value) in rows(store, Table::Secret)? {
+        let secret: Secret = decode(Table::Secret as u8, &value)?;
+        let broken = |rule, what| holds(rule, Table::Secret, &at, what);
+        broken(used.remove(secret.id.0.as_slice()), "its id stands at two paths, or is not noted as used")?;
+        broken(!secret.versions.is_empty(), "it has no version")?;
+        for (number, version) in (1u64..).zip(&secret.versions) {
+            let row = [&secret.id.0[..], &number.to_be_bytes()].concat();
+            broken(version.number == number, "its versions are not numbered from 1")?;
+            let id = [secret.id.0, version.id.0].concat();
+            broken(used_versions.remove(&id), "a version id stands twice, or is not noted as used")?;
+            let there = version.state != VersionState::Destroyed;
+            broken(headers.remove(&row) == there, "a version lacks its header, or was destroyed and has one")?;
+            broken(payloads.remove(&row) == there, "a version lacks its payload, or was destroyed and has one")?;
+            if there {
+                let fits = sealed_for(store, cluster, &secret.id, number, &at)?;
+                broken(fits, "a sealed version is not that of its place")?;
+            }
+        }
+    }
+    for (table, left) in [
+        (Table::Version, headers),
+        (Table::Payload, payloads),
+        (Table::UsedSecret, used),
+        (Table::UsedVersion, used_versions),
+    ] {
+        if let Some(key) = left.first() {
+            holds(false, table, key, "no secret has it")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether header and payload of a version belong together, to its cluster and to the key `at` of its secret.
+fn sealed_for(
+    store: &dyn Store,
+    cluster: &ClusterId,
+    id: &SecretId,
+    number: u64,
+    at: &[u8],
+) -> Result<bool, StoreError> {
+    let row = |table| key(table, &[&id.0, &number.to_be_bytes()]);
+    let header = read::<SealedHeader>(store, &row(Table::Version))?.and_then(|h| Header::decode(&h.0).ok());
+    let payload = read::<SealedPayload>(store, &row(Table::Payload))?;
+    let (Some(header), Some(payload)) = (header, payload) else { return Ok(false) };
+    let (object, wrap) = (header.object(), header.wrap());
+    let Some(mount) = mount_of(store, &wrap.namespace, &wrap.path)? else { return Ok(false) };
+    let place = key(Table::Secret, &[&name(&wrap.namespace), &name(&wrap.path)]);
+    let slot = header.slot().parts.iter().map(|p| CustomerKeyId(p.cust_key_id));
+    Ok(object.cluster == cluster.0
+        && object.secret_id == id.0
+        && place == at
+        && wrap.keyring_id == mount.keyring.0
+        && slot.eq(mount.customer_keys)
+        && header.check_payload(&payload.0).is_ok())
+}
+
+/// Mounts stand in namespaces and on keyrings; roles name targets.
+fn places(store: &dyn Store) -> Result<(), Violation> {
+    let namespaces: BTreeSet<String> = access::namespaces(store)?.into_iter().map(|(name, _)| name).collect();
+    for (at, value) in rows(store, Table::Mount)? {
+        let mount: Mount = decode(Table::Mount as u8, &value)?;
+        let broken = |rule, what| holds(rule, Table::Mount, &at, what);
+        let inside = at.get(1..).and_then(|k| k.split(|b| *b == 0).next()).and_then(|k| core::str::from_utf8(k).ok());
+        broken(inside.is_some_and(|n| namespaces.contains(n)), "its namespace is missing")?;
+        let class = keyring(store, &mount.keyring)?.map(|ring| ring.class);
+        broken(class == Some(mount.class), "its keyring is missing or of another class")?;
+        broken(mount.customer_keys.is_sorted_by(|a, b| a < b), "its customer keys are not sorted")?;
+        let customers = (mount.class == KeyringClass::Customer) != mount.customer_keys.is_empty();
+        broken(customers, "its customer keys do not fit its class")?;
+        for id in &mount.customer_keys {
+            broken(customer_key(store, id)?.is_some(), "a customer key is missing")?;
+        }
+    }
+    for (label, role) in target::roles(store)? {
+        let there = target::target(store, &role.target)?.is_some();
+        holds(there, Table::Role, label.as_bytes(), "its target is missing")?;
+    }
+    Ok(())
+}
+
+/// Keys have the ids that they hash to, and keyrings the certificates that made them.
+fn keys(store: &dyn Store) -> Result<(), Violation> {
+    let sessions: BTreeMap<_, _> = ceremony::sessions(store)?.into_iter().collect();
+    for (id, ring) in access::keyrings(store)? {
+        let Keyring { y, epoch, threshold, roster, session, .. } = &ring;
+        let made = sessions.get(session).filter(|s| s.keyring == Some(id)).and_then(|s| s.ceremony.certificate());
+        let fits = made.is_some_and(|c| (&c.key, &c.epoch, &c.threshold, &c.roster) == (y, epoch, threshold, roster));
+        let signed = made.zip(sessions.get(session));
+        let signed = signed.is_some_and(|(c, s)| c.verify(&s.ceremony.params().members).is_ok());
+        holds(
+            fits && signed && id == KeyringId(keyring_id(y)),
+            Table::Keyring,
+            &id.0,
+            "its certificate is not its own",
+        )?;
+    }
+    for (id, session) in &sessions {
+        let named = session.ceremony.certificate().is_some() == session.keyring.is_some();
+        holds(named, Table::Ceremony, &id.0, "it is complete without a keyring, or the other way round")?;
+    }
+    for (at, value) in rows(store, Table::CustomerKey)? {
+        let found: access::CustomerKey = decode(Table::CustomerKey as u8, &value)?;
+        let id = CustomerPublic::decode(&found.public).map(|public| public.id());
+        holds(id.ok().as_ref().map(<[u8; 32]>::as_slice) == at.get(1..), Table::CustomerKey, &at, "its id is another")?;
+    }
+    Ok(())
+}
+
+/// The three indexes over leases say exactly what the leases say, and each lease knows its own past.
+fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
+    let (mut due, mut work) = (BTreeSet::new(), BTreeSet::new());
+    let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+    for (id, lease) in leases(store, None, usize::MAX)? {
+        if let Some(what) = misremembers(&id, &lease, cluster) {
+            holds(false, Table::Lease, &id.0, what)?;
+        }
+        if matches!(lease.state, State::Intent | State::Active) {
+            due.insert([&lease.expires_at.to_be_bytes()[..], &id.0].concat());
+        }
+        if lease.state != State::Revoked {
+            work.insert([&name(&lease.target)[..], &[lease.state as u8], &id.0].concat());
+            *counts.entry(name(&lease.role)).or_default() += 1;
+        }
+    }
+    holds(names(store, Table::LeaseDue)? == due, Table::LeaseDue, &[], "not exactly the leases that can end")?;
+    holds(names(store, Table::LeaseWork)? == work, Table::LeaseWork, &[], "not exactly the leases not revoked")?;
+    let mut counted = BTreeMap::new();
+    for (at, value) in rows(store, Table::LeaseCount)? {
+        counted.insert(at.get(1..).unwrap_or_default().to_vec(), decode::<u32>(Table::LeaseCount as u8, &value)?);
+    }
+    counted.retain(|_, count| *count != 0);
+    holds(counted == counts, Table::LeaseCount, &[], "not the number of leases not revoked")
+}
+
+fn misremembers(id: &LeaseId, lease: &Lease, cluster: &ClusterId) -> Option<&'static str> {
+    let ended = lease.why.is_some() && lease.ended_at.is_some() && lease.revoking_index.is_some();
+    let past = match lease.state {
+        State::Intent => !lease.was_active && lease.binding.is_some() && lease.oid.is_none(),
+        State::Active => lease.was_active && lease.active_index.is_some() && lease.oid.is_some(),
+        State::Revoking => ended,
+        State::Revoked => ended && lease.revoked_index.is_some(),
+    };
+    // What was never active is not gone because it is not there: its CREATE may be on its way.
+    let proof = lease.proof.as_ref().is_some_and(|p| p.lease == *id && (p.fenced || lease.was_active));
+    let rules = [
+        (lease.principal == principal(cluster, &lease.target, id), "its login is that of another lease"),
+        (lease.expires_at <= lease.max_expires_at, "it ends after its maximum"),
+        (past, "its state and its past contradict each other"),
+        (proof == (lease.state == State::Revoked), "it is revoked without a proof, or the other way round"),
+    ];
+    rules.into_iter().find(|(holds, _)| !holds).map(|(_, what)| what)
+}

@@ -1,0 +1,431 @@
+//! Leases: every edge of their life, and every edge that there is not.
+
+use crate::world::*;
+use quorate_state::change::Change;
+use quorate_state::command::{Command, RevocationProof, Stamp};
+use quorate_state::ids::{LeaseId, Millis};
+use quorate_state::lease::{
+    Lease, MAX_PER_COMMAND, State, Why, count, lease, leases, next_due, principal, principal_prefix, work,
+};
+use quorate_state::outcome::{Outcome, Refusal};
+use quorate_state::request::Request;
+
+fn get(world: &World, id: &LeaseId) -> Lease {
+    lease(&world.store, id).unwrap().unwrap()
+}
+
+fn moved(ids: &[LeaseId]) -> Outcome {
+    Outcome::Leases { changed: ids.to_vec() }
+}
+
+fn proof(lease: LeaseId, fenced: bool) -> RevocationProof {
+    RevocationProof { lease, fenced, looked_at: CREATED, sessions_ended: 1, endpoint: "db.example.org:5432".to_owned() }
+}
+
+fn revoked(world: &World, proofs: Vec<RevocationProof>) -> Command {
+    Command::LeaseRevoked { term: world.term, proofs }
+}
+
+fn active(world: &World, lease: LeaseId, oid: u32) -> Command {
+    Command::LeaseActive { term: world.term, lease, oid }
+}
+
+fn expire(world: &World, upto: Millis) -> Command {
+    Command::Expire { term: world.term, upto }
+}
+
+fn adopt(world: &World, principal: &str, oid: u32) -> Command {
+    Command::Adopt { term: world.term, target: "db".to_owned(), principal: principal.to_owned(), oid }
+}
+
+fn revoke(world: &mut World, lease: LeaseId) -> Outcome {
+    world.submit(Change::RevokeLease { lease })
+}
+
+fn lease_state(state: &str) -> Refusal {
+    Refusal::LeaseState { state: state.to_owned() }
+}
+
+#[test]
+fn the_whole_life() {
+    let mut world = World::with_target();
+    let request = world.request(issue("reader", Some(2 * HOUR)));
+    let id = LeaseId::of(&world.cluster, &key(ALICE).verify_key().0, &request.id);
+    let login = principal(&world.cluster, "db", &id);
+    let expires_at = world.now() + 2 * HOUR;
+    let outcome = world.send(&World::sign(&request));
+    assert_eq!(outcome, Outcome::Intent { lease: id, principal: login.clone(), expires_at });
+    let intent = get(&world, &id);
+    assert_eq!((intent.state, intent.intent_index, intent.was_active), (State::Intent, world.index, false));
+    assert_eq!((intent.owner.as_str(), intent.verifier.as_str(), intent.principal), (ALICE, VERIFIER, login));
+    assert_eq!((intent.groups, intent.connection_limit), (vec!["app_read".to_owned()], 5));
+    assert_eq!((intent.expires_at, intent.max_expires_at), (expires_at, world.now() + 4 * HOUR));
+    assert_eq!((intent.binding, intent.oid), (world.stamp().binding, None));
+
+    assert_eq!(world.apply(&active(&world, id, 16_400)), moved(&[id]));
+    let there = get(&world, &id);
+    assert_eq!((there.state, there.active_index, there.oid), (State::Active, Some(world.index), Some(16_400)));
+    assert_eq!(work(&world.store, "db", State::Active, None, 9).unwrap(), [(id, there)]);
+    assert_eq!(next_due(&world.store).unwrap(), Some(expires_at));
+
+    assert_eq!(revoke(&mut world, id), moved(&[id]));
+    let ending = get(&world, &id);
+    assert_eq!(
+        (ending.state, ending.why, ending.revoking_index),
+        (State::Revoking, Some(Why::Requested), Some(world.index))
+    );
+    assert_eq!((next_due(&world.store).unwrap(), count(&world.store, "reader").unwrap()), (None, 1));
+    assert_eq!(revoke(&mut world, id), moved(&[]), "it is ending already");
+
+    assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
+    let gone = get(&world, &id);
+    assert_eq!(
+        (gone.state, gone.revoked_index, gone.proof),
+        (State::Revoked, Some(world.index), Some(proof(id, false)))
+    );
+    assert_eq!(count(&world.store, "reader").unwrap(), 0);
+    assert_eq!(revoke(&mut world, id), moved(&[]));
+    assert_eq!(leases(&world.store, Some(&id), 9).unwrap(), []);
+}
+
+#[test]
+fn an_intent_needs_its_executor_in_office_in_this_term() {
+    let mut world = World::with_target();
+    let request = world.request(issue("reader", None));
+    let signed = World::sign(&request);
+    let with = |world: &World, stamp: Stamp| Command::Endorsed {
+        request: signed.clone(),
+        endorsements: world.endorse(&signed, &[1, 2]),
+        stamp,
+    };
+    let good = world.stamp();
+    for bad in [
+        Stamp { binding: None, ..good.clone() },
+        Stamp { executor_term: good.executor_term - 1, ..good.clone() },
+        Stamp { executor_term: good.executor_term + 1, ..good.clone() },
+        Stamp::default(),
+    ] {
+        let command = with(&world, bad);
+        world.untouched(&command, Refusal::Unjustified);
+    }
+    // A new leader that has not taken office yet; and the old one's stamp, carried by it.
+    world.term += 1;
+    let command = with(&world, world.stamp());
+    world.untouched(&command, Refusal::Unjustified);
+    let command = with(&world, good.clone());
+    world.untouched(&command, Refusal::Unjustified);
+    assert_eq!(world.apply(&office("db", 2, world.term)), Outcome::Done);
+    let command = with(&world, good);
+    world.untouched(&command, Refusal::Unjustified);
+    // It consumed nothing: the same request is answered now.
+    assert!(matches!(world.send(&signed), Outcome::Intent { .. }));
+}
+
+#[test]
+fn an_intent_is_what_its_role_allows() {
+    let mut world = World::with_target();
+    assert_eq!(world.submit(issue("nobody", None)), Outcome::Refused(Refusal::not_found("role")));
+    for ttl in [0, SECOND - 1, 4 * HOUR + 1, u64::MAX] {
+        assert_invalid(&world.submit(issue("reader", Some(ttl))), "ttl");
+    }
+    for verifier in
+        ["", "secret", &VERIFIER.replace("4096", "4095"), &format!("{VERIFIER} "), &VERIFIER[..VERIFIER.len() - 4]]
+    {
+        let verifier = (*verifier).to_owned();
+        assert_invalid(
+            &world.submit(Change::IssueLease { role: "reader".to_owned(), verifier, ttl: None }),
+            "verifier",
+        );
+    }
+    assert_eq!(count(&world.store, "reader").unwrap(), 0);
+    for (ttl, lives) in [(None, HOUR), (Some(SECOND), SECOND), (Some(4 * HOUR), 4 * HOUR)] {
+        let Outcome::Intent { expires_at, .. } = world.submit(issue("reader", ttl)) else { panic!("{ttl:?}") };
+        assert_eq!(expires_at, world.now() + lives);
+    }
+}
+
+#[test]
+fn one_request_is_one_lease_for_ever() {
+    let mut world = World::with_target();
+    let request = world.request(issue("reader", None));
+    let Outcome::Intent { lease: id, .. } = world.send(&World::sign(&request)) else { panic!() };
+    world.pass(2 * MINUTE);
+    // The table has forgotten the request by now; the lease remembers it.
+    let again = Request { not_after: world.now() + MINUTE, ..request };
+    let command = world.command(&World::sign(&again));
+    world.untouched(&command, Refusal::RequestIdReused);
+    assert_eq!(get(&world, &id).state, State::Intent);
+}
+
+#[test]
+fn a_role_has_a_quota_that_only_proven_ends_give_back() {
+    let mut world = World::with_target();
+    let ids = [world.active(1), world.active(2), world.intent()];
+    let full = Outcome::Refused(Refusal::Quota { limit: 3 });
+    assert_eq!(world.submit(issue("reader", None)), full);
+    assert_eq!(revoke(&mut world, ids[0]), moved(&[ids[0]]));
+    assert_eq!(world.submit(issue("reader", None)), full, "it may still be alive at the target");
+    assert_eq!(world.apply(&revoked(&world, vec![proof(ids[0], false)])), moved(&[ids[0]]));
+    assert!(matches!(world.submit(issue("reader", None)), Outcome::Intent { .. }));
+    assert_eq!(world.submit(issue("reader", None)), full);
+}
+
+#[test]
+fn only_an_intent_becomes_active() {
+    let mut world = World::with_target();
+    let id = world.active(1);
+    world.untouched(&active(&world, id, 1), lease_state("active"));
+    world.untouched(&active(&world, LeaseId([9; 16]), 1), Refusal::not_found("lease"));
+    revoke(&mut world, id);
+    world.untouched(&active(&world, id, 2), lease_state("revoking"));
+    world.apply(&revoked(&world, vec![proof(id, true)]));
+    world.untouched(&active(&world, id, 2), lease_state("revoked"));
+    assert_eq!(get(&world, &id).oid, Some(1));
+}
+
+#[test]
+fn a_credential_that_arrives_after_its_end_is_noted_and_not_honoured() {
+    let mut world = World::with_target();
+    let id = world.intent();
+    revoke(&mut world, id);
+    assert_eq!(world.apply(&active(&world, id, 16_401)), moved(&[]));
+    let late = get(&world, &id);
+    assert_eq!((late.state, late.oid, late.was_active), (State::Revoking, Some(16_401), false));
+    world.untouched(&active(&world, id, 16_402), lease_state("revoking"));
+    world.untouched(&revoked(&world, vec![proof(id, false)]), Refusal::Unjustified);
+}
+
+#[test]
+fn what_never_was_active_is_gone_only_behind_a_fence() {
+    let mut world = World::with_target();
+    let (one, two) = (world.intent(), world.intent());
+    revoke(&mut world, one);
+    let failed = Command::LeaseFailed { term: world.term, lease: two };
+    assert_eq!(world.apply(&failed), moved(&[two]));
+    assert_eq!((get(&world, &two).state, get(&world, &two).why), (State::Revoking, Some(Why::Failed)));
+    world.untouched(&failed, Refusal::Unjustified);
+    world.untouched(&revoked(&world, vec![proof(one, false), proof(two, false)]), Refusal::Unjustified);
+    // Of several proofs each counts for itself, once.
+    let mixed =
+        revoked(&world, vec![proof(one, true), proof(two, false), proof(one, true), proof(LeaseId([1; 16]), true)]);
+    assert_eq!(world.apply(&mixed), moved(&[one]));
+    world.untouched(&mixed, Refusal::Unjustified);
+    assert_eq!(world.apply(&revoked(&world, vec![proof(two, true)])), moved(&[two]));
+}
+
+#[test]
+fn only_what_is_ending_can_be_gone() {
+    let mut world = World::with_target();
+    let (intent, active) = (world.intent(), world.active(1));
+    world.untouched(&revoked(&world, vec![proof(intent, true), proof(active, true)]), Refusal::Unjustified);
+    world.untouched(&revoked(&world, Vec::new()), Refusal::Unjustified);
+    world.untouched(&Command::LeaseFailed { term: world.term, lease: active }, Refusal::Unjustified);
+    world.untouched(&Command::LeaseFailed { term: world.term, lease: LeaseId([9; 16]) }, Refusal::not_found("lease"));
+}
+
+#[test]
+fn one_command_takes_so_many_proofs_and_no_more() {
+    let mut world = World::with_target();
+    let id = world.active(1);
+    revoke(&mut world, id);
+    let mut proofs = vec![proof(LeaseId([1; 16]), true); MAX_PER_COMMAND];
+    proofs.push(proof(id, true));
+    world.untouched(&revoked(&world, proofs.clone()), Refusal::Unjustified);
+    proofs.remove(0);
+    assert_eq!(world.apply(&revoked(&world, proofs)), moved(&[id]));
+}
+
+#[test]
+fn renewal_moves_the_end_within_the_role_s_maximum() {
+    let mut world = World::with_target();
+    let renew = |world: &mut World, lease, ttl| world.submit(Change::RenewLease { lease, ttl });
+    let id = world.intent();
+    assert_eq!(renew(&mut world, id, HOUR), Outcome::Refused(lease_state("intent")));
+    world.apply(&active(&world, id, 1));
+    let begun = world.now();
+    world.pass(HOUR / 2);
+    let expires_at = world.now() + HOUR;
+    assert_eq!(renew(&mut world, id, HOUR), Outcome::Renewed { lease: id, expires_at });
+    assert_eq!(next_due(&world.store).unwrap(), Some(expires_at));
+    for far in [4 * HOUR, u64::MAX] {
+        assert_eq!(renew(&mut world, id, far), Outcome::Renewed { lease: id, expires_at: begun + 4 * HOUR });
+    }
+    assert_invalid(&renew(&mut world, id, SECOND - 1), "ttl");
+    assert_eq!(renew(&mut world, LeaseId([9; 16]), HOUR), Outcome::Refused(Refusal::not_found("lease")));
+    // Its time being over it is over, though no Expire has said so yet.
+    assert_eq!(renew(&mut world, id, SECOND), Outcome::Renewed { lease: id, expires_at: world.now() + SECOND });
+    world.pass(SECOND);
+    assert_eq!(get(&world, &id).state, State::Active);
+    assert_eq!(renew(&mut world, id, HOUR), Outcome::Refused(lease_state("expired")));
+    revoke(&mut world, id);
+    assert_eq!(renew(&mut world, id, HOUR), Outcome::Refused(lease_state("revoking")));
+}
+
+#[test]
+fn leases_expire_by_the_time_of_the_log_alone() {
+    let mut world = World::with_target();
+    let first = world.active(1);
+    let due = world.now() + HOUR;
+    world.pass(SECOND);
+    let second = world.intent();
+    // Whatever a leader claims the time to be.
+    for upto in [due, u64::MAX] {
+        assert_eq!(world.apply(&expire(&world, upto)), moved(&[]));
+    }
+    world.pass(HOUR - SECOND - 1);
+    assert_eq!(world.apply(&expire(&world, u64::MAX)), moved(&[]));
+    world.pass(1);
+    assert_eq!(world.apply(&expire(&world, due - 1)), moved(&[]), "no more than it asks for");
+    assert_eq!(world.apply(&expire(&world, u64::MAX)), moved(&[first]));
+    let ended = get(&world, &first);
+    assert_eq!((ended.state, ended.why, ended.ended_at), (State::Revoking, Some(Why::Expired), Some(due)));
+    world.pass(SECOND);
+    assert_eq!(world.apply(&expire(&world, world.now())), moved(&[second]), "an intent ends too");
+    assert_eq!(next_due(&world.store).unwrap(), None);
+}
+
+#[test]
+fn a_deposed_leader_s_commands_do_nothing() {
+    let mut world = World::with_target();
+    let (one, two, three) = (world.intent(), world.active(1), world.active(2));
+    revoke(&mut world, three);
+    world.pass(HOUR);
+    let login = principal(&world.cluster, "db", &LeaseId([3; 16]));
+    let old = [
+        active(&world, one, 3),
+        Command::LeaseFailed { term: world.term, lease: one },
+        revoked(&world, vec![proof(three, true)]),
+        expire(&world, world.now()),
+        adopt(&world, &login, 3),
+        office("db", 3, world.term),
+    ];
+    // Carried by a later leader, whether or not that one is in office already.
+    world.term += 1;
+    for command in &old {
+        world.untouched(command, Refusal::Unjustified);
+    }
+    assert_eq!(world.apply(&office("db", 2, world.term)), Outcome::Done);
+    for command in &old {
+        world.untouched(command, Refusal::Unjustified);
+    }
+    // The new leader itself, out of office, may expire and nothing else.
+    world.term += 1;
+    let term = world.term;
+    for command in [
+        active(&world, one, 3),
+        Command::LeaseFailed { term, lease: one },
+        revoked(&world, vec![proof(three, true)]),
+        adopt(&world, &login, 3),
+    ] {
+        world.untouched(&command, Refusal::Unjustified);
+    }
+    let Outcome::Leases { changed } = world.apply(&expire(&world, world.now())) else { panic!() };
+    assert_eq!(changed.len(), 2);
+    assert_eq!(get(&world, &two).state, State::Revoking);
+}
+
+#[test]
+fn deleting_a_role_ends_its_leases_and_no_other_s() {
+    let mut world = World::with_target();
+    assert_eq!(world.submit(role("writer", "db")), Outcome::Done);
+    let (intent, live) = (world.intent(), world.active(1));
+    let Outcome::Intent { lease: other, .. } = world.submit(issue("writer", None)) else { panic!() };
+    let authority = world.authority();
+    let Outcome::Leases { mut changed } = world.submit(Change::DeleteRole { name: "reader".to_owned() }) else {
+        panic!()
+    };
+    changed.sort_unstable();
+    let mut expected = vec![intent, live];
+    expected.sort_unstable();
+    assert_eq!((changed, world.authority()), (expected, authority + 1));
+    assert_eq!(get(&world, &live).why, Some(Why::RoleDeleted));
+    assert_eq!(get(&world, &other).state, State::Intent);
+    let gone = Outcome::Refused(Refusal::not_found("role"));
+    assert_eq!(world.submit(Change::DeleteRole { name: "reader".to_owned() }), gone);
+    // What its leases need to be ended stands in them, and they count against a role of the same name.
+    assert_eq!(world.submit(role("reader", "db")), Outcome::Done);
+    assert_eq!(count(&world.store, "reader").unwrap(), 2);
+    assert_eq!(world.apply(&revoked(&world, vec![proof(live, false)])), moved(&[live]));
+}
+
+#[test]
+fn a_lease_keeps_what_its_role_was() {
+    let mut world = World::with_target();
+    let id = world.intent();
+    let Change::PutRole { name, target, default_ttl, max_ttl, max_leases, scram_iterations, .. } = role("reader", "db")
+    else {
+        panic!()
+    };
+    let groups = vec!["everything".to_owned()];
+    let wider = Change::PutRole {
+        name,
+        target,
+        groups,
+        default_ttl,
+        max_ttl,
+        connection_limit: 9,
+        max_leases,
+        scram_iterations,
+    };
+    assert_eq!(world.submit(wider), Outcome::Done);
+    let old = get(&world, &id);
+    assert_eq!((old.groups, old.connection_limit), (vec!["app_read".to_owned()], 5));
+}
+
+#[test]
+fn nobody_adopts_what_a_lease_accounts_for() {
+    let mut world = World::with_target();
+    let id = world.intent();
+    let login = get(&world, &id).principal;
+    world.untouched(&adopt(&world, &login, 7), lease_state("intent"));
+    world.apply(&active(&world, id, 7));
+    world.untouched(&adopt(&world, &login, 7), lease_state("active"));
+    revoke(&mut world, id);
+    world.untouched(&adopt(&world, &login, 7), lease_state("revoking"));
+    world.apply(&revoked(&world, vec![proof(id, true)]));
+    assert_eq!(count(&world.store, "reader").unwrap(), 0);
+    // A fail-over of the target has brought it back, under another oid.
+    assert_eq!(world.apply(&adopt(&world, &login, 8)), moved(&[id]));
+    let again = get(&world, &id);
+    assert_eq!((again.state, again.why, again.oid), (State::Revoking, Some(Why::Adopted), Some(8)));
+    assert_eq!((again.revoked_index, again.proof, again.owner.as_str()), (None, None, ALICE));
+    assert_eq!((count(&world.store, "reader").unwrap(), next_due(&world.store).unwrap()), (1, None));
+    assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
+}
+
+#[test]
+fn an_orphan_is_adopted_to_be_ended() {
+    let mut world = World::with_target();
+    let id = LeaseId([7; 16]);
+    let login = principal(&world.cluster, "db", &id);
+    assert_eq!(world.apply(&adopt(&world, &login, 7)), moved(&[id]));
+    let found = get(&world, &id);
+    assert_eq!((found.state, found.principal, found.oid), (State::Revoking, login, Some(7)));
+    assert_eq!(work(&world.store, "db", State::Revoking, None, 9).unwrap().len(), 1);
+    assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
+}
+
+#[test]
+fn only_this_cluster_s_principals_at_this_target_are_adopted() {
+    let mut world = World::with_target();
+    let id = LeaseId([0xab; 16]);
+    let ours = principal(&world.cluster, "db", &id);
+    let other_cluster = quorate_state::ids::ClusterId([9; 32]);
+    let upper = format!("{}{}", principal_prefix(&world.cluster, "db"), id.to_string().to_uppercase());
+    for foreign in [
+        "postgres".to_owned(),
+        principal(&other_cluster, "db", &id),
+        principal(&world.cluster, "other", &id),
+        principal_prefix(&world.cluster, "db"),
+        ours[..ours.len() - 1].to_owned(),
+        format!("{ours}0"),
+        format!("{ours} "),
+        upper,
+    ] {
+        let before = world.store.clone();
+        assert_invalid(&world.apply(&adopt(&world, &foreign, 7)), "principal");
+        assert!(world.store == before, "{foreign}");
+    }
+    let elsewhere = Command::Adopt { term: world.term, target: "other".to_owned(), principal: ours, oid: 7 };
+    assert_invalid(&world.apply(&elsewhere), "principal");
+}

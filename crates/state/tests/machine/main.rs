@@ -1,0 +1,22 @@
+//! The machine as every replica runs it: commands in, writes and outcomes out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod access;
+mod canary;
+mod ceremonies;
+mod clock;
+mod genesis;
+mod golden;
+mod histories;
+mod leases;
+mod replay;
+mod requests;
+mod secrets;
+mod targets;
+mod world;

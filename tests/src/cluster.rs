@@ -1,0 +1,334 @@
+//! A cluster of `quorate dev`: started, reached, ended.
+
+use crate::process::{Process, send};
+use crate::{LOOK, quorate};
+use anyhow::Context as _;
+use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
+use quorate_api::vault::ReadStatusReply;
+use quorate_state::ids::{MemberIndex, parse_hex};
+use rand_core::UnwrapErr;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a cluster may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long one member may take to say how it is.
+const STATUS: Duration = Duration::from_secs(1);
+/// How long a cluster may take to end by itself.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How to start a cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Variables for every process, as FAILPOINTS.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Three nodes, a custodian and a PostgreSQL, each a process of its own on the loopback; ended when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    processes: Vec<Process>,
+    document: Value,
+    audit_folders: Vec<(String, PathBuf)>,
+    profile: Profile,
+    program: PathBuf,
+    dev: Child,
+    // After everything that runs in it.
+    _folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When there is no program, or the cluster does not come up: with the end of what it said.
+    pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        let program = quorate()?;
+        let folder = tempfile::Builder::new().prefix("quorate-test").tempdir()?;
+        let (home, said) = (folder.path().join("dev"), folder.path().join("dev.log"));
+        let log = File::create(&said)?;
+        let mut dev = Command::new(&program)
+            .args(["dev", "--folder"])
+            .arg(&home)
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let ready = wait_ready(&mut dev, &home.join("dev.json")).await;
+        let made = ready.and_then(|document| {
+            let processes = processes(&document)?;
+            let audit_folders = audit_folders(&document)?;
+            let profile = Profile::parse(&std::fs::read_to_string(text(&document, "/profile")?)?)?;
+            Ok((document, processes, audit_folders, profile))
+        });
+        match made {
+            Ok((document, processes, audit_folders, profile)) => {
+                Ok(Self { processes, document, audit_folders, profile, program, dev, _folder: folder })
+            }
+            Err(why) => {
+                end(&mut dev, Instant::now() + GRACE);
+                let said = std::fs::read_to_string(&said).unwrap_or_default();
+                Err(why.context(format!("`quorate dev` said:\n{said}")))
+            }
+        }
+    }
+
+    /// A member's process, by the member's index: 1 to 3.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub fn node(&self, member: MemberIndex) -> anyhow::Result<&Process> {
+        let name = &self.profile.member(member).with_context(|| format!("no member {member}"))?.name;
+        self.process(name)
+    }
+
+    /// The custodian's process.
+    ///
+    /// # Errors
+    /// Never in a cluster that is ready.
+    pub fn custodian(&self) -> anyhow::Result<&Process> {
+        self.process("custodian")
+    }
+
+    /// A process by its name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn process(&self, name: &str) -> anyhow::Result<&Process> {
+        self.processes.iter().find(|p| p.name() == name).with_context(|| format!("no process {name}"))
+    }
+
+    /// All processes.
+    #[must_use]
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    /// What clients pin.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// A member's name.
+    #[must_use]
+    pub fn name(&self, member: MemberIndex) -> &str {
+        self.profile.member(member).map_or("?", |m| m.name.as_str())
+    }
+
+    /// What `dev.json` says at a JSON pointer.
+    ///
+    /// # Errors
+    /// When no text stands there.
+    pub fn text(&self, pointer: &str) -> anyhow::Result<&str> {
+        text(&self.document, pointer)
+    }
+
+    /// A client as the caller `identity` (`demo` or `admin`); `demo` opens class `customer` by the custodian.
+    ///
+    /// # Errors
+    /// When there is no such caller.
+    pub fn client(&self, identity: &str) -> anyhow::Result<Client> {
+        let source = match self.document.pointer(&format!("/custodian/identities/{identity}")) {
+            Some(_) => CustomerSource::Custodian(self.custodian_as(identity)?),
+            None => CustomerSource::None,
+        };
+        self.connect(self.profile.clone(), identity, source)
+    }
+
+    /// A client as the administrator.
+    ///
+    /// # Errors
+    /// As [`Cluster::client`].
+    pub fn admin(&self) -> anyhow::Result<Client> {
+        self.client("admin")
+    }
+
+    /// A client of the custodian, as one who may freeze and thaw it.
+    ///
+    /// # Errors
+    /// As [`Cluster::client`].
+    pub fn warden(&self) -> anyhow::Result<Custodian> {
+        self.custodian_as("warden")
+    }
+
+    fn custodian_as(&self, identity: &str) -> anyhow::Result<Custodian> {
+        let key = parse_hex(self.text("/custodian/key")?).context("the custodian's key")?;
+        let caller = Identity::load(Path::new(self.text(&format!("/custodian/identities/{identity}"))?))?;
+        Ok(Custodian::new(self.text("/custodian/address")?, key, caller.tls())?)
+    }
+
+    fn connect(&self, profile: Profile, identity: &str, source: CustomerSource) -> anyhow::Result<Client> {
+        let caller = Identity::load(Path::new(self.text(&format!("/identities/{identity}"))?))?;
+        let seams = Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(crate::now) };
+        Ok(Client::new(profile, caller, source, seams)?)
+    }
+
+    /// Runs `quorate` as the caller `identity`, with the whole connection in its environment.
+    ///
+    /// # Errors
+    /// When it cannot be run; how it ended is in the output.
+    pub fn cli(&self, identity: &str, arguments: &[&str], input: &[u8]) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("QUORATE_PROFILE", self.text("/profile")?)
+            .env("QUORATE_IDENTITY", self.text(&format!("/identities/{identity}"))?)
+            .env("QUORATE_CUSTODIAN", self.text("/custodian/address")?)
+            .env("QUORATE_CUSTODIAN_KEY", self.text("/custodian/key")?)
+            .env("QUORATE_CUSTODIAN_IDENTITY", self.text("/custodian/identities/demo")?);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // It may have ended without reading it.
+            let _ = stdin.write_all(input);
+        }
+        Ok(child.wait_with_output()?)
+    }
+
+    /// What one member says of itself, if it does within a second.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub async fn status(&self, member: MemberIndex) -> anyhow::Result<Option<ReadStatusReply>> {
+        let mut profile = self.profile.clone();
+        profile.members.retain(|m| m.index == member);
+        let client = self.connect(profile, "admin", CustomerSource::None)?;
+        let answer = tokio::time::timeout(STATUS, client.status()).await;
+        Ok(answer.ok().and_then(|mut all| all.pop()?.1.ok()))
+    }
+
+    /// The member that leads by its own word and that of a majority, if there is one now.
+    ///
+    /// # Errors
+    /// Never in a cluster that is ready.
+    pub async fn leader(&self) -> anyhow::Result<Option<MemberIndex>> {
+        let mut answers = Vec::new();
+        for member in &self.profile.members {
+            answers.extend(self.status(member.index).await?);
+        }
+        let Some(term) = answers.iter().map(|a| a.term).max() else { return Ok(None) };
+        let newest: Vec<_> = answers.iter().filter(|a| a.term == term).collect();
+        let leader = newest.iter().find(|a| a.leader != 0 && a.leader == a.member).map(|a| a.member);
+        let followed = newest.iter().filter(|a| Some(a.leader) == leader).count() * 2 > self.profile.members.len();
+        Ok(leader.filter(|_| followed).and_then(|l| MemberIndex::try_from(l).ok()))
+    }
+
+    /// Waits for a leader.
+    ///
+    /// # Errors
+    /// When there is none after `limit`.
+    pub async fn wait_leader(&self, limit: Duration) -> anyhow::Result<MemberIndex> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(leader) = self.leader().await? {
+                return Ok(leader);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "no leader in {limit:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Waits until a member has applied the log up to `index`.
+    ///
+    /// # Errors
+    /// When it has not after `limit`.
+    pub async fn wait_applied(&self, member: MemberIndex, index: u64, limit: Duration) -> anyhow::Result<u64> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let applied = self.status(member).await?.map(|status| status.applied);
+            if let Some(applied) = applied.filter(|applied| *applied >= index) {
+                return Ok(applied);
+            }
+            let name = self.name(member);
+            anyhow::ensure!(Instant::now() < deadline, "{name} has applied {applied:?} of {index} after {limit:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The audit logs by their writers: the members' and the custodian's.
+    pub fn audit_folders(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.audit_folders.iter().map(|(name, folder)| (name.as_str(), folder.as_path()))
+    }
+
+    pub(crate) fn postgres_socket(&self) -> anyhow::Result<(&str, u16)> {
+        let port = self.document.pointer("/postgres/port").and_then(Value::as_u64);
+        let port = port.context("there is no PostgreSQL: is the package postgresql installed?")?;
+        Ok((self.text("/postgres/socket_folder")?, u16::try_from(port)?))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + GRACE;
+        for process in &self.processes {
+            process.ask_child_to_end();
+        }
+        end(&mut self.dev, deadline);
+        for process in &self.processes {
+            process.end_by(deadline);
+        }
+    }
+}
+
+/// Asks `quorate dev` to end, which ends its children; insists at `deadline`, when they end with it.
+fn end(dev: &mut Child, deadline: Instant) {
+    // It may have ended already.
+    let _ = send(dev.id(), Signal::TERM);
+    while matches!(dev.try_wait(), Ok(None)) {
+        if Instant::now() >= deadline {
+            let _ = dev.kill();
+            let _ = dev.wait();
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+async fn wait_ready(dev: &mut Child, path: &Path) -> anyhow::Result<Value> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if path.exists() {
+            return Ok(serde_json::from_slice(&std::fs::read(path)?)?);
+        }
+        if let Some(status) = dev.try_wait()? {
+            anyhow::bail!("`quorate dev` ended: {status}");
+        }
+        anyhow::ensure!(Instant::now() < deadline, "the cluster is not ready after {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn processes(document: &Value) -> anyhow::Result<Vec<Process>> {
+    let all = document.get("processes").and_then(Value::as_object).context("dev.json: processes")?;
+    let one = |(name, entry): (&String, &Value)| {
+        let pid = entry.get("pid").and_then(Value::as_u64).context("dev.json: pid")?;
+        let argv = entry.get("argv").and_then(Value::as_array).context("dev.json: argv")?;
+        let argv = argv.iter().map(|word| word.as_str().map(str::to_owned).context("dev.json: argv"));
+        let argv = argv.collect::<anyhow::Result<_>>()?;
+        Ok(Process::new(name.clone(), argv, text(entry, "/log")?.into(), u32::try_from(pid)?))
+    };
+    all.iter().map(one).collect()
+}
+
+fn audit_folders(document: &Value) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let members = document.get("members").and_then(Value::as_object).context("dev.json: members")?;
+    let mut folders = Vec::new();
+    for (name, member) in members {
+        folders.push((name.clone(), PathBuf::from(text(member, "/audit_dir")?)));
+    }
+    folders.push(("custodian".to_owned(), PathBuf::from(text(document, "/custodian/audit_dir")?)));
+    Ok(folders)
+}
+
+fn text<'a>(document: &'a Value, pointer: &str) -> anyhow::Result<&'a str> {
+    document.pointer(pointer).and_then(Value::as_str).with_context(|| format!("dev.json: no text at {pointer}"))
+}
