@@ -118,7 +118,12 @@ impl Cluster {
     ///
     /// # Errors
     /// When they do not in `limit`.
-    pub async fn wait_audit_lines(&self, sought: &Sought, members: usize, limit: Duration) -> anyhow::Result<Vec<Line>> {
+    pub async fn wait_audit_lines(
+        &self,
+        sought: &Sought,
+        members: usize,
+        limit: Duration,
+    ) -> anyhow::Result<Vec<Line>> {
         let deadline = Instant::now() + limit;
         loop {
             let lines = self.audit_lines(sought)?;

@@ -1,8 +1,10 @@
 //! The scratch PostgreSQL, as itself tells: the judge of what became of a credential.
 
 use crate::Cluster;
+use crate::process::send;
 use anyhow::Context as _;
 use quorate_api::client::Credential;
+use rustix::process::Signal;
 use tokio_postgres::{Client, Config, Error, NoTls};
 
 impl Cluster {
@@ -50,4 +52,45 @@ pub async fn seen(superuser: &Client, login: &str) -> anyhow::Result<(bool, i64)
         .await
         .context("looking at pg_roles and pg_stat_activity")?;
     Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+/// A PostgreSQL that answers nothing: the postmaster and every backend are stopped until this is dropped.
+#[derive(Debug)]
+pub struct FrozenDatabase(Vec<u32>);
+
+impl FrozenDatabase {
+    /// Stops it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(cluster: &Cluster) -> anyhow::Result<Self> {
+        let (folder, port) = cluster.postgres_socket()?;
+        let lock = std::fs::read_to_string(format!("{folder}/.s.PGSQL.{port}.lock")).context("the server's lock file")?;
+        let postmaster: u32 = lock.lines().next().context("an empty lock file")?.trim().parse()?;
+        // First, so that it starts no more of them.
+        send(postmaster, Signal::STOP)?;
+        let mut stopped = Self(vec![postmaster]);
+        for entry in std::fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if parent(pid) == Some(postmaster) && send(pid, Signal::STOP).is_ok() {
+                stopped.0.push(pid);
+            }
+        }
+        Ok(stopped)
+    }
+}
+
+impl Drop for FrozenDatabase {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            // It may have ended.
+            let _ = send(*pid, Signal::CONT);
+        }
+    }
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold spaces; the state and the parent follow it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }

@@ -28,8 +28,18 @@ impl Cluster {
     pub fn issue(&self, path: &str) -> anyhow::Result<Identity> {
         let out = format!("{}/{}.pem", self.text("/folder")?, path.replace('/', "-"));
         let (operator, passphrase) = (self.text("/operator")?, self.text("/passphrase_file")?);
-        let arguments =
-            ["identity", "issue", "--operator", operator, "--name", path, "--out", &out, "--passphrase-file", passphrase];
+        let arguments = [
+            "identity",
+            "issue",
+            "--operator",
+            operator,
+            "--name",
+            path,
+            "--out",
+            &out,
+            "--passphrase-file",
+            passphrase,
+        ];
         let output = self.cli("admin", &arguments, b"")?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "`quorate identity issue` ended with {}: {said}", output.status);

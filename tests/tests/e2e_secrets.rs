@@ -64,7 +64,8 @@ async fn values(cluster: &Cluster) {
         ("app/demo/schlüssel/鍵 🔑", "größer".as_bytes()),
     ];
     for (path, value) in values {
-        let put = demo.put(NAMESPACE, path, value, Some(0)).await.unwrap_or_else(|why| panic!("{path} is stored: {why}"));
+        let put =
+            demo.put(NAMESPACE, path, value, Some(0)).await.unwrap_or_else(|why| panic!("{path} is stored: {why}"));
         assert_eq!(put.number, 1, "{path} is new");
         assert_value(&demo, path, None, value).await;
     }
@@ -85,7 +86,11 @@ async fn versions(cluster: &Cluster) {
         assert_eq!(put.number, number, "versions count from 1 without a gap");
     }
     code("check-and-set on 2 when 3 is the newest", "check_and_set", demo.put(NAMESPACE, path, b"lost", Some(2)).await);
-    code("check-and-set on none when 3 is the newest", "check_and_set", demo.put(NAMESPACE, path, b"lost", Some(0)).await);
+    code(
+        "check-and-set on none when 3 is the newest",
+        "check_and_set",
+        demo.put(NAMESPACE, path, b"lost", Some(0)).await,
+    );
     assert_value(&demo, path, Some(1), b"first").await;
     assert_value(&demo, path, None, b"third").await;
     code("a version that never was", "not_found", demo.get(NAMESPACE, path, Some(4)).await);
@@ -103,7 +108,8 @@ async fn versions(cluster: &Cluster) {
     let undeleted = demo.undelete(NAMESPACE, path, &[1]).await;
     assert!(!matches!(&undeleted, Ok(back) if back.contains(&1)), "a destroyed version is back: {undeleted:?}");
     code("still destroyed", "not_found", demo.get(NAMESPACE, path, Some(1)).await);
-    let states: Vec<String> = demo.versions(NAMESPACE, path).await.unwrap().versions.into_iter().map(|v| v.state).collect();
+    let states: Vec<String> =
+        demo.versions(NAMESPACE, path).await.unwrap().versions.into_iter().map(|v| v.state).collect();
     assert_eq!(states, ["destroyed", "live", "live"]);
 }
 
@@ -142,8 +148,7 @@ async fn one_request_one_version(cluster: &Cluster) {
         created: quorate_tests::now(),
         writer_id: writer_id.clone(),
     };
-    let wrap =
-        WrapTemplate { namespace: NAMESPACE.into(), path: path.into(), wrap_no: 0, wrapped_by: writer_id };
+    let wrap = WrapTemplate { namespace: NAMESPACE.into(), path: path.into(), wrap_no: 0, wrapped_by: writer_id };
     let sealed = seal(b"once", &object, &wrap, ring, &[], &mut UnwrapErr(getrandom::SysRng)).unwrap();
     let change = Change::PutSecret {
         namespace: NAMESPACE.into(),
@@ -173,7 +178,9 @@ async fn every_node_and_every_pair(cluster: &Cluster) {
     for member in [1, 2, 3] {
         let one = cluster.through("demo", &[member]).unwrap();
         let (path, value) = (format!("app/demo/by-node-{member}"), [member; 40]);
-        one.put(NAMESPACE, &path, &value, Some(0)).await.unwrap_or_else(|why| panic!("node {member} takes a write: {why}"));
+        one.put(NAMESPACE, &path, &value, Some(0))
+            .await
+            .unwrap_or_else(|why| panic!("node {member} takes a write: {why}"));
         for pair in [[1, 2], [1, 3], [2, 3]] {
             let two = cluster.through("demo", &pair).unwrap();
             assert_value(&two, &path, None, &value).await;
@@ -197,7 +204,8 @@ async fn refusals(cluster: &Cluster) {
     code("a path that is none", "invalid_argument", demo.get(NAMESPACE, "app/demo/../x", None).await);
     // Administration does not imply reading.
     code("an administrator who reads", "denied", admin.get(NAMESPACE, "app/demo/one-byte", None).await);
-    let by_demo = demo.change(Change::PutPolicy { name: "mine".into(), text: "permit (principal, action, resource);".into() });
+    let by_demo =
+        demo.change(Change::PutPolicy { name: "mine".into(), text: "permit (principal, action, resource);".into() });
     code("demo writes a policy", "not_by_administrators", by_demo.await);
     let nobody = cluster.client_as(cluster.issue("app/nobody").unwrap(), &[1, 2, 3]).unwrap();
     code("a caller without any policy", "denied", nobody.get(NAMESPACE, "app/demo/one-byte", None).await);
@@ -219,7 +227,8 @@ async fn strangers(cluster: &Cluster) {
 
     for name in ["n1", "n2", "n3"] {
         let member = cluster.profile().members.iter().find(|m| m.name == name).unwrap();
-        let node = TlsIdentity::self_signed(&SigningKey::from_seed(&Secret::from_slice(&[9; 32]).unwrap()), name).unwrap();
+        let node =
+            TlsIdentity::self_signed(&SigningKey::from_seed(&Secret::from_slice(&[9; 32]).unwrap()), name).unwrap();
         let channel = connect(&member.api_address, member.key, &node, name, CLIENT).unwrap();
         let answer = VaultClient::new(channel).read_status(ReadStatusRequest {}).await;
         assert!(answer.is_err(), "{name} answers a client that shows a node's kind of certificate");

@@ -140,7 +140,7 @@ impl Raft {
     /// `authenticate` must take the raft id from the connection (the peer's certificate), never from what the request says.
     pub fn service(&self, authenticate: Authenticate) -> PeerService {
         let Inner { config, raft, state, .. } = &*self.inner;
-        Peers::service(config.id, config.cluster, raft.clone(), state.clone(), authenticate)
+        Peers::service(config, raft.clone(), state.clone(), authenticate)
     }
 
     /// Founds the cluster with these members. Exactly one node may do it, once.

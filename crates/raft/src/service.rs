@@ -10,7 +10,7 @@ use openraft::{
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
-    codec,
+    Config, codec,
     entry::{LogId, Types},
     snapshot::{Image, Seal},
     state::StateStore,
@@ -34,6 +34,7 @@ pub(crate) type Consensus = openraft::Raft<Types, StateStore>;
 pub struct Peers {
     id: u64,
     cluster: [u8; 32],
+    accept_snapshots: bool,
     raft: Consensus,
     state: StateStore,
     authenticate: Authenticate,
@@ -41,13 +42,13 @@ pub struct Peers {
 
 impl Peers {
     pub(crate) fn service(
-        id: u64,
-        cluster: [u8; 32],
+        config: &Config,
         raft: Consensus,
         state: StateStore,
         authenticate: Authenticate,
     ) -> PeerService {
-        PeerServer::new(Self { id, cluster, raft, state, authenticate })
+        let Config { id, cluster, accept_snapshots, .. } = *config;
+        PeerServer::new(Self { id, cluster, accept_snapshots, raft, state, authenticate })
             .max_decoding_message_size(wire::MAX_MESSAGE)
             .max_encoding_message_size(wire::MAX_MESSAGE)
     }
@@ -84,6 +85,13 @@ impl Peers {
         sender: u64,
         mut chunks: Streaming<wire::SnapshotChunk>,
     ) -> Result<wire::SnapshotReply, Status> {
+        if !self.accept_snapshots {
+            tracing::error!(
+                sender,
+                "a snapshot was offered and refused: this node is further behind than any log reaches; allow one at its next start"
+            );
+            return Err(Status::failed_precondition("this node does not take snapshots"));
+        }
         let Some(Part::Begin(begin)) = next(&mut chunks).await? else { return Err(wire::missing("begin")) };
         Self::own_vote(sender, begin.vote.as_ref())?;
         let vote = wire::vote(begin.vote)?;
@@ -267,9 +275,15 @@ mod tests {
         }
     }
 
-    /// Node 1 of a cluster of two, and a connection to it that authenticates as `peer`.
+    /// Node 1 of a cluster of two that takes snapshots, and a connection to it that authenticates as `peer`.
     async fn connect(peer: Option<u64>) -> (Raft, Channel) {
-        let raft = Raft::open(Config::new(1, CLUSTER), Arc::new(MemKv::new()), Arc::new(Inert), Arc::new(Nobody))
+        let mut config = Config::new(1, CLUSTER);
+        config.accept_snapshots = true;
+        connect_to(config, peer).await
+    }
+
+    async fn connect_to(config: Config, peer: Option<u64>) -> (Raft, Channel) {
+        let raft = Raft::open(config, Arc::new(MemKv::new()), Arc::new(Inert), Arc::new(Nobody))
             .await
             .unwrap();
         let members = BTreeMap::from([(1, Node::default()), (2, Node::default())]);
@@ -352,6 +366,17 @@ mod tests {
         let reply = client.vote(request(at_seven, CLUSTER, 2, 1)).await.unwrap().into_inner();
         assert_eq!(reply.vote.unwrap().term, 7, "term 50 was only asked about");
         drop(raft);
+    }
+
+    /// A member that claims to lead could otherwise plant any state here.
+    #[tokio::test]
+    async fn no_snapshot_is_taken_unless_the_operator_allowed_it() {
+        let (raft, channel) = connect_to(Config::new(1, CLUSTER), Some(2)).await;
+        let before = raft.digest().unwrap();
+        let chunks = futures::stream::empty();
+        let refused = PeerClient::new(channel).snapshot(request(chunks, CLUSTER, 2, 1)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+        assert_eq!(raft.digest().unwrap(), before);
     }
 
     #[tokio::test]

@@ -48,7 +48,9 @@ impl Core {
             Failure::new("ceremony", format!("this member cannot take part in session {id}: {what}: {e}"))
         };
         injected("ceremony.seed.before")?;
-        let seed = self.keys.ceremony_seed(id, &self.env).map_err(|e| own("its seed", &e))?;
+        let session_id = *id;
+        let seed = self.on_disk(move |core| core.keys.ceremony_seed(&session_id, &core.env)).await?;
+        let seed = seed.map_err(|e| own("its seed", &e))?;
         injected("ceremony.seed")?;
         let member = Member { index: self.me, seed: &seed, key: self.keys.identity(), old_share: None };
         for message in member.next(&session.ceremony).map_err(|e| own("its part", &e))? {
@@ -58,7 +60,8 @@ impl Core {
                 let share = member.finish(&session.ceremony).map_err(|e| own("its share", &e))?;
                 let share = KeyShare::new(share.index, &share.scalar).map_err(|e| own("its share", &e))?;
                 injected("ceremony.share.before")?;
-                self.keys.save_share(id, &share, &self.env).map_err(|e| own("its share", &e))?;
+                let saved = self.on_disk(move |core| core.keys.save_share(&session_id, &share, &core.env)).await?;
+                saved.map_err(|e| own("its share", &e))?;
                 injected("ceremony.share")?;
             }
             self.record(
@@ -77,6 +80,16 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Runs what waits for the disk on a thread that may wait.
+    async fn on_disk<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> R + Send + 'static,
+    ) -> Result<R, Failure> {
+        let core = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&core)).await;
+        done.map_err(|_| Failure::new("internal", "the key store failed in a way that it should not"))
     }
 
     fn erase(&self, id: &SessionId) -> Result<(), Failure> {

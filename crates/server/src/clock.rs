@@ -40,7 +40,7 @@ impl Core {
                 break;
             }
         }
-        readings.sort_by(|a, b| b.clock.cmp(&a.clock));
+        readings.sort_by_key(|reading| std::cmp::Reverse(reading.clock));
         readings.truncate(self.threshold());
         match self.propose(Command::Tick { readings }).await?.outcome {
             Outcome::Refused(refusal) => Err(Failure::from(refusal)),

@@ -41,11 +41,13 @@ pub struct RaftConfig {
     pub election_max_ms: u64,
     /// A snapshot every so many entries.
     pub snapshot_every: u64,
+    /// Takes a snapshot from whoever leads: for one start of a member that is too far behind, when no member is corrupt.
+    pub accept_snapshots: bool,
 }
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 450, snapshot_every: 10_000 }
+        Self { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 450, snapshot_every: 10_000, accept_snapshots: false }
     }
 }
 

@@ -483,8 +483,8 @@ mod tests {
         assert!(not_gone(&seen(false, 0, Some("renamed")), "q1_").is_some(), "it may be the same account");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_stuck_lease_waits_longer_each_time_and_alone() {
+    #[test]
+    fn a_stuck_lease_waits_longer_each_time_and_alone() {
         let mut stuck = Stuck::default();
         let start = Instant::now();
         let (one, two) = (LeaseId([1; 16]), LeaseId([2; 16]));

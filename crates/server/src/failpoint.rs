@@ -3,6 +3,9 @@
 //!
 //! `FAILPOINTS="lease.p2=1*return(kill)"` ends the process by SIGKILL the first time it gets there; `stop` stops it by
 //! SIGSTOP until somebody sends SIGCONT; `fail` makes [`hit`] return an error, once or as often as said.
+//!
+//! `FAILPOINT_FILE` names a file in which a test writes `lease.p2=kill` while the nodes run: the first that gets there
+//! takes the file away and does it. So whichever node leads is hit, once, and no other.
 
 /// A step was told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -12,8 +15,21 @@ pub(crate) struct Injected;
 /// Passes the point `name`.
 #[cfg(feature = "failpoints")]
 pub(crate) fn hit(name: &str) -> Result<(), Injected> {
+    if let Some(action) = take(name) {
+        return act(name, Some(&action));
+    }
     fail::fail_point!(name, |action| act(name, action.as_deref()));
     Ok(())
+}
+
+/// What the file says to do here, if it is there and about this point, and this process was the first to take it.
+#[cfg(feature = "failpoints")]
+fn take(name: &str) -> Option<String> {
+    let path = std::env::var_os("FAILPOINT_FILE")?;
+    let line = std::fs::read_to_string(&path).ok()?;
+    let action = line.trim_end().strip_prefix(name)?.strip_prefix('=')?.to_owned();
+    std::fs::remove_file(&path).ok()?;
+    Some(action)
 }
 
 /// Passes the point `name`.

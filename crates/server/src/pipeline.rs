@@ -205,7 +205,7 @@ async fn on_disk<R>(receipts: impl Future<Output = Result<R, AuditError>>) -> Re
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_hanging_audit_disk_is_an_answer() {
         let never = on_disk(std::future::pending::<Result<(), AuditError>>()).await;
         assert_eq!(never.unwrap_err().code, "audit_unavailable");

@@ -258,6 +258,7 @@ fn raft_config(config: &NodeConfig, id: u64, cluster: &ClusterId) -> Config {
     raft.election_min = Duration::from_millis(config.raft.election_min_ms);
     raft.election_max = Duration::from_millis(config.raft.election_max_ms);
     raft.snapshot_every = config.raft.snapshot_every;
+    raft.accept_snapshots = config.raft.accept_snapshots;
     // Beside the store, not in it: it tells when the store has lost the end of its log.
     raft.witness = Some(config.data_dir.join("log.witness"));
     raft

@@ -153,6 +153,11 @@ pub(crate) struct Described<'a> {
     pub(crate) payload: &'a [u8],
 }
 
+/// Whether what is sent to `host` stays on the machine: a loopback address, `localhost`, or the folder of a Unix socket.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.starts_with('/') || host.parse::<core::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 pub(crate) fn put_target(
     tx: &mut Tx<'_>,
     cluster: &ClusterId,
@@ -172,6 +177,13 @@ pub(crate) fn put_target(
         if value.is_empty() || value.len() > 253 || value.chars().any(char::is_control) {
             return refuse(Refusal::invalid(field, "must have 1 to 253 bytes and no control characters"));
         }
+    }
+    if !is_loopback(d.host) {
+        return refuse(Refusal::invalid(
+            "host",
+            "must be localhost, a loopback address or a socket's folder: connections to targets are not encrypted in this version, \
+             so reach a remote one through a tunnel that ends on each node",
+        ));
     }
     if d.port == 0 {
         return refuse(Refusal::invalid("port", "must be 1 to 65535"));

@@ -118,6 +118,7 @@ impl Cluster {
 
     pub(crate) async fn start_node(&mut self, id: u64) {
         let mut config = Config::new(id, CLUSTER);
+        config.accept_snapshots = true;
         // Slower than in production: test machines stall.
         config.heartbeat = Duration::from_millis(150);
         config.election_min = Duration::from_millis(600);

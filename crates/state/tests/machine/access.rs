@@ -3,7 +3,9 @@
 use crate::world::*;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_crypto::sealed::MAX_NAMESPACE;
-use quorate_state::access::{MAX_POLICY, customer_key, is_blocked, mounts, namespaces, policies, policy_epoch};
+use quorate_state::access::{
+    CustomerKey, MAX_POLICY, customer_key, is_blocked, mounts, namespaces, policies, policy_epoch,
+};
 use quorate_state::change::Change;
 use quorate_state::command::Command;
 use quorate_state::ids::{CustomerKeyId, KeyringId};
@@ -97,25 +99,25 @@ fn a_mount_fits_its_keyring() {
 fn a_customer_key_needs_its_customer_s_signature() {
     let mut world = World::bare();
     let good = world.register("acme", 1);
-    let altered = |change: &dyn Fn(&mut String, &mut Vec<u8>, &mut [u8; 32], &mut [u8; 64])| {
-        let Change::RegisterCustomerKey { mut name, mut public, mut owner, mut signature } = good.clone() else {
-            panic!()
-        };
-        change(&mut name, &mut public, &mut owner, &mut signature);
+    let altered = |change: &dyn Fn(&mut CustomerKey, &mut [u8; 64])| {
+        let Change::RegisterCustomerKey { name, public, owner, mut signature } = good.clone() else { panic!() };
+        let mut key = CustomerKey { name, public, owner };
+        change(&mut key, &mut signature);
+        let CustomerKey { name, public, owner } = key;
         Change::RegisterCustomerKey { name, public, owner, signature }
     };
     let other_key = customer(2).public().encode();
-    assert_invalid(&world.submit(altered(&|n, _, _, _| *n = "other".to_owned())), "signature");
-    assert_invalid(&world.submit(altered(&|_, p, _, _| *p = other_key.clone())), "signature");
-    assert_invalid(&world.submit(altered(&|_, _, o, _| *o = key("a stranger").verify_key().0)), "signature");
-    assert_invalid(&world.submit(altered(&|_, _, _, s| s[9] ^= 1)), "signature");
-    assert_invalid(&world.submit(altered(&|n, _, _, _| *n = "A".to_owned())), "name");
-    assert_invalid(&world.submit(altered(&|_, p, _, _| p.truncate(100))), "public");
-    assert_invalid(&world.submit(altered(&|_, p, _, _| p[0] = 9)), "public");
+    assert_invalid(&world.submit(altered(&|k, _| k.name = "other".to_owned())), "signature");
+    assert_invalid(&world.submit(altered(&|k, _| k.public = other_key.clone())), "signature");
+    assert_invalid(&world.submit(altered(&|k, _| k.owner = key("a stranger").verify_key().0)), "signature");
+    assert_invalid(&world.submit(altered(&|_, s| s[9] ^= 1)), "signature");
+    assert_invalid(&world.submit(altered(&|k, _| k.name = "A".to_owned())), "name");
+    assert_invalid(&world.submit(altered(&|k, _| k.public.truncate(100))), "public");
+    assert_invalid(&world.submit(altered(&|k, _| k.public[0] = 9)), "public");
     // Signed for another cluster.
     let public = customer(1).public().encode();
     let elsewhere = key("the customer").sign("customer-key", &[&[1; 32], b"acme", &public]);
-    assert_invalid(&world.submit(altered(&|_, _, _, s| *s = elsewhere)), "signature");
+    assert_invalid(&world.submit(altered(&|_, s| *s = elsewhere)), "signature");
     assert_eq!(customer_key(&world.store, &customer_id(1)).unwrap(), None);
     assert_eq!(world.submit(good.clone()), Outcome::Done);
     assert_eq!(world.submit(good), Outcome::Refused(Refusal::exists("customer key")));

@@ -429,3 +429,19 @@ fn only_this_cluster_s_principals_at_this_target_are_adopted() {
     let elsewhere = Command::Adopt { term: world.term, target: "other".to_owned(), principal: ours, oid: 7 };
     assert_invalid(&world.apply(&elsewhere), "principal");
 }
+
+#[test]
+fn work_is_paged_by_id_and_kept_apart_by_target_and_state() {
+    let mut world = World::with_target();
+    let (intent, mut live) = (world.intent(), vec![world.active(1), world.active(2)]);
+    live.sort_unstable();
+    let page = |target: &str, state, after: Option<&LeaseId>, limit| -> Vec<LeaseId> {
+        work(&world.store, target, state, after, limit).unwrap().into_iter().map(|(id, _)| id).collect()
+    };
+    assert_eq!(page("db", State::Active, None, 9), live);
+    assert_eq!(page("db", State::Active, None, 1), live[..1]);
+    assert_eq!(page("db", State::Active, Some(&live[0]), 9), live[1..]);
+    assert!(page("db", State::Active, Some(&live[1]), 9).is_empty());
+    assert_eq!(page("db", State::Intent, None, 9), [intent]);
+    assert!(page("d", State::Active, None, 9).is_empty());
+}

@@ -10,6 +10,7 @@
 mod access;
 mod canary;
 mod ceremonies;
+mod check;
 mod clock;
 mod genesis;
 mod golden;

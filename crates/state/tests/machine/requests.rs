@@ -360,17 +360,19 @@ fn a_request_that_the_endorsers_clocks_have_outlived_is_too_late() {
 fn time_moves_with_a_refused_change_and_nothing_else_does() {
     let mut world = World::new();
     let now = world.now();
-    // The id of the secret is noted as used before its version turns out to be refused.
-    let sealed = world.seal("app/x").make();
-    let signed = World::sign(&world.request(put("app/x", sealed, Some(3))));
+    assert!(matches!(world.put("app/x", None), Outcome::Stored { number: 1, .. }));
+    // The first version is erased before the second turns out to be missing.
+    let (namespace, path) = ("team".to_owned(), "app/x".to_owned());
+    let signed = World::sign(&world.request(Change::DestroySecret { namespace, path, numbers: vec![1, 2] }));
     let at = |i: u8| {
         let hashes = vec![signed.hash()];
         Endorsement::sign(&world.cluster, ROSTER, world.authority(), i, now + SECOND, hashes, &node(i))
     };
     let command = world.endorsed(&signed, vec![at(1), at(2)]);
     let before = world.store.clone();
-    assert_eq!(world.apply(&command), Outcome::Refused(Refusal::CheckAndSet { current: 0 }));
+    assert_eq!(world.apply(&command), Outcome::Refused(Refusal::not_found("version")));
     assert_eq!(world.now(), now + SECOND);
+    assert!(before.0.keys().all(|k| world.store.0.contains_key(k)), "a row is gone");
     let changed: Vec<u8> =
         (world.store.0.iter().filter(|(k, v)| before.0.get(*k) != Some(*v))).map(|(k, _)| k[0]).collect();
     assert_eq!(changed, [Table::Meta as u8, Table::Request as u8, Table::RequestEnd as u8]);

@@ -29,9 +29,17 @@ impl Demo {
         let credential = self.app.issue_lease(ROLE, None).await?;
         let lease = self.app.lease(credential.lease).await?;
         anyhow::ensure!(lease.state == "active", "expected an active lease, but it is {}", lease.state);
-        let text = format!("lease of {ROLE}: intent at log index {}, active at {}", lease.intent_index, lease.active_index);
+        let text =
+            format!("lease of {ROLE}: intent at log index {}, active at {}", lease.intent_index, lease.active_index);
         self.story.recorded(&self.cluster, &text, Sought::Lease(credential.lease), THRESHOLD).await?;
-        self.story.recorded(&self.cluster, "its intent, before its login was made", Sought::Index(lease.intent_index), THRESHOLD).await?;
+        self.story
+            .recorded(
+                &self.cluster,
+                "its intent, before its login was made",
+                Sought::Index(lease.intent_index),
+                THRESHOLD,
+            )
+            .await?;
 
         let session = login_with(&credential).await.context("logging in with the lease")?;
         session.batch_execute("BEGIN").await?;
@@ -39,7 +47,10 @@ impl Demo {
         let (note, backend): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
         let at_postgres = seen(&self.superuser, &credential.username).await?;
         anyhow::ensure!(at_postgres == (true, 1), "expected one session, but PostgreSQL has {at_postgres:?}");
-        self.story.fact(&format!("logged in as {}: backend {backend}, in a transaction, has read \"{note}\"", credential.username))?;
+        self.story.fact(&format!(
+            "logged in as {}: backend {backend}, in a transaction, has read \"{note}\"",
+            credential.username
+        ))?;
 
         let statement = tokio::spawn(async move { session.batch_execute("SELECT pg_sleep(60)").await });
         let began = Instant::now();
@@ -51,7 +62,9 @@ impl Demo {
         let Ok(ended) = tokio::time::timeout(ENDED, statement).await else {
             anyhow::bail!("expected refusal of the session within {ENDED:?}, but it is still in its transaction");
         };
-        let Err(error) = ended? else { anyhow::bail!("expected refusal of the session, but its statement went through") };
+        let Err(error) = ended? else {
+            anyhow::bail!("expected refusal of the session, but its statement went through")
+        };
         let said = error.as_db_error().with_context(|| format!("expected PostgreSQL's word, but it was: {error}"))?;
         anyhow::ensure!(
             *said.code() == SqlState::ADMIN_SHUTDOWN,
@@ -60,7 +73,12 @@ impl Demo {
             said.message()
         );
         let took = began.elapsed().as_millis();
-        self.story.fact(&format!("after {took} ms its transaction got {} {}: {}", said.severity(), said.code().code(), said.message()))?;
+        self.story.fact(&format!(
+            "after {took} ms its transaction got {} {}: {}",
+            said.severity(),
+            said.code().code(),
+            said.message()
+        ))?;
 
         let lease = self.app.wait_revoked(credential.lease, ENDED).await?;
         let text = format!(
@@ -68,7 +86,10 @@ impl Demo {
             lease.proof_endpoint, lease.proof_looked_at, lease.revoked_index
         );
         let (revoking, revoked) = (lease.revoking_index, lease.revoked_index);
-        anyhow::ensure!(0 < revoking && revoking < revoked, "expected Revoked after Revoking, but: {revoking}, {revoked}");
+        anyhow::ensure!(
+            0 < revoking && revoking < revoked,
+            "expected Revoked after Revoking, but: {revoking}, {revoked}"
+        );
         self.story.recorded(&self.cluster, &text, Sought::Index(lease.revoked_index), THRESHOLD).await?;
         self.story.fact(&refused_login(&credential).await?)
     }
@@ -82,7 +103,10 @@ impl Demo {
         let node = self.cluster.node(leader)?;
         let dead = node.pid();
         node.kill().await?;
-        self.story.fact(&format!("{} leases run, each with a session; {name} leads, and is killed (SIGKILL, pid {dead})", running.len()))?;
+        self.story.fact(&format!(
+            "{} leases run, each with a session; {name} leads, and is killed (SIGKILL, pid {dead})",
+            running.len()
+        ))?;
 
         self.wait_gone(&mut running).await?;
         let mut worst = i64::MIN;
@@ -92,13 +116,27 @@ impl Demo {
             anyhow::ensure!(why == "expired", "expected that it expired, but it is {why}");
             let over = lease.gone.context("not gone")?.cast_signed() - expires_at.cast_signed();
             worst = worst.max(over);
-            anyhow::ensure!(over >= EARLY, "expected lease {id} to run its {} ms, but it was gone {} ms early", lease.ttl, -over);
-            let text = format!("lease of {} ms: gone {over:+} ms after its end; Revoked at log index {revoked_index}", lease.ttl);
+            anyhow::ensure!(
+                over >= EARLY,
+                "expected lease {id} to run its {} ms, but it was gone {} ms early",
+                lease.ttl,
+                -over
+            );
+            let text = format!(
+                "lease of {} ms: gone {over:+} ms after its end; Revoked at log index {revoked_index}",
+                lease.ttl
+            );
             self.story.recorded(&self.cluster, &text, Sought::Lease(*id), THRESHOLD).await?;
         }
-        anyhow::ensure!(worst <= OVERRUN, "expected all gone within {OVERRUN} ms of their ends, but one took {worst} ms");
+        anyhow::ensure!(
+            worst <= OVERRUN,
+            "expected all gone within {OVERRUN} ms of their ends, but one took {worst} ms"
+        );
         let leader_now = self.cluster.wait_leader(SETTLE).await?;
-        self.story.fact(&format!("worst overrun {worst} ms of the {OVERRUN} allowed; {} leads now", self.cluster.name(leader_now)))?;
+        self.story.fact(&format!(
+            "worst overrun {worst} ms of the {OVERRUN} allowed; {} leads now",
+            self.cluster.name(leader_now)
+        ))?;
 
         let target = self.cluster.status(leader_now).await?.context("the leader does not say how it is")?.applied;
         let node = self.cluster.node(leader)?;
@@ -106,7 +144,10 @@ impl Demo {
         let began = Instant::now();
         let applied = self.cluster.wait_applied(leader, target, SETTLE).await?;
         let took = began.elapsed().as_millis();
-        self.story.fact(&format!("{name} started again as pid {}, and caught up to log index {applied} in {took} ms, asking nobody", node.pid()))
+        self.story.fact(&format!(
+            "{name} started again as pid {}, and caught up to log index {applied} in {took} ms, asking nobody",
+            node.pid()
+        ))
     }
 
     /// A lease with a session: its end is to be enforced, not only noted.

@@ -14,29 +14,41 @@ impl Demo {
         self.story.act(7, "Every audit log verified offline, and everything shown above found in it")?;
         let mut heads = BTreeMap::new();
         for member in &self.cluster.profile().members {
-            let status = self.cluster.status(member.index).await?.with_context(|| format!("{} does not answer", member.name))?;
+            let status =
+                self.cluster.status(member.index).await?.with_context(|| format!("{} does not answer", member.name))?;
             heads.insert(member.name.clone(), format!("{}:{}", status.audit_seq, status.audit_head));
         }
         let ending = heads.keys().map(String::as_str).chain(["custodian"]);
         try_join_all(ending.map(async |name| self.cluster.process(name)?.terminate().await)).await?;
-        self.story.fact("each node has told the head of its log; now all nodes and the custodian are ended (SIGTERM)")?;
+        self.story
+            .fact("each node has told the head of its log; now all nodes and the custodian are ended (SIGTERM)")?;
 
         let changed = tempfile::tempdir()?;
         let folders: Vec<(String, PathBuf)> =
             self.cluster.audit_folders().map(|(name, folder)| (name.to_owned(), folder.to_owned())).collect();
         for (at, (name, folder)) in folders.into_iter().enumerate() {
-            let folder = if self.broken == Break::Audit && at == 0 { with_a_changed_byte(&folder, changed.path())? } else { folder };
+            let folder = if self.broken == Break::Audit && at == 0 {
+                with_a_changed_byte(&folder, changed.path())?
+            } else {
+                folder
+            };
             self.verify(&name, &folder, heads.get(&name))?;
         }
         let mut found = 0;
         for sought in self.story.shown() {
             let lines = self.cluster.audit_lines(sought)?;
-            let members: BTreeSet<&str> = lines.iter().map(|l: &Line| l.member.as_str()).filter(|m| *m != "custodian").collect();
-            anyhow::ensure!(members.len() >= THRESHOLD, "expected {sought} in {THRESHOLD} logs, but it is in {members:?}");
+            let members: BTreeSet<&str> =
+                lines.iter().map(|l: &Line| l.member.as_str()).filter(|m| *m != "custodian").collect();
+            anyhow::ensure!(
+                members.len() >= THRESHOLD,
+                "expected {sought} in {THRESHOLD} logs, but it is in {members:?}"
+            );
             found += lines.len();
         }
         let shown = self.story.shown().len();
-        self.story.fact(&format!("all {shown} ids shown above stand in the logs of {THRESHOLD} nodes or more: {found} records"))
+        self.story.fact(&format!(
+            "all {shown} ids shown above stand in the logs of {THRESHOLD} nodes or more: {found} records"
+        ))
     }
 
     fn verify(&self, name: &str, folder: &Path, head: Option<&String>) -> anyhow::Result<()> {
@@ -46,8 +58,15 @@ impl Demo {
             arguments.extend(["--expect", head]);
         }
         let output = self.cluster.cli("demo", &arguments, &[])?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "expected the log of {name} to verify, but: {}", said.trim());
+        if !output.status.success() {
+            let said: Value = serde_json::from_slice(&output.stderr)?;
+            let word = |key| said.pointer(key).and_then(Value::as_str).unwrap_or("?");
+            anyhow::bail!(
+                "expected the log of {name} to verify, but: {}: {}",
+                word("/error/code"),
+                word("/error/message")
+            );
+        }
         let summary: Value = serde_json::from_slice(&output.stdout)?;
         let text = |key: &str| summary.get(key).and_then(Value::as_str).unwrap_or_default();
         let records = summary.get("records").and_then(Value::as_u64).unwrap_or(0);

@@ -25,18 +25,23 @@ impl Demo {
         self.story.act(1, "A secret that only the caller sees: two nodes and the customer's custodian open it")?;
         let value = format!("token-{}", hex(&random()?));
         let put = self.app.put(NAMESPACE, PATH, value.as_bytes(), None).await?;
-        let text = format!("sealed in this process and stored: {PATH}, version {}, log index {}", put.number, put.index);
+        let text =
+            format!("sealed in this process and stored: {PATH}, version {}, log index {}", put.number, put.index);
         self.story.recorded(&self.cluster, &text, Sought::Index(put.index), THRESHOLD).await?;
 
         let (opened, lines) = self.open().await?;
-        anyhow::ensure!(opened.plaintext.expose() == value.as_bytes(), "expected what was sealed, but another value was opened");
+        anyhow::ensure!(
+            opened.plaintext.expose() == value.as_bytes(),
+            "expected what was sealed, but another value was opened"
+        );
         let members = givers(&lines);
         let text = format!("opened: {} bytes, by parts of {} and the custodian", value.len(), members.join(" and "));
         self.tell_opening(&text, &lines).await?;
 
         let files = files_with(Path::new(self.cluster.text("/folder")?), &value)?;
         anyhow::ensure!(files.0.is_empty(), "expected the value in no file, but it is in {:?}", files.0);
-        self.story.fact(&format!("in none of the {} files of nodes, custodian and operator does the value stand", files.1))
+        self.story
+            .fact(&format!("in none of the {} files of nodes, custodian and operator does the value stand", files.1))
     }
 
     /// Act 2.
@@ -50,7 +55,12 @@ impl Demo {
         }
         let before = self.custodian_records()?.len();
         let refused = refused(self.app.get(NAMESPACE, PATH, None).await, CUSTODIAN_FROZEN)?;
-        let record = self.custodian_records()?.into_iter().skip(before).find(is_derivation).context("no record of the custodian's")?;
+        let record = self
+            .custodian_records()?
+            .into_iter()
+            .skip(before)
+            .find(is_derivation)
+            .context("no record of the custodian's")?;
         anyhow::ensure!(
             record.decision == Some(Decision::Deny) && record.reason.as_deref() == Some(CUSTODIAN_FROZEN),
             "expected the custodian to record a denial, but it recorded {:?}",
@@ -60,7 +70,8 @@ impl Demo {
 
         anyhow::ensure!(!warden.thaw().await?.frozen, "expected the custodian to be thawed, but it is frozen");
         let (_, lines) = self.open().await?;
-        self.tell_opening(&format!("thawed, and opened again, by parts of {}", givers(&lines).join(" and ")), &lines).await
+        self.tell_opening(&format!("thawed, and opened again, by parts of {}", givers(&lines).join(" and ")), &lines)
+            .await
     }
 
     /// Act 3.
@@ -107,15 +118,24 @@ impl Demo {
     async fn open(&self) -> anyhow::Result<(Opened, Vec<Line>)> {
         let before = self.custodian_records()?.len();
         let opened = self.app.get(NAMESPACE, PATH, None).await?;
-        let record = self.custodian_records()?.into_iter().skip(before).find(is_derivation).context("no record of the custodian's")?;
+        let record = self
+            .custodian_records()?
+            .into_iter()
+            .skip(before)
+            .find(is_derivation)
+            .context("no record of the custodian's")?;
         anyhow::ensure!(
-            record.decision == Some(Decision::Allow) && record.details.get("version") == Some(&opened.version.to_string()),
+            record.decision == Some(Decision::Allow)
+                && record.details.get("version") == Some(&opened.version.to_string()),
             "expected the custodian to have recorded this opening, but it recorded another"
         );
         // A record is durable before the part that it describes leaves: nothing to wait for.
         let lines = self.cluster.audit_lines(&Sought::Request(record.id))?;
         let members = givers(&lines);
-        anyhow::ensure!(members.len() >= THRESHOLD, "expected the parts of {THRESHOLD} nodes, but {members:?} recorded one");
+        anyhow::ensure!(
+            members.len() >= THRESHOLD,
+            "expected the parts of {THRESHOLD} nodes, but {members:?} recorded one"
+        );
         Ok((opened, lines))
     }
 

@@ -1,0 +1,139 @@
+//! The leader killed, or stopped and continued, at each point of a lease's life: whatever it was doing, nothing stays.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+use quorate_tests::auditor::Footprint;
+use quorate_tests::database::login_with;
+use quorate_tests::{Cluster, Options, Process};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Before, between and after the steps of `crates/server/src/driver.rs`.
+const POINTS: [&str; 9] = [
+    "lease.p1",
+    "lease.p2.before",
+    "lease.p2",
+    "lease.p3",
+    "lease.p6",
+    "lease.p7",
+    "lease.p8",
+    "lease.p9",
+    "lease.p10",
+];
+const TTL: Duration = Duration::from_secs(3);
+/// How long after its end nothing of a lease is left, with the loss of a leader in between.
+const BOUND: Duration = Duration::from_secs(12);
+/// How long a stopped leader stays stopped: longer than an election takes, so that it wakes up as an old one.
+const STOPPED: Duration = Duration::from_secs(4);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_each_point() {
+    let table = run("kill").await;
+    println!("{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_and_continued_at_each_point() {
+    let table = run("stop").await;
+    println!("{table}");
+}
+
+async fn run(action: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("failpoint");
+    let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
+    let cluster = Cluster::start(&Options { environment }).await.unwrap();
+    let mut table = format!("{:<16} {action:<6} {:<14} clean after the end of the lease\n", "point", "answer");
+    for point in POINTS {
+        let (answer, clean) = case(&cluster, &file, point, action).await;
+        writeln!(table, "{point:<16} {action:<6} {answer:<14} {clean:.1?}").unwrap();
+    }
+    table
+}
+
+/// One lease through one point. Returns what the client was told, and when nothing was left of it.
+async fn case(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> (String, Duration) {
+    let what = format!("{action} at {point}");
+    let superuser = cluster.superuser().await.unwrap();
+    let (demo, admin) = (cluster.client("demo").unwrap(), cluster.admin().unwrap());
+    // Connections and the executor's office are up: the lease meets the point, not a cold start.
+    demo.roles().await.unwrap_or_else(|why| panic!("{what}: the cluster is up before: {why}"));
+    std::fs::write(file, format!("{point}={action}")).unwrap();
+    let begin = Instant::now();
+    let issuing = tokio::spawn(async move {
+        let ttl = u64::try_from(TTL.as_millis()).unwrap();
+        let credential = demo.with_timeout(Duration::from_secs(10)).issue_lease("reader", Some(ttl)).await?;
+        // A session, so that there is something to end besides the login.
+        let session = login_with(&credential).await.ok();
+        Ok::<_, quorate_api::status::Failure>((credential, session))
+    });
+    wait(&what, "the point is reached", Duration::from_secs(12), || !file.exists()).await;
+    let hit = recover(cluster, file, &what, action).await;
+
+    let deadline = begin + TTL + BOUND;
+    let clean = loop {
+        let seen = cluster.footprint(&superuser).await.unwrap();
+        let open = admin.leases("").await.map(|all| all.into_iter().filter(|l| l.state != "revoked").collect::<Vec<_>>());
+        if seen.is_empty() && matches!(&open, Ok(open) if open.is_empty()) {
+            break begin.elapsed();
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what} of {hit}: {BOUND:?} after the end of the lease this is at the database: {seen:?}; and these leases \
+             have not ended: {open:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let answer = match issuing.await.unwrap() {
+        Ok((credential, session)) => {
+            if let Some(session) = session {
+                assert!(session.simple_query("SELECT 1").await.is_err(), "{what} of {hit}: the session is ended");
+            }
+            assert!(login_with(&credential).await.is_err(), "{what} of {hit}: the login is refused");
+            "issued".to_owned()
+        }
+        Err(failure) => failure.code.to_owned(),
+    };
+    // What the one that was hit had under way would come to light now.
+    for _ in 0..10 {
+        let seen = cluster.footprint(&superuser).await.unwrap();
+        assert_eq!(seen, Footprint::default(), "{what} of {hit}: something came back after all leases were revoked");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    (answer, clean.saturating_sub(TTL))
+}
+
+/// Brings the node back that was hit: starts it again, or lets it go on when it has been stopped long enough.
+async fn recover<'a>(cluster: &'a Cluster, file: &Path, what: &str, action: &str) -> &'a str {
+    let nodes: Vec<&Process> = [1, 2, 3].map(|m| cluster.node(m).unwrap()).into();
+    let hit = |p: &&&Process| if action == "kill" { !p.alive() } else { stopped(p.pid()) };
+    wait(what, "a node is hit", Duration::from_secs(5), || nodes.iter().any(|p| hit(&p))).await;
+    let node = nodes.iter().find(hit).unwrap();
+    if action == "kill" {
+        node.wait_gone(Duration::from_secs(5)).await.unwrap();
+        node.restart(&[("FAILPOINT_FILE", &file.display().to_string())]).unwrap();
+    } else {
+        tokio::time::sleep(STOPPED).await;
+        node.cont().unwrap();
+    }
+    node.name()
+}
+
+async fn wait(what: &str, until: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not in {limit:?}: {until}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+}

@@ -1,0 +1,265 @@
+//! Leases against a real PostgreSQL: revoked means that the login is refused and every session of it is gone, whatever the
+//! session was doing, whoever led, and whether or not the database answered at the time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+use quorate_api::client::{Client, Submitted};
+use quorate_api::scram;
+use quorate_api::status::Failure;
+use quorate_state::change::Change;
+use quorate_state::ids::LeaseId;
+use quorate_state::outcome::Outcome;
+use quorate_state::request::SignedRequest;
+use quorate_tests::database::{FrozenDatabase, login_with};
+use quorate_tests::{Cluster, Options};
+use std::time::{Duration, Instant};
+
+/// How long a revocation may take, with an election and a pause of the driver in it.
+const ENDED: Duration = Duration::from_secs(20);
+const ELECTION: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases() {
+    let cluster = Cluster::start(&Options::default()).await.unwrap();
+    a_life(&cluster).await;
+    every_session_ends(&cluster).await;
+    expiry(&cluster).await;
+    one_request_one_lease(&cluster).await;
+    revoked_while_it_is_being_created(&cluster).await;
+    a_paused_leader_creates_nothing_afterwards(&cluster).await;
+    a_database_that_does_not_answer(&cluster).await;
+    let superuser = cluster.superuser().await.unwrap();
+    let left = cluster.footprint(&superuser).await.unwrap();
+    assert!(left.is_empty(), "every lease has ended, and this is left at the database: {left:?}");
+}
+
+async fn ended(cluster: &Cluster, lease: LeaseId) -> quorate_api::vault::Lease {
+    let admin = cluster.admin().unwrap();
+    admin.wait_revoked(lease, ENDED).await.unwrap_or_else(|why| panic!("lease {lease} is seen to have ended: {why}"))
+}
+
+async fn a_life(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let lease = demo.issue_lease("reader", Some(60_000)).await.unwrap();
+    let session = login_with(&lease).await.unwrap_or_else(|why| panic!("the credential logs in: {why}"));
+    let note: String = session.query_one("SELECT note FROM demo", &[]).await.unwrap().get(0);
+    assert_eq!(note, "a row that leased logins may read", "it has the rights of its group");
+    let write = session.execute("INSERT INTO demo VALUES (2, 'x')", &[]).await;
+    assert!(write.is_err(), "it has no right beyond its group's");
+    // The target's own limit is the longest that the lease may live with every renewal: 600 s from its issue.
+    let sql = "SELECT extract(epoch FROM rolvaliduntil - now())::float8, rolconnlimit FROM pg_roles WHERE rolname = $1";
+    let row = superuser.query_one(sql, &[&lease.username]).await.unwrap();
+    let (left, connections): (Option<f64>, i32) = (row.get(0), row.get(1));
+    assert!(left.is_some_and(|left| (580.0..=601.0).contains(&left)), "VALID UNTIL is 600 s after the issue: {left:?} s");
+    assert_eq!(connections, 4, "the role's limit of connections");
+
+    let renewed = demo.renew(lease.lease, 120_000).await.unwrap();
+    let later = renewed.saturating_sub(lease.expires_at);
+    assert!((55_000..=90_000).contains(&later), "the lease ends about 60 s later than before: {later} ms");
+    let capped = demo.renew(lease.lease, 3_600_000).await.unwrap();
+    let life = capped.saturating_sub(lease.expires_at) + 60_000;
+    assert!(life <= 600_000, "no renewal goes beyond the role's limit: {life} ms");
+
+    demo.revoke(lease.lease).await.unwrap();
+    let done = ended(cluster, lease.lease).await;
+    assert!(done.sessions_ended >= 1 && done.proof_looked_at > 0 && !done.proof_endpoint.is_empty(), "the proof says what was seen: {done:?}");
+    assert!(done.revoking_index > done.active_index && done.revoked_index > done.revoking_index, "in this order in the log: {done:?}");
+    assert!(session.simple_query("SELECT 1").await.is_err(), "the session is ended");
+    assert!(login_with(&lease).await.is_err(), "the login is refused");
+    let failure = demo.renew(lease.lease, 10_000).await.unwrap_err();
+    assert_eq!(failure.code, "lease_state", "an ended lease is not renewed: {failure}");
+    let failure = demo.issue_lease("raeder", None).await.unwrap_err();
+    assert_eq!(failure.code, "not_found", "a role with a typo: {failure}");
+    let failure = demo.issue_lease("reader", Some(601_000)).await.unwrap_err();
+    assert_eq!(failure.code, "invalid_argument", "longer than the role allows: {failure}");
+}
+
+/// Idle, in a transaction, in a statement: none outlives the revocation.
+async fn every_session_ends(cluster: &Cluster) {
+    let demo = cluster.client("demo").unwrap();
+    let lease = demo.issue_lease("reader", None).await.unwrap();
+    let idle = login_with(&lease).await.unwrap();
+    let open = login_with(&lease).await.unwrap();
+    open.batch_execute("BEGIN; SELECT * FROM demo").await.unwrap();
+    let busy = login_with(&lease).await.unwrap();
+    let asleep = tokio::spawn(async move { busy.simple_query("SELECT pg_sleep(600)").await.is_err() });
+    // A session that holds its own role: DROP has to wait for it, and must not.
+    let holding = login_with(&lease).await.unwrap();
+    holding.batch_execute(&format!("BEGIN; ALTER ROLE {} SET work_mem = '1MB'", lease.username)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    demo.revoke(lease.lease).await.unwrap();
+    let begin = Instant::now();
+    let done = ended(cluster, lease.lease).await;
+    println!("four sessions: their end was seen {:?} after the revocation was committed", begin.elapsed());
+    assert!(idle.simple_query("SELECT 1").await.is_err(), "the idle session is ended: {done:?}");
+    assert!(open.simple_query("SELECT 1").await.is_err(), "the session in a transaction is ended: {done:?}");
+    assert!(holding.simple_query("SELECT 1").await.is_err(), "the session that holds its role is ended: {done:?}");
+    let woken = tokio::time::timeout(Duration::from_secs(1), asleep).await;
+    assert!(matches!(woken, Ok(Ok(true))), "the session in pg_sleep is ended: {woken:?}, {done:?}");
+}
+
+async fn expiry(cluster: &Cluster) {
+    let demo = cluster.client("demo").unwrap();
+    let begin = Instant::now();
+    let lease = demo.issue_lease("reader", Some(4_000)).await.unwrap();
+    let session = login_with(&lease).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2_500).saturating_sub(begin.elapsed())).await;
+    let early = session.simple_query("SELECT 1").await;
+    assert!(early.is_ok() || begin.elapsed() > Duration::from_secs(3), "it lives until its end: {early:?}");
+    let deadline = begin + Duration::from_secs(4 + 7);
+    while session.simple_query("SELECT 1").await.is_ok() {
+        assert!(Instant::now() < deadline, "the session is ended at most 7 s after its lease has expired");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("expiry after 4 s: the session ended after {:?}", begin.elapsed());
+    let done = ended(cluster, lease.lease).await;
+    assert_eq!(done.why, "expired", "why it ended: {done:?}");
+    assert!(login_with(&lease).await.is_err(), "the login is refused after the end");
+}
+
+fn request(client: &Client, password: &[u8]) -> SignedRequest {
+    let verifier = scram::verifier(password, &[7; 16], 4_096);
+    client.sign(Change::IssueLease { role: "reader".into(), verifier, ttl: Some(60_000) }, None)
+}
+
+fn lease_of(done: &Submitted) -> LeaseId {
+    let Outcome::Intent { lease, .. } = &done.outcome else { panic!("an issue's outcome: {:?}", done.outcome) };
+    *lease
+}
+
+/// The answer was lost: the same request again, at other nodes, at the same time and later, is the same lease.
+async fn one_request_one_lease(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let before = cluster.footprint(&superuser).await.unwrap();
+    let signed = request(&demo, b"a password of one request only");
+    let through = |member| cluster.through("demo", &[member]).unwrap();
+    let (one, two, three) = (through(1), through(2), through(3));
+    let (a, b, c) = tokio::join!(one.submit(&signed), two.submit(&signed), three.submit(&signed));
+    let again = demo.submit(&signed).await;
+    let ids: Vec<LeaseId> = [a, b, c, again].into_iter().map(|r| lease_of(&r.unwrap())).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "one request has one lease: {ids:?}");
+    let after = cluster.footprint(&superuser).await.unwrap();
+    assert_eq!(after.roles.len(), before.roles.len() + 1, "one request has made one role: {before:?}, {after:?}");
+    demo.revoke(ids[0]).await.unwrap();
+    ended(cluster, ids[0]).await;
+    let failure = demo.submit(&signed).await.unwrap_err();
+    assert_eq!(failure.code, "lease_failed", "the request does not make a second one: {failure}");
+    assert_eq!(cluster.footprint(&superuser).await.unwrap(), before, "nothing of it is left");
+}
+
+/// Nobody can create a role while this is held; logins go on.
+async fn hold_creates(cluster: &Cluster) -> tokio_postgres::Client {
+    let holder = cluster.superuser().await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE pg_authid IN SHARE MODE").await.unwrap();
+    holder
+}
+
+async fn wait_intent(cluster: &Cluster) -> LeaseId {
+    let admin = cluster.admin().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(lease) = admin.leases("intent").await.unwrap().pop() {
+            return LeaseId(lease.id.as_slice().try_into().unwrap());
+        }
+        assert!(Instant::now() < deadline, "an issue that waits for the database is an intent");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn wait_waiting(superuser: &tokio_postgres::Client) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%CREATE ROLE%'";
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while superuser.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(Instant::now() < deadline, "the CREATE ROLE waits for the lock");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn assert_no_orphan(cluster: &Cluster, what: &str, lease: LeaseId) {
+    let superuser = cluster.superuser().await.unwrap();
+    let login = quorate_state::lease::principal(&cluster.profile().cluster, quorate_tests::auditor::TARGET, &lease);
+    // A CREATE that was under way would come to light now.
+    for _ in 0..20 {
+        let seen = cluster.footprint(&superuser).await.unwrap();
+        assert!(seen.lacks(&login), "{what}: lease {lease} is revoked, and {login} is at the database: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// In one term, while the CREATE waits in the database: the revocation neither overtakes it nor leaves it behind.
+async fn revoked_while_it_is_being_created(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    for (what, hold) in [("the lock is released", Duration::from_millis(300)), ("the CREATE gives up", Duration::from_secs(4))] {
+        let holder = hold_creates(cluster).await;
+        let demo = cluster.client("demo").unwrap();
+        let issuing = tokio::spawn(async move { demo.issue_lease("reader", Some(60_000)).await });
+        let lease = wait_intent(cluster).await;
+        wait_waiting(&superuser).await;
+        cluster.admin().unwrap().revoke(lease).await.unwrap();
+        tokio::time::sleep(hold).await;
+        holder.batch_execute("COMMIT").await.unwrap();
+        let answer: Result<_, Failure> = issuing.await.unwrap();
+        assert!(answer.is_err(), "{what}: nobody is given a lease that was revoked before it was active: {answer:?}");
+        ended(cluster, lease).await;
+        assert_no_orphan(cluster, what, lease).await;
+    }
+}
+
+/// The leader is stopped while its CREATE waits in the database; another one revokes; then the first goes on.
+async fn a_paused_leader_creates_nothing_afterwards(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    let leader = cluster.wait_leader(ELECTION).await.unwrap();
+    let holder = hold_creates(cluster).await;
+    let demo = cluster.client("demo").unwrap().with_timeout(Duration::from_secs(12));
+    let issuing = tokio::spawn(async move { demo.issue_lease("reader", Some(60_000)).await });
+    let lease = wait_intent(cluster).await;
+    wait_waiting(&superuser).await;
+    let node = cluster.node(leader).unwrap();
+    node.stop().unwrap();
+    let next = cluster.wait_leader(ELECTION).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    let done = cluster.admin().unwrap().wait_revoked(lease, ENDED).await;
+    node.cont().unwrap();
+    assert_ne!(next.unwrap(), leader, "another node leads");
+    done.unwrap_or_else(|why| panic!("the new leader ends the intent of the old one: {why}"));
+    assert_no_orphan(cluster, "after the old leader went on", lease).await;
+    // The client may have been told that it failed, or have been given a new lease for a new request: not this one.
+    if let Ok(credential) = issuing.await.unwrap() {
+        assert_ne!(credential.lease, lease, "a revoked lease is given to nobody");
+        cluster.admin().unwrap().revoke(credential.lease).await.unwrap();
+        ended(cluster, credential.lease).await;
+    }
+}
+
+/// While the database is frozen nothing is called revoked; when it answers again everything ends by itself.
+async fn a_database_that_does_not_answer(cluster: &Cluster) {
+    let (demo, admin) = (cluster.client("demo").unwrap(), cluster.admin().unwrap());
+    let mut credentials = Vec::new();
+    for _ in 0..3 {
+        credentials.push(demo.issue_lease("reader", Some(5_000)).await.unwrap());
+    }
+    let session = login_with(&credentials[0]).await.unwrap();
+    let frozen = FrozenDatabase::freeze(cluster).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for credential in &credentials {
+        let now = admin.lease(credential.lease).await.unwrap();
+        assert_eq!(now.state, "revoking", "nothing is revoked before it was seen: {now:?}");
+    }
+    let leader = cluster.wait_leader(ELECTION).await.unwrap();
+    let status = cluster.status(leader).await.unwrap().unwrap();
+    assert_eq!(status.leases_revoking, 3, "the status counts what is not ended yet: {status:?}");
+    let age = status.cluster_time.saturating_sub(status.oldest_revoking);
+    assert!(status.oldest_revoking > 0, "and says since when: {status:?}");
+    println!("database frozen: the oldest revocation is {age} ms old in cluster time");
+    drop(frozen);
+    for credential in &credentials {
+        ended(cluster, credential.lease).await;
+        assert!(login_with(credential).await.is_err(), "the login of {} is refused", credential.username);
+    }
+    assert!(session.simple_query("SELECT 1").await.is_err(), "the session is ended");
+}
