@@ -266,8 +266,23 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Saves the processes' logs in the folder that `QUORATE_TEST_LOGS` names: everything else goes with the test.
+    fn save_logs(&self) {
+        let Some(folder) = std::env::var_os("QUORATE_TEST_LOGS").map(PathBuf::from) else { return };
+        // The failure is reported with or without them.
+        let _ = std::fs::create_dir_all(&folder);
+        for process in &self.processes {
+            let _ = std::fs::write(folder.join(format!("{}.log", process.name())), process.log());
+        }
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.save_logs();
+        }
         let deadline = Instant::now() + GRACE;
         for process in &self.processes {
             process.ask_child_to_end();

@@ -26,7 +26,7 @@ impl Cluster {
     /// # Errors
     /// When `quorate identity issue` fails.
     pub fn issue(&self, path: &str) -> anyhow::Result<Identity> {
-        let out = format!("{}/{}.pem", self.text("/folder")?, path.replace('/', "-"));
+        let out = self.file_of(path)?;
         let (operator, passphrase) = (self.text("/operator")?, self.text("/passphrase_file")?);
         let arguments = [
             "identity",
@@ -43,7 +43,19 @@ impl Cluster {
         let output = self.cli("admin", &arguments, b"")?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "`quorate identity issue` ended with {}: {said}", output.status);
-        Ok(Identity::load(Path::new(&out))?)
+        self.identity_file(path)
+    }
+
+    /// An identity that was issued before.
+    ///
+    /// # Errors
+    /// When it was not.
+    pub fn identity_file(&self, path: &str) -> anyhow::Result<Identity> {
+        Ok(Identity::load(Path::new(&self.file_of(path)?))?)
+    }
+
+    fn file_of(&self, path: &str) -> anyhow::Result<String> {
+        Ok(format!("{}/{}.pem", self.text("/folder")?, path.replace('/', "-")))
     }
 
     /// A client with any identity that knows of `members` only, and of no custodian.
@@ -53,6 +65,14 @@ impl Cluster {
     pub fn client_as(&self, identity: Identity, members: &[MemberIndex]) -> anyhow::Result<Client> {
         let mut profile: Profile = self.profile().clone();
         profile.members.retain(|m| members.contains(&m.index));
+        self.client_with(profile, identity)
+    }
+
+    /// A client with any identity and any pins, and no custodian.
+    ///
+    /// # Errors
+    /// When an address is none.
+    pub fn client_with(&self, profile: Profile, identity: Identity) -> anyhow::Result<Client> {
         let seams = Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(crate::now) };
         Ok(Client::new(profile, identity, CustomerSource::None, seams)?)
     }

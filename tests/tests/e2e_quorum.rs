@@ -106,7 +106,7 @@ async fn a_member_that_is_behind(cluster: &Cluster) {
     );
 
     let through = |members: &[MemberIndex]| {
-        let client = cluster.client_as(cluster_identity(cluster, "app-late"), members).unwrap();
+        let client = cluster.client_as(cluster.identity_file("app/late").unwrap(), members).unwrap();
         client.with_timeout(Duration::from_secs(4))
     };
     opens("two that know the new policy", &through(&[1, 2]), "app/demo/lasting", b"lasting").await;
@@ -134,13 +134,8 @@ async fn a_member_that_is_behind(cluster: &Cluster) {
     opens("once node 3 has caught up", &through(&[1, 3]), "app/demo/lasting", b"lasting").await;
 }
 
-fn cluster_identity(cluster: &Cluster, file: &str) -> quorate_api::client::Identity {
-    let path = format!("{}/{file}.pem", cluster.text("/folder").unwrap());
-    quorate_api::client::Identity::load(path.as_ref()).unwrap()
-}
-
 async fn a_blocked_identity(cluster: &Cluster) {
-    let late = cluster_identity(cluster, "app-late");
+    let late = cluster.identity_file("app/late").unwrap();
     let principal = late.principal().to_owned();
     cluster
         .permit(
@@ -159,14 +154,14 @@ async fn a_blocked_identity(cluster: &Cluster) {
     cluster.administer(Change::BlockIdentity { principal: principal.clone() }).await.unwrap();
     for member in [1, 2, 3] {
         let one = cluster
-            .client_as(cluster_identity(cluster, "app-late"), &[member])
+            .client_as(cluster.identity_file("app/late").unwrap(), &[member])
             .unwrap()
             .with_timeout(Duration::from_secs(4));
         refused(&format!("node {member} asked by a blocked identity"), &["identity_blocked"], one.roles().await);
     }
     for pair in [[1, 2], [1, 3], [2, 3]] {
         let two = cluster
-            .client_as(cluster_identity(cluster, "app-late"), &pair)
+            .client_as(cluster.identity_file("app/late").unwrap(), &pair)
             .unwrap()
             .with_timeout(Duration::from_secs(4));
         let opened = two.get(NAMESPACE, "app/demo/lasting", None).await;
@@ -241,7 +236,10 @@ async fn one_node_left(cluster: &Cluster) {
         &["not_enough_members"],
         demo.get(NAMESPACE, "app/demo/lasting", None).await,
     );
-    assert!(failure.message.contains("of 2"), "the message says how many it takes: {failure}");
+    for member in others(leader) {
+        let name = cluster.name(member);
+        assert!(failure.message.contains(name), "the message names {name}, which is down: {failure}");
+    }
     let nothing = ["no_leader", "not_enough_members", "unreachable", "deadline"];
     refused("writing with one node up", &nothing, demo.put(NAMESPACE, "app/demo/alone", b"x", None).await);
     for member in others(leader) {

@@ -93,7 +93,9 @@ impl Core {
     }
 
     fn erase(&self, id: &SessionId) -> Result<(), Failure> {
-        self.keys.erase_seed(id).map_err(|e| Failure::new("storage_failed", format!("a ceremony seed cannot be erased: {e}")))
+        self.keys
+            .erase_seed(id)
+            .map_err(|e| Failure::new("storage_failed", format!("a ceremony seed cannot be erased: {e}")))
     }
 }
 

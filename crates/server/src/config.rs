@@ -47,7 +47,13 @@ pub struct RaftConfig {
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { heartbeat_ms: 100, election_min_ms: 300, election_max_ms: 450, snapshot_every: 10_000, accept_snapshots: false }
+        Self {
+            heartbeat_ms: 100,
+            election_min_ms: 300,
+            election_max_ms: 450,
+            snapshot_every: 10_000,
+            accept_snapshots: false,
+        }
     }
 }
 
@@ -113,12 +119,19 @@ impl NodeConfig {
             *file = base.join(&*file);
         }
         let value = |key, why: &str| ConfigError::Value { path: path.to_owned(), key, why: why.to_owned() };
-        config.cluster_id().ok_or_else(|| value("cluster", "must be the 64 hexadecimal digits that `quorate init` printed"))?;
+        config
+            .cluster_id()
+            .ok_or_else(|| value("cluster", "must be the 64 hexadecimal digits that `quorate init` printed"))?;
         let raft = &config.raft;
-        if raft.heartbeat_ms == 0 || raft.election_min_ms < 2 * raft.heartbeat_ms || raft.election_max_ms <= raft.election_min_ms {
+        if raft.heartbeat_ms == 0
+            || raft.election_min_ms < 2 * raft.heartbeat_ms
+            || raft.election_max_ms <= raft.election_min_ms
+        {
             return Err(value("raft", "must have election_max_ms > election_min_ms >= 2 * heartbeat_ms > 0"));
         }
-        if config.audit.segment_bytes < quorate_audit::MIN_BYTES || config.audit.reserve_bytes < quorate_audit::MIN_BYTES {
+        if config.audit.segment_bytes < quorate_audit::MIN_BYTES
+            || config.audit.reserve_bytes < quorate_audit::MIN_BYTES
+        {
             return Err(value("audit", "has a size that is too small"));
         }
         Ok(config)
@@ -142,7 +155,8 @@ mod tests {
         NodeConfig::load(&path)
     }
 
-    const GOOD: &str = "data_dir = 'd'\nseal_key = 'k'\ngenesis = 'g'\npeer_listen = '127.0.0.1:1'\napi_listen = '127.0.0.1:2'\n";
+    const GOOD: &str =
+        "data_dir = 'd'\nseal_key = 'k'\ngenesis = 'g'\npeer_listen = '127.0.0.1:1'\napi_listen = '127.0.0.1:2'\n";
 
     #[test]
     fn a_typo_is_named() {

@@ -1,8 +1,8 @@
 //! What every task of a node shares, and how it reads the state.
 
-use crate::issue::Creating;
 use crate::env::Env;
 use crate::executor::Executors;
+use crate::issue::Creating;
 use crate::keystore::Keystore;
 use crate::peers::Peers;
 use crate::store::Applied;

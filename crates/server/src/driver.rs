@@ -118,7 +118,9 @@ impl Core {
                 let some = |state, limit| lease::work(store, &name, state, None, limit);
                 let (ending, intents) = (!some(State::Revoking, 1)?.is_empty(), some(State::Intent, ROUND)?);
                 let abandoned = intents.iter().any(|(id, _)| !self.creating.holds(id));
-                let any = ending || !intents.is_empty() || !some(State::Active, 1)?.is_empty();
+                // Once a term whatever there is: the leader before may have ended between a lease's proof and its cleaning up.
+                let first = !rounds.searches.contains_key(&name) && !lease::leases(store, None, 1)?.is_empty();
+                let any = first || ending || !intents.is_empty() || !some(State::Active, 1)?.is_empty();
                 Ok((ending, abandoned, any))
             })?;
             for (lane, busy) in [(Lane::Asked, ending), (Lane::Due, ending || abandoned)] {
@@ -128,7 +130,8 @@ impl Core {
                     rounds.lanes.insert(at, tokio::spawn(async move { core.work_at(&target, lane, term).await }));
                 }
             }
-            if any && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished()) {
+            if any && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished())
+            {
                 let (core, target) = (Arc::clone(self), name.clone());
                 let task = tokio::spawn(async move {
                     if let Err(error) = core.reconcile(&target, term).await {
@@ -370,15 +373,18 @@ impl Core {
             let seen = office.engine.look(some).await.map_err(at_target)?;
             let (alive, ended): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|s| s.can_login || s.sessions > 0);
             for Seen { name: principal, oid, .. } in alive {
-                tracing::error!(target = name, principal, "an ended principal is alive at the target: it is ended again");
+                tracing::error!(
+                    target = name,
+                    principal,
+                    "an ended principal is alive at the target: it is ended again"
+                );
                 let Some(oid) = oid else { continue };
                 let adopt = Command::Adopt { term, target: name.to_owned(), principal, oid };
                 if let Outcome::Refused(refusal) = self.propose(adopt).await?.outcome {
                     tracing::warn!(target = name, %refusal, "a stray principal was not adopted");
                 }
             }
-            let ended: Vec<Principal> =
-                ended.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
+            let ended: Vec<Principal> = ended.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
             clean(name, &office, &ended).await;
         }
         Ok(())
@@ -420,7 +426,9 @@ fn not_gone(seen: &Seen, prefix: &str) -> Option<String> {
     // A restored target gives numbers anew, also to other principals of ours. Any other holder may be this very account
     // under a new name, with the same password: only a person can tell.
     let holder = seen.held_by.as_ref().filter(|holder| !holder.starts_with(prefix))?;
-    Some(format!("its number belongs to {holder} now: if that is the same account renamed, drop it; a person has to look"))
+    Some(format!(
+        "its number belongs to {holder} now: if that is the same account renamed, drop it; a person has to look"
+    ))
 }
 
 /// P11: never a condition of truth. What is left is tried again when the target is searched.
@@ -432,7 +440,13 @@ async fn clean(name: &str, office: &Office, principals: &[Principal]) {
         Ok(cleaned) => {
             for c in cleaned {
                 if let Cleaning::Left { databases, reason } = c.outcome {
-                    tracing::warn!(target = name, principal = c.name, ?databases, reason, "objects of an ended lease are left");
+                    tracing::warn!(
+                        target = name,
+                        principal = c.name,
+                        ?databases,
+                        reason,
+                        "objects of an ended lease are left"
+                    );
                 }
             }
         }

@@ -5,11 +5,11 @@ use crate::core::Core;
 use quorate_api::peer::OpenTargetRequest;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
-use quorate_crypto::secret::SecretVec;
 use quorate_crypto::sealed::{self, Header};
+use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
-use quorate_engines::{Engine, EngineError};
 use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls};
+use quorate_engines::{Engine, EngineError};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, MemberIndex, RequestId};
@@ -134,7 +134,12 @@ impl Core {
     }
 
     /// Opens a target's administrative password with the parts of t members, this one's among them.
-    async fn open_credential(self: &Arc<Self>, name: &str, described: &Target, term: u64) -> Result<SecretVec, Failure> {
+    async fn open_credential(
+        self: &Arc<Self>,
+        name: &str,
+        described: &Target,
+        term: u64,
+    ) -> Result<SecretVec, Failure> {
         let request = RequestId(self.env.random());
         let damaged = |what: &str| Failure::new("storage_failed", format!("the credential of target {name} {what}"));
         let header = Header::decode(&described.header).map_err(|_| damaged("cannot be read"))?;
@@ -145,12 +150,8 @@ impl Core {
         let mut parts = vec![(self.me, own.partial)];
         let mut asked = JoinSet::new();
         for (member, mut peer) in self.peers.all() {
-            let ask = OpenTargetRequest {
-                target: name.to_owned(),
-                term,
-                request_id: request.0.to_vec(),
-                min_index: index,
-            };
+            let ask =
+                OpenTargetRequest { target: name.to_owned(), term, request_id: request.0.to_vec(), min_index: index };
             asked.spawn(async move { (member, timeout(PART, peer.open_target(ask)).await) });
         }
         let mut why = Vec::new();
@@ -171,9 +172,9 @@ impl Core {
             }
             // A wrong part shows only when the whole does not open: then others are tried in its place.
             for chosen in with_newest(&parts, self.threshold()) {
-                let opened = threshold::combine(&chosen)
-                    .map_err(|e| e.to_string())
-                    .and_then(|p| sealed::open(&header, &described.payload, &ring.y, &p, &[]).map_err(|e| e.to_string()));
+                let opened = threshold::combine(&chosen).map_err(|e| e.to_string()).and_then(|p| {
+                    sealed::open(&header, &described.payload, &ring.y, &p, &[]).map_err(|e| e.to_string())
+                });
                 match opened {
                     Ok(password) => return Ok(password),
                     Err(error) => {
@@ -198,7 +199,9 @@ impl Core {
         term: u64,
         request: &RequestId,
     ) -> Result<TargetPart, Failure> {
-        let refuse = |why: &str| Failure::new("not_in_office", format!("member {asking} is not in office at target {name}: {why}"));
+        let refuse = |why: &str| {
+            Failure::new("not_in_office", format!("member {asking} is not in office at target {name}: {why}"))
+        };
         let status = self.raft.watch().borrow().clone();
         let leader = status.leader.and_then(|id| self.roster.by_raft_id(id)).map(|m| m.index);
         if leader != Some(asking) || status.term != term {

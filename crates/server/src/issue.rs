@@ -110,7 +110,9 @@ impl Core {
     async fn create_at_target(self: &Arc<Self>, id: &LeaseId, found: &Lease, term: u64) -> Result<u32, EngineError> {
         let unavailable = |reason: String| EngineError::Unavailable { reason };
         let office = self.office(&found.target).await.map_err(|f| unavailable(f.message))?;
-        let Some(binding) = found.binding.filter(|_| office.term == term) else { return Err(EngineError::StaleBinding) };
+        let Some(binding) = found.binding.filter(|_| office.term == term) else {
+            return Err(EngineError::StaleBinding);
+        };
         let now = self.now().map_err(|f| unavailable(f.message))?;
         if found.expires_at <= now {
             return Err(unavailable("its time is over".to_owned()));
@@ -124,9 +126,7 @@ impl Core {
             binding: engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start },
         };
         injected("lease.p2.before").map_err(|f| unavailable(f.message))?;
-        self.record(self.act("lease.create", id, found), Class::Essential)
-            .await
-            .map_err(|f| unavailable(f.message))?;
+        self.record(self.act("lease.create", id, found), Class::Essential).await.map_err(|f| unavailable(f.message))?;
         office.engine.create(&create).await.map(|created| created.oid)
     }
 
@@ -160,10 +160,7 @@ impl Core {
         let (office, binding) = tokio::time::timeout(ISSUE, bound).await.map_err(late)??;
         injected("lease.bound")?;
         Ok(Stamp {
-            binding: Some(Binding {
-                pid: binding.pid,
-                backend_start: binding.backend_start_micros,
-            }),
+            binding: Some(Binding { pid: binding.pid, backend_start: binding.backend_start_micros }),
             executor_term: office.term,
         })
     }

@@ -24,7 +24,8 @@ impl Core {
             let lost = lost.swap(0, Ordering::Relaxed);
             let last = some.last().map_or(0, |a| a.index);
             let gap = (lost > 0).then(|| {
-                let entry = self.internal_entry("journal.lost", last).index(last).detail("records", Detail::number(lost));
+                let entry =
+                    self.internal_entry("journal.lost", last).index(last).detail("records", Detail::number(lost));
                 (entry, Class::Essential)
             });
             let entries = some.drain(..).filter_map(|applying| self.journal_entry(applying)).chain(gap);
@@ -63,9 +64,8 @@ impl Core {
             }
             Outcome::Intent { lease, principal, expires_at } => {
                 leases = vec![lease];
-                entry = entry
-                    .detail("login", Detail::text(&principal))
-                    .detail("expires_at", Detail::number(expires_at));
+                entry =
+                    entry.detail("login", Detail::text(&principal)).detail("expires_at", Detail::number(expires_at));
             }
             Outcome::Renewed { lease, expires_at } => {
                 leases = vec![lease];

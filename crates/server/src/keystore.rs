@@ -204,7 +204,8 @@ fn read_seal_key(path: &Path) -> Result<Secret<32>, KeystoreError> {
 
 fn open(path: &Path, purpose: &'static str, seal: &Secret<32>) -> Result<SecretVec, KeystoreError> {
     let bytes = fs::read(path).map_err(|source| io_error(path, source))?;
-    open_file(purpose, &bytes, &Protection::RawKey(seal)).map_err(|source| KeystoreError::Sealed { path: path.to_owned(), source })
+    open_file(purpose, &bytes, &Protection::RawKey(seal))
+        .map_err(|source| KeystoreError::Sealed { path: path.to_owned(), source })
 }
 
 fn exact<const N: usize>(path: &Path, purpose: &'static str, seal: &Secret<32>) -> Result<Secret<N>, KeystoreError> {

@@ -64,7 +64,9 @@ mod tests {
         let mut seen = 0;
         for source in SOURCES {
             for after in source.split("Failure::new(").skip(1) {
-                let Some(code) = after.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) else { continue };
+                let Some(code) = after.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) else {
+                    continue;
+                };
                 assert!(known(code), "{code} has no row");
                 seen += 1;
             }

@@ -144,11 +144,7 @@ impl Core {
     fn behind(&self, ask: &OpenRequest) -> OpenReply {
         let applied = self.raft.read(|_, applied| applied);
         let failure = behind_failure(applied);
-        let item = OpenedItem {
-            refusal: failure.code.to_owned(),
-            reason: failure.message,
-            ..OpenedItem::default()
-        };
+        let item = OpenedItem { refusal: failure.code.to_owned(), reason: failure.message, ..OpenedItem::default() };
         let items = vec![item; ask.items.len()];
         let mut reply =
             OpenReply { member: u32::from(self.me), applied, items, proofs: Vec::new(), signature: Vec::new() };

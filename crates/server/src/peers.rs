@@ -21,7 +21,8 @@ impl Peers {
         let mut clients = BTreeMap::new();
         for member in roster.members.iter().filter(|m| m.index != me) {
             let channel = connect(&member.peer_address, member.key, identity, &member.name, PEER)?;
-            let client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+            let client =
+                PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
             clients.insert(member.index, client);
         }
         Ok(Self { clients })

@@ -128,24 +128,18 @@ impl Core {
         };
         let facts = Facts { now, lease };
         let verdict = match self.authority(store)? {
-            Ok(authority) => {
-                authority.authorize(principal, ask.kind, &ask.resource, &facts).map_err(Refused::Denied)
-            }
+            Ok(authority) => authority.authorize(principal, ask.kind, &ask.resource, &facts).map_err(Refused::Denied),
             Err(_) => Err(Refused::NoAuthority),
         };
         Ok(Decided { verdict, index, authority_version })
     }
 
     fn decision_record(&self, principal: &Principal, ask: &Ask, decided: &Decided) -> Entry {
-        let mut entry = Entry::new(
-            self.env.clock.wall(),
-            RecordKind::Decision,
-            RecordId::request(&ask.request.0),
-            ask.kind.name(),
-        )
-        .principal(principal.id().as_str())
-        .resource(&ask.resource.to_string())
-        .index(decided.index);
+        let mut entry =
+            Entry::new(self.env.clock.wall(), RecordKind::Decision, RecordId::request(&ask.request.0), ask.kind.name())
+                .principal(principal.id().as_str())
+                .resource(&ask.resource.to_string())
+                .index(decided.index);
         entry = match &decided.verdict {
             Ok(grant) => entry.decision(Decision::Allow, "policy").policies(grant.policies()),
             Err(Refused::Denied(denial)) => {

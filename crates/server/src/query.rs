@@ -6,9 +6,7 @@ use quorate_api::status::Failure;
 use quorate_api::vault as wire;
 use quorate_authz::Principal;
 use quorate_crypto::reshare::Phase;
-use quorate_state::access::{
-    self, CustomerKey, customer_key, keyrings, mounts, namespaces,
-};
+use quorate_state::access::{self, CustomerKey, customer_key, keyrings, mounts, namespaces};
 use quorate_state::ceremony::sessions;
 use quorate_state::change::{Kind, Query};
 use quorate_state::clock::ClusterClock;
@@ -28,12 +26,8 @@ impl Core {
     /// Authorises and records a question of one node, and makes sure that its state is as new as the question.
     async fn asked(&self, principal: &Principal, query: &Query) -> Result<(), Failure> {
         self.linearize().await?;
-        let ask = Ask {
-            request: RequestId(self.env.random()),
-            kind: query.kind(),
-            resource: query.resource(),
-            detail: None,
-        };
+        let ask =
+            Ask { request: RequestId(self.env.random()), kind: query.kind(), resource: query.resource(), detail: None };
         self.allow(principal, ask).await.map(|_| ())
     }
 
@@ -169,7 +163,11 @@ impl Core {
         })
     }
 
-    pub(crate) async fn read_lease(&self, principal: &Principal, ask: wire::ReadLeaseRequest) -> Result<wire::Lease, Failure> {
+    pub(crate) async fn read_lease(
+        &self,
+        principal: &Principal,
+        ask: wire::ReadLeaseRequest,
+    ) -> Result<wire::Lease, Failure> {
         let id = <[u8; 16]>::try_from(ask.id.as_slice())
             .map(LeaseId)
             .map_err(|_| Failure::from(Refusal::invalid("id", "must have 16 bytes")))?;
@@ -200,7 +198,9 @@ impl Core {
         };
         let after = match ask.after.as_slice() {
             [] => None,
-            id => Some(LeaseId(id.try_into().map_err(|_| Failure::from(Refusal::invalid("after", "must have 16 bytes")))?)),
+            id => Some(LeaseId(
+                id.try_into().map_err(|_| Failure::from(Refusal::invalid("after", "must have 16 bytes")))?,
+            )),
         };
         let limit = page(ask.limit);
         let (mut shown, mut at) = (Vec::new(), after);

@@ -2,9 +2,9 @@
 
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
-use crate::issue::Creating;
 use crate::env::Env;
 use crate::executor::Executors;
+use crate::issue::Creating;
 use crate::journal::WAITING;
 use crate::keystore::{Keystore, KeystoreError};
 use crate::machine::VaultMachine;
@@ -13,7 +13,9 @@ use crate::services::{PeerPort, VaultPort};
 use crate::store::Seal;
 use quorate_api::MAX_MESSAGE;
 use quorate_api::peer::peer_server::PeerServer;
-use quorate_api::tls::{PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, api_server_config, peer_server_config};
+use quorate_api::tls::{
+    PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, api_server_config, peer_server_config,
+};
 use quorate_api::vault::vault_server::VaultServer;
 use quorate_audit::AuditLog;
 use quorate_raft::kv::{Kv, KvError, RocksKv};
@@ -247,8 +249,8 @@ fn begin_state(kv: &dyn Kv, genesis: &Genesis, path: &Path) -> Result<(), RunErr
     let marker = quorate_state::store::key(quorate_state::store::Table::Meta, &[b"genesis"]);
     let ours = initial.get(&marker).cloned().flatten();
     let pairs = initial.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
-    let found = quorate_raft::begin(kv, pairs, &marker)
-        .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    let found =
+        quorate_raft::begin(kv, pairs, &marker).map_err(|source| RunError::Read { path: path.to_owned(), source })?;
     if found.is_none() || found == ours { Ok(()) } else { Err(RunError::OtherStore { path: path.to_owned() }) }
 }
 

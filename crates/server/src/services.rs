@@ -1,8 +1,8 @@
 //! The two ports: each handler decodes, runs one piece of the pipeline, and encodes.
 
 use crate::core::Core;
-use quorate_api::peer::peer_server::Peer;
 use quorate_api::peer as pw;
+use quorate_api::peer::peer_server::Peer;
 use quorate_api::status::Failure;
 use quorate_api::tls::{ClientChain, PeerKey};
 use quorate_api::vault as vw;
@@ -194,7 +194,9 @@ impl Peer for PeerPort {
                 header_hash: part.header_hash.to_vec(),
                 ..pw::OpenTargetReply::default()
             },
-            Err(f) => pw::OpenTargetReply { refusal: f.code.to_owned(), reason: f.message, ..pw::OpenTargetReply::default() },
+            Err(f) => {
+                pw::OpenTargetReply { refusal: f.code.to_owned(), reason: f.message, ..pw::OpenTargetReply::default() }
+            }
         };
         Ok(Response::new(reply))
     }

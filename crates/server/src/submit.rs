@@ -130,10 +130,7 @@ impl Core {
         }
         let principal = self.authenticate(&request.chain)?;
         if principal.id().as_str() != request.principal || signed.caller() != Some(principal.key()) {
-            return Err(Failure::new(
-                "not_your_request",
-                "the request's caller or key is not that of its certificate",
-            ));
+            return Err(Failure::new("not_your_request", "the request's caller or key is not that of its certificate"));
         }
         let administrators = self.read(|store, _| quorate_state::genesis::administrators(store))?;
         signed.verify(request, &administrators).map_err(Failure::from)?;
@@ -173,7 +170,11 @@ impl Core {
     }
 
     /// Proposes here if this node leads, else hands the command to the leader; tries until `deadline`.
-    pub(crate) async fn propose_somewhere(self: &Arc<Self>, command: Command, deadline: Instant) -> Result<Done, Failure> {
+    pub(crate) async fn propose_somewhere(
+        self: &Arc<Self>,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Done, Failure> {
         let bytes = command.encode();
         let mut pause = Duration::from_millis(30);
         loop {
@@ -215,8 +216,9 @@ impl Core {
         if !reply.refusal.is_empty() {
             return Err(Failure::from_words(&reply.refusal, reply.reason));
         }
-        let outcome = decode::<Outcome>(Table::Request as u8, &reply.outcome)
-            .map_err(|_| Failure::new("version_mismatch", "the leader answered in a format that this node does not know"))?;
+        let outcome = decode::<Outcome>(Table::Request as u8, &reply.outcome).map_err(|_| {
+            Failure::new("version_mismatch", "the leader answered in a format that this node does not know")
+        })?;
         Ok(Done { outcome, index: reply.index, term: reply.term })
     }
 
@@ -256,18 +258,15 @@ impl Core {
     pub(crate) async fn propose(&self, command: Command) -> Result<Done, Failure> {
         match self.raft.propose(command.encode()).await {
             Ok(committed) => {
-                let outcome = decode::<Outcome>(Table::Request as u8, &committed.reply).map_err(|_| {
-                    Failure::new("storage_failed", "the outcome of a command cannot be read")
-                })?;
+                let outcome = decode::<Outcome>(Table::Request as u8, &committed.reply)
+                    .map_err(|_| Failure::new("storage_failed", "the outcome of a command cannot be read"))?;
                 Ok(Done { outcome, index: committed.index, term: committed.term })
             }
             Err(ProposeError::NotLeader { .. } | ProposeError::Retry) => Err(no_leader()),
             Err(ProposeError::TooLarge { size, limit }) => {
                 Err(Failure::new("too_large", format!("the request has {size} bytes; at most {limit} are possible")))
             }
-            Err(ProposeError::Busy) => {
-                Err(Failure::new("overloaded", "the leader has too many requests under way"))
-            }
+            Err(ProposeError::Busy) => Err(Failure::new("overloaded", "the leader has too many requests under way")),
             Err(ProposeError::Unknown) => Err(unknown()),
             Err(ProposeError::Stopped) => Err(Failure::new("shutting_down", "this node is shutting down")),
         }

@@ -41,11 +41,22 @@ fn a_target_is_described_once() {
         assert_invalid(&world.submit(described(&good, |_, _, _, _, u| *u = bad.to_owned())), "user");
     }
     assert_invalid(&world.submit(described(&good, |_, _, p, _, _| *p = 0)), "port");
+    // What leaves the machine would leave it unencrypted.
+    for host in
+        ["db.example.org", "10.0.0.1", "0.0.0.0", "::", "127.0.0.1.example.org", "localhost.example.org", " localhost"]
+    {
+        assert_invalid(&world.submit(described(&good, |_, h, _, _, _| *h = host.to_owned())), "host");
+    }
     assert_eq!(targets(&world.store).unwrap(), []);
     assert_eq!(world.submit(good.clone()), Outcome::Done);
-    let other = described(&good, |_, h, _, _, _| *h = "elsewhere.example.org".to_owned());
+    let other = described(&good, |_, h, _, _, _| *h = "localhost".to_owned());
     assert_eq!(world.submit(other), Outcome::Refused(Refusal::exists("target")));
-    assert_eq!(target(&world.store, "db").unwrap().unwrap().host, "db.example.org");
+    assert_eq!(target(&world.store, "db").unwrap().unwrap().host, "127.0.0.1");
+    for (n, host) in ["localhost", "127.3.2.1", "::1", "/run/postgresql"].into_iter().enumerate() {
+        let more = world.target(&format!("db{n}"));
+        let more = described(&more, |_, h, _, _, _| *h = host.to_owned());
+        assert_eq!(world.submit(more), Outcome::Done, "{host}");
+    }
 }
 
 #[test]
@@ -63,10 +74,12 @@ fn a_target_s_password_is_sealed_to_its_place_in_class_cluster() {
     refused(sealed_as(&mut world, |_, s| s.cluster = [1; 32]));
     refused(sealed_as(&mut world, |_, s| s.wrap_no = 1));
     // To customers: the executor could not open it without them.
-    refused(sealed_as(&mut world, |w, s| {
+    let class = "a target's password must be sealed to a keyring of class cluster";
+    let to_customers = sealed_as(&mut world, |w, s| {
         s.ring = w.ring(KeyringClass::Customer);
         s.customers = vec![public(1)];
-    }));
+    });
+    assert_eq!(to_customers, Outcome::Refused(Refusal::unacceptable(class)));
     refused(sealed_as(&mut world, |w, s| {
         s.ring = KeyringPublic { class: KeyringClass::Customer, y: w.ring(KeyringClass::Cluster).y };
         s.customers = vec![public(1)];

@@ -337,7 +337,7 @@ impl World {
         let Sealed { header, payload } = seal.make();
         Change::PutTarget {
             name: name.to_owned(),
-            host: "db.example.org".to_owned(),
+            host: "127.0.0.1".to_owned(),
             port: 5432,
             database: "postgres".to_owned(),
             user: "quorate".to_owned(),

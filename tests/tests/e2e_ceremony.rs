@@ -1,0 +1,120 @@
+//! A member killed at each step of a key ceremony: it comes back, the ceremony ends, and every share of it is right.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+use quorate_api::client::{Administrators, Profile};
+use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
+use quorate_state::ids::{KeyringId, SessionId};
+use quorate_tests::{Cluster, Options};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Where `crates/server/src/ceremony.rs` can be hit: before and after everything that must be on disk.
+const POINTS: [&str; 7] = [
+    "ceremony.seed.before",
+    "ceremony.seed",
+    "ceremony.keys",
+    "ceremony.deal",
+    "ceremony.share.before",
+    "ceremony.share",
+    "ceremony.ready",
+];
+const NAMESPACE: &str = "rings";
+
+#[tokio::test]
+async fn killed_at_each_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("failpoint");
+    let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
+    let cluster = Cluster::start(&Options { environment }).await.unwrap();
+    cluster.admin().unwrap().create_namespace(NAMESPACE).await.unwrap();
+    let keeper = cluster.issue("app/keeper").unwrap();
+    let all = ["mount:read", "secret:versions", "secret:put", "secret:open"].map(|a| format!("Quorate::Action::\"{a}\""));
+    let inside = format!("action in [{}], resource in Quorate::Namespace::\"{NAMESPACE}\"", all[1..].join(", "));
+    let mounts = format!("action == {}, resource == Quorate::Namespace::\"{NAMESPACE}\"", all[0]);
+    cluster.permit("keeper", &keeper, &inside).await.unwrap();
+    cluster.permit("keeper-mounts", &keeper, &mounts).await.unwrap();
+    for (n, point) in POINTS.into_iter().enumerate() {
+        let begin = Instant::now();
+        let hit = case(&cluster, &file, point, &format!("m{n}")).await;
+        println!("{point:<22} kill of {hit}: active, and every pair opens, after {:.1?}", begin.elapsed());
+    }
+}
+
+async fn case<'a>(cluster: &'a Cluster, file: &Path, point: &str, mount: &str) -> &'a str {
+    let (admin, key) = (cluster.admin().unwrap(), cluster.administrator().unwrap());
+    let authority_version = admin.policies().await.unwrap().authority_version;
+    std::fs::write(file, format!("{point}=kill")).unwrap();
+    let by = Administrators { keys: &[&key], authority_version };
+    let session = admin.begin_key_generation(KeyringClass::Cluster, &by).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let node = loop {
+        if let Some(node) = [1, 2, 3].map(|m| cluster.node(m).unwrap()).into_iter().find(|node| !node.alive()) {
+            break node;
+        }
+        assert!(Instant::now() < deadline, "{point}: no node got there; the ceremony: {:?}", ceremony(cluster, &session).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // The others cannot do it without this one: every member has to say that its share is on disk.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let alone = ceremony(cluster, &session).await;
+    assert!(alone.iter().all(|(phase, _)| phase != "active"), "{point}: active while {} was down: {alone:?}", node.name());
+    node.restart(&[("FAILPOINT_FILE", &file.display().to_string())]).unwrap();
+    let keyring = loop {
+        let said = ceremony(cluster, &session).await;
+        if said.len() == 3 && said.iter().all(|(phase, _)| phase == "active") {
+            break said[0].1;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{point}: the ceremony ends Active on all members once {} is back; they say {said:?}",
+            node.name()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let profile = pinning(cluster, keyring).await;
+    admin.create_mount(NAMESPACE, mount, KeyringId(keyring), &[]).await.unwrap();
+    let path = format!("{mount}/sealed");
+    let keeper = |members: &[u8]| {
+        let mut some = profile.clone();
+        some.members.retain(|m| members.contains(&m.index));
+        cluster.client_with(some, cluster.identity_file("app/keeper").unwrap()).unwrap()
+    };
+    keeper(&[1, 2, 3]).put(NAMESPACE, &path, point.as_bytes(), Some(0)).await.unwrap();
+    for pair in [[1, 2], [1, 3], [2, 3]] {
+        let opened = keeper(&pair).get(NAMESPACE, &path, None).await;
+        let opened = opened.unwrap_or_else(|why| panic!("{point}: members {pair:?} open with their new shares: {why}"));
+        assert_eq!(opened.plaintext.expose(), point.as_bytes(), "{point}: members {pair:?} open what was sealed");
+    }
+    node.name()
+}
+
+/// Phase and keyring of a ceremony, by each member that answers.
+async fn ceremony(cluster: &Cluster, session: &SessionId) -> Vec<(String, [u8; 32])> {
+    let mut said = Vec::new();
+    for member in [1, 2, 3] {
+        let Some(status) = cluster.status(member).await.unwrap() else { continue };
+        let found = status.ceremonies.into_iter().find(|c| c.session == session.0);
+        said.extend(found.map(|c| (c.phase, c.keyring_id.try_into().unwrap_or_default())));
+    }
+    said
+}
+
+/// The profile with the new keyring in it, as all members name its public key.
+async fn pinning(cluster: &Cluster, keyring: [u8; 32]) -> Profile {
+    let mut keys = Vec::new();
+    for member in [1, 2, 3] {
+        let status = cluster.status(member).await.unwrap().unwrap();
+        keys.extend(status.keyrings.into_iter().find(|k| k.id == keyring).map(|k| k.y));
+    }
+    assert!(keys.len() == 3 && keys.iter().all(|y| *y == keys[0]), "all members name the same key: {keys:?}");
+    let mut profile = cluster.profile().clone();
+    let y = keys[0].as_slice().try_into().unwrap();
+    profile.keyrings.push(KeyringPublic { class: KeyringClass::Cluster, y });
+    profile
+}
