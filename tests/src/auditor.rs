@@ -14,6 +14,8 @@ pub const TARGET: &str = "pg";
 pub struct Footprint {
     /// Roles with the cluster's prefix, whether they may log in or not.
     pub roles: BTreeSet<String>,
+    /// Those of them that may log in.
+    pub logins: BTreeSet<String>,
     /// The roles of open sessions, with the cluster's prefix.
     pub sessions: BTreeSet<String>,
     /// Process ids of sessions whose role is gone.
@@ -42,9 +44,13 @@ impl Cluster {
     pub async fn footprint(&self, superuser: &Client) -> anyhow::Result<Footprint> {
         let prefix = principal_prefix(&self.profile().cluster, TARGET);
         let mut seen = Footprint::default();
-        let roles = "SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1)";
+        let roles = "SELECT rolname::text, rolcanlogin FROM pg_roles WHERE starts_with(rolname::text, $1)";
         for row in superuser.query(roles, &[&prefix]).await.context("pg_roles")? {
-            seen.roles.insert(row.try_get(0)?);
+            let name: String = row.try_get(0)?;
+            if row.try_get(1)? {
+                seen.logins.insert(name.clone());
+            }
+            seen.roles.insert(name);
         }
         let sessions = "SELECT usename::text, pid FROM pg_stat_activity
             WHERE usesysid IS NOT NULL AND (usename IS NULL OR starts_with(usename::text, $1))";

@@ -42,7 +42,11 @@ const STACK: usize = 8 << 20;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = cli.output;
-    let ended = tokio::runtime::Builder::new_multi_thread().thread_stack_size(STACK).enable_all().build().map_err(anyhow::Error::from);
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from);
     // On this thread, which lives as long as the process: children that die with their parent die with its thread.
     match ended.and_then(|runtime| runtime.block_on(cli.run())) {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,6 +42,9 @@ use crate::{
     wire::{self, peer_client::PeerClient},
 };
 
+/// How long to leave a peer alone whose stream could not be begun.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a connection to a peer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Link {
@@ -297,13 +300,20 @@ impl NetStreamAppend<Types> for Peer {
                 count.fetch_add(1, Ordering::Relaxed);
                 wire::AppendRequest::from(request)
             });
-            let replies = self
+            let begun = self
                 .within(patience, RPCTypes::AppendEntries, async {
                     let mut client = self.client(class).await?;
                     client.append_stream(requests).await.map_err(|status| self.failed(class, &status))
                 })
-                .await?
-                .into_inner();
+                .await;
+            let replies = match begun {
+                Ok(replies) => replies.into_inner(),
+                Err(error) => {
+                    // openraft backs off inside the stream of requests only; without a stream it would ask again at once, for ever.
+                    tokio::time::sleep(UNREACHABLE_PAUSE).await;
+                    return Err(error);
+                }
+            };
             let peer = &*self;
             let start = Some((replies, 0_u64));
             let out = futures::stream::unfold(start, move |state| {

@@ -283,9 +283,7 @@ mod tests {
     }
 
     async fn connect_to(config: Config, peer: Option<u64>) -> (Raft, Channel) {
-        let raft = Raft::open(config, Arc::new(MemKv::new()), Arc::new(Inert), Arc::new(Nobody))
-            .await
-            .unwrap();
+        let raft = Raft::open(config, Arc::new(MemKv::new()), Arc::new(Inert), Arc::new(Nobody)).await.unwrap();
         let members = BTreeMap::from([(1, Node::default()), (2, Node::default())]);
         raft.initialize(members).await.unwrap();
         let service = raft.service(Arc::new(move |_| peer));

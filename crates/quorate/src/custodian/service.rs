@@ -41,6 +41,9 @@ const MAX_ITEMS: usize = 256;
 /// The longest reason of a freeze, in bytes.
 const MAX_REASON: usize = 1024;
 
+/// How long clients may finish when the custodian is to end.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Runs a custodian until `shutdown`.
 pub(crate) async fn serve(config: CustodianConfig, env: Env, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
@@ -63,12 +66,24 @@ async fn serve_on(
     let (address, frozen) = (listener.local_addr()?, port.freeze.read().await.state().is_some());
     tracing::info!(%address, frozen, "the custodian is up");
     let service = CustodianServer::new(port).max_decoding_message_size(MAX_MESSAGE);
-    tonic::transport::Server::builder()
+    let (asked, mut ending) = tokio::sync::watch::channel(false);
+    let until = async move {
+        shutdown.await;
+        let _ = asked.send(true);
+    };
+    let served = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .add_service(service)
-        .serve_with_incoming_shutdown(accept_clients(listener, tls), shutdown)
-        .await
-        .map_err(|why| Stop::Fatal(format!("the port stopped serving: {why}")).into())
+        .serve_with_incoming_shutdown(accept_clients(listener, tls), until);
+    // Answers under way get a moment; a client that will not let go does not keep the custodian.
+    let grace = async {
+        let _ = ending.wait_for(|ending| *ending).await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = served => served.map_err(|why| Stop::Fatal(format!("the port stopped serving: {why}")).into()),
+        () = grace => Ok(()),
+    }
 }
 
 struct Port {
