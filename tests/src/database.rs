@@ -65,7 +65,8 @@ impl FrozenDatabase {
     /// When it does not run.
     pub fn freeze(cluster: &Cluster) -> anyhow::Result<Self> {
         let (folder, port) = cluster.postgres_socket()?;
-        let lock = std::fs::read_to_string(format!("{folder}/.s.PGSQL.{port}.lock")).context("the server's lock file")?;
+        let lock =
+            std::fs::read_to_string(format!("{folder}/.s.PGSQL.{port}.lock")).context("the server's lock file")?;
         let postmaster: u32 = lock.lines().next().context("an empty lock file")?.trim().parse()?;
         // First, so that it starts no more of them.
         send(postmaster, Signal::STOP)?;

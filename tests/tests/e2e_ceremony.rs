@@ -4,7 +4,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests fail by panicking"
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and these say what they have measured"
 )]
 
 use quorate_api::client::{Administrators, Profile};
@@ -34,7 +35,8 @@ async fn killed_at_each_step() {
     let cluster = Cluster::start(&Options { environment }).await.unwrap();
     cluster.admin().unwrap().create_namespace(NAMESPACE).await.unwrap();
     let keeper = cluster.issue("app/keeper").unwrap();
-    let all = ["mount:read", "secret:versions", "secret:put", "secret:open"].map(|a| format!("Quorate::Action::\"{a}\""));
+    let all =
+        ["mount:read", "secret:versions", "secret:put", "secret:open"].map(|a| format!("Quorate::Action::\"{a}\""));
     let inside = format!("action in [{}], resource in Quorate::Namespace::\"{NAMESPACE}\"", all[1..].join(", "));
     let mounts = format!("action == {}, resource == Quorate::Namespace::\"{NAMESPACE}\"", all[0]);
     cluster.permit("keeper", &keeper, &inside).await.unwrap();
@@ -57,13 +59,21 @@ async fn case<'a>(cluster: &'a Cluster, file: &Path, point: &str, mount: &str) -
         if let Some(node) = [1, 2, 3].map(|m| cluster.node(m).unwrap()).into_iter().find(|node| !node.alive()) {
             break node;
         }
-        assert!(Instant::now() < deadline, "{point}: no node got there; the ceremony: {:?}", ceremony(cluster, &session).await);
+        assert!(
+            Instant::now() < deadline,
+            "{point}: no node got there; the ceremony: {:?}",
+            ceremony(cluster, &session).await
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     // The others cannot do it without this one: every member has to say that its share is on disk.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let alone = ceremony(cluster, &session).await;
-    assert!(alone.iter().all(|(phase, _)| phase != "active"), "{point}: active while {} was down: {alone:?}", node.name());
+    assert!(
+        alone.iter().all(|(phase, _)| phase != "active"),
+        "{point}: active while {} was down: {alone:?}",
+        node.name()
+    );
     node.restart(&[("FAILPOINT_FILE", &file.display().to_string())]).unwrap();
     let keyring = loop {
         let said = ceremony(cluster, &session).await;

@@ -4,7 +4,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests fail by panicking"
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and these say what they have measured"
 )]
 
 use quorate_tests::auditor::Footprint;
@@ -79,7 +80,8 @@ async fn case(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> (
     let deadline = begin + TTL + BOUND;
     let clean = loop {
         let seen = cluster.footprint(&superuser).await.unwrap();
-        let open = admin.leases("").await.map(|all| all.into_iter().filter(|l| l.state != "revoked").collect::<Vec<_>>());
+        let open =
+            admin.leases("").await.map(|all| all.into_iter().filter(|l| l.state != "revoked").collect::<Vec<_>>());
         if seen.is_empty() && matches!(&open, Ok(open) if open.is_empty()) {
             break begin.elapsed();
         }

@@ -7,7 +7,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests fail by panicking"
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and these say what they have measured"
 )]
 
 use quorate_tests::auditor::Footprint;
@@ -95,7 +96,10 @@ async fn leaders_are_killed_while_leases_are_issued() {
     assert!(found.worst_overrun.0 <= OVERRUN, "seed {seed}: alive {OVERRUN} ms after its end: {found:?}");
     assert!(last.is_empty(), "seed {seed}: every lease has ended, and this is left at the database: {last:?}");
     let floor = usize::try_from(rounds).unwrap() * LEASES_PER_KILL;
-    assert!(issued >= floor && found.looks >= floor, "seed {seed}: too little happened to say anything: {issued} leases");
+    assert!(
+        issued >= floor && found.looks >= floor,
+        "seed {seed}: too little happened to say anything: {issued} leases"
+    );
 }
 
 /// Issues, logs in, and leaves the session open, until told to stop.

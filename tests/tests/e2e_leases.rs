@@ -5,7 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "tests fail by panicking"
+    clippy::print_stdout,
+    reason = "tests fail by panicking, and these say what they have measured"
 )]
 
 use quorate_api::client::{Client, Submitted};
@@ -55,7 +56,10 @@ async fn a_life(cluster: &Cluster) {
     let sql = "SELECT extract(epoch FROM rolvaliduntil - now())::float8, rolconnlimit FROM pg_roles WHERE rolname = $1";
     let row = superuser.query_one(sql, &[&lease.username]).await.unwrap();
     let (left, connections): (Option<f64>, i32) = (row.get(0), row.get(1));
-    assert!(left.is_some_and(|left| (580.0..=601.0).contains(&left)), "VALID UNTIL is 600 s after the issue: {left:?} s");
+    assert!(
+        left.is_some_and(|left| (580.0..=601.0).contains(&left)),
+        "VALID UNTIL is 600 s after the issue: {left:?} s"
+    );
     assert_eq!(connections, 4, "the role's limit of connections");
 
     let renewed = demo.renew(lease.lease, 120_000).await.unwrap();
@@ -67,8 +71,14 @@ async fn a_life(cluster: &Cluster) {
 
     demo.revoke(lease.lease).await.unwrap();
     let done = ended(cluster, lease.lease).await;
-    assert!(done.sessions_ended >= 1 && done.proof_looked_at > 0 && !done.proof_endpoint.is_empty(), "the proof says what was seen: {done:?}");
-    assert!(done.revoking_index > done.active_index && done.revoked_index > done.revoking_index, "in this order in the log: {done:?}");
+    assert!(
+        done.sessions_ended >= 1 && done.proof_looked_at > 0 && !done.proof_endpoint.is_empty(),
+        "the proof says what was seen: {done:?}"
+    );
+    assert!(
+        done.revoking_index > done.active_index && done.revoked_index > done.revoking_index,
+        "in this order in the log: {done:?}"
+    );
     assert!(session.simple_query("SELECT 1").await.is_err(), "the session is ended");
     assert!(login_with(&lease).await.is_err(), "the login is refused");
     let failure = demo.renew(lease.lease, 10_000).await.unwrap_err();
@@ -194,7 +204,9 @@ async fn assert_no_orphan(cluster: &Cluster, what: &str, lease: LeaseId) {
 /// In one term, while the CREATE waits in the database: the revocation neither overtakes it nor leaves it behind.
 async fn revoked_while_it_is_being_created(cluster: &Cluster) {
     let superuser = cluster.superuser().await.unwrap();
-    for (what, hold) in [("the lock is released", Duration::from_millis(300)), ("the CREATE gives up", Duration::from_secs(4))] {
+    for (what, hold) in
+        [("the lock is released", Duration::from_millis(300)), ("the CREATE gives up", Duration::from_secs(4))]
+    {
         let holder = hold_creates(cluster).await;
         let demo = cluster.client("demo").unwrap();
         let issuing = tokio::spawn(async move { demo.issue_lease("reader", Some(60_000)).await });
