@@ -16,16 +16,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Before, between and after the steps of `crates/server/src/driver.rs`.
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 12] = [
+    "submit.p0",
     "lease.p1",
     "lease.p2.before",
     "lease.p2",
     "lease.p3",
+    "lease.p4",
     "lease.p6",
     "lease.p7",
     "lease.p8",
     "lease.p9",
     "lease.p10",
+    "lease.p11",
 ];
 const TTL: Duration = Duration::from_secs(3);
 /// How long after its end nothing of a lease is left, with the loss of a leader in between.

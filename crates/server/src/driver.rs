@@ -436,6 +436,9 @@ async fn clean(name: &str, office: &Office, principals: &[Principal]) {
     if principals.is_empty() {
         return;
     }
+    if injected("lease.p11").is_err() {
+        return;
+    }
     match office.engine.clean(principals).await {
         Ok(cleaned) => {
             for c in cleaned {

@@ -10,7 +10,8 @@ use crate::executor::engine_failure;
 use crate::failpoint;
 use crate::submit::Done;
 use quorate_api::status::Failure;
-use quorate_audit::Class;
+use quorate_api::vault as wire;
+use quorate_audit::{Class, Detail};
 use quorate_engines::{self as engines, Create, EngineError};
 use quorate_state::command::{Binding, Command, Stamp};
 use quorate_state::ids::LeaseId;
@@ -84,6 +85,19 @@ impl Core {
             self.wait_active(lease).await?;
         }
         Ok(done)
+    }
+
+    /// P4: that a login is handed out stands in the audit log of the node that answers, before the answer leaves it.
+    pub(crate) async fn record_answer(&self, id: &LeaseId, shown: &wire::Lease) -> Result<(), Failure> {
+        injected("lease.p4.before")?;
+        let entry = self
+            .internal_entry("lease.answer", shown.active_index)
+            .principal(&shown.owner)
+            .resource(&format!("lease {id}"))
+            .index(shown.active_index)
+            .detail("login", Detail::text(&shown.principal));
+        self.record(entry, Class::Normal).await?;
+        injected("lease.p4")
     }
 
     async fn create(self: &Arc<Self>, id: LeaseId, term: u64) -> Result<(), Failure> {

@@ -44,7 +44,9 @@ impl Vault for VaultPort {
             Outcome::Intent { lease, .. } if issues => {
                 self.0.wait_applied(done.index, std::time::Duration::from_secs(1)).await?;
                 self.0.wait_active(lease).await?;
-                Some(self.0.show_lease(lease)?)
+                let shown = self.0.show_lease(lease)?;
+                self.0.record_answer(lease, &shown).await?;
+                Some(shown)
             }
             _ => None,
         };

@@ -49,6 +49,7 @@ impl Core {
         let mut pause = Duration::from_millis(50);
         loop {
             let endorsements = self.gather(&signed, &request).await?;
+            injected("submit.p0")?;
             let command = Command::Endorsed { request: signed.clone(), endorsements, stamp: Stamp::default() };
             let done = self.propose_somewhere(command, deadline).await?;
             let error = match done.outcome {
