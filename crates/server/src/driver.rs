@@ -39,6 +39,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often a target is searched for principals that no lease accounts for.
 const RECONCILE: Duration = Duration::from_secs(60);
+/// How often a search that failed is tried before the next one is due, and the pause between.
+const SEARCHES: usize = 20;
+/// See [`SEARCHES`].
+const RESEARCH: Duration = Duration::from_secs(1);
 
 /// What waits for what at one target: nothing in one of them waits for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,8 +138,10 @@ impl Core {
             {
                 let (core, target) = (Arc::clone(self), name.clone());
                 let task = tokio::spawn(async move {
-                    if let Err(error) = core.reconcile(&target, term).await {
+                    for _ in 0..SEARCHES {
+                        let Err(error) = core.reconcile(&target, term).await else { return };
                         tracing::warn!(target, error = error.message, "the target was not searched for strays");
+                        sleep(RESEARCH).await;
                     }
                 });
                 rounds.searches.insert(name, (Instant::now(), task));

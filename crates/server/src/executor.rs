@@ -12,7 +12,7 @@ use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls};
 use quorate_engines::{Engine, EngineError};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
-use quorate_state::ids::{KeyringId, MemberIndex, RequestId};
+use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, State};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{Executor, Target, executor, role, target};
@@ -36,7 +36,8 @@ pub(crate) type MakeEngine = dyn Fn(PostgresConfig) -> Result<Arc<dyn Engine>, E
 pub(crate) struct Executors {
     make: Box<MakeEngine>,
     by_target: Mutex<BTreeMap<String, Arc<Mutex<Option<Seat>>>>>,
-    /// When this node last endorsed a request for a lease at a target, by its own clock.
+    /// When this node last endorsed a request for a lease at a target, or saw one proved to have ended there, by its own
+    /// clock.
     wanted: std::sync::Mutex<BTreeMap<String, u64>>,
 }
 
@@ -229,7 +230,7 @@ impl Core {
         }
         // A leader that asks without cause gets nothing: there is a lease there, or this member itself endorsed one.
         if !busy {
-            return Err(refuse("no lease is there, and this member has endorsed none of late"));
+            return Err(refuse("no lease is there, and this member has endorsed none and seen none end of late"));
         }
         let damaged = || Failure::new("storage_failed", format!("the credential of target {name} cannot be read"));
         let (header, ring) = ring.ok_or_else(damaged)?;
@@ -253,6 +254,16 @@ impl Core {
         if let Some(role) = self.read(|store, _| role(store, role_name))? {
             let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.insert(role.target, self.env.clock.boot());
+        }
+        Ok(())
+    }
+
+    /// Notes that leases were proved to have ended: whoever leads next may have to clean up after the one who proved it.
+    pub(crate) fn note_ended(&self, leases: &[LeaseId]) -> Result<(), Failure> {
+        let Some(id) = leases.first() else { return Ok(()) };
+        if let Some(found) = self.read(|store, _| lease::lease(store, id))? {
+            let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.insert(found.target, self.env.clock.boot());
         }
         Ok(())
     }

@@ -44,6 +44,11 @@ impl Core {
         if matches!(outcome, Outcome::Time { jumped: false, .. }) {
             return None;
         }
+        if name == "lease-revoked"
+            && let Err(error) = self.note_ended(&leases)
+        {
+            tracing::warn!(error = error.message, "the end of leases was not noted");
+        }
         let class = if request.is_some() { Class::Normal } else { Class::Essential };
         let mut entry = match request {
             Some((id, principal, operation, resource)) => {
