@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Before, between and after the steps of `crates/server/src/driver.rs`.
-const POINTS: [&str; 12] = [
-    "submit.p0",
+const POINTS: [&str; 11] = [
     "lease.p1",
     "lease.p2.before",
     "lease.p2",
