@@ -4,6 +4,7 @@ use crate::process::{Process, send};
 use crate::{LOOK, quorate};
 use anyhow::Context as _;
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
+use quorate_api::net::Tcp;
 use quorate_api::vault::ReadStatusReply;
 use quorate_state::ids::{MemberIndex, parse_hex};
 use rand_core::UnwrapErr;
@@ -169,7 +170,8 @@ impl Cluster {
 
     fn connect(&self, profile: Profile, identity: &str, source: CustomerSource) -> anyhow::Result<Client> {
         let caller = Identity::load(Path::new(self.text(&format!("/identities/{identity}"))?))?;
-        let seams = Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(crate::now) };
+        let seams =
+            Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(crate::now), net: Arc::new(Tcp) };
         Ok(Client::new(profile, caller, source, seams)?)
     }
 

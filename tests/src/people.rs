@@ -3,6 +3,7 @@
 use crate::Cluster;
 use anyhow::Context as _;
 use quorate_api::client::{Administrators, Client, CustomerSource, Identity, Profile, Seams, Submitted};
+use quorate_api::net::Tcp;
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyfile::{PassphraseCost, Protection, open_file};
 use quorate_crypto::secret::{Secret, SecretVec};
@@ -73,7 +74,8 @@ impl Cluster {
     /// # Errors
     /// When an address is none.
     pub fn client_with(&self, profile: Profile, identity: Identity) -> anyhow::Result<Client> {
-        let seams = Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(crate::now) };
+        let seams =
+            Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(crate::now), net: Arc::new(Tcp) };
         Ok(Client::new(profile, identity, CustomerSource::None, seams)?)
     }
 

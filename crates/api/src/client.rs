@@ -19,8 +19,9 @@ pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
 
 use crate::MAX_OPEN_REPLY;
+use crate::net::Net;
 use crate::status::{BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_ENOUGH_MEMBERS, Retry};
-use crate::tls::{CLIENT, connect};
+use crate::tls::{CLIENT, connect_over};
 use crate::vault::vault_client::VaultClient;
 use quorate_state::ids::{MemberIndex, Millis, RequestId};
 use rand_core::CryptoRng;
@@ -44,6 +45,8 @@ pub struct Seams {
     pub rng: Box<dyn CryptoRng + Send>,
     /// Milliseconds since 1970.
     pub clock: Arc<dyn Fn() -> Millis + Send + Sync>,
+    /// The way to the members.
+    pub net: Arc<dyn Net>,
 }
 
 /// A client of one cluster, as one caller. Methods take `&self` and may run beside each other.
@@ -74,7 +77,7 @@ impl Client {
             .members
             .iter()
             .map(|m| {
-                let channel = connect(&m.api_address, m.key, identity.tls(), &m.name, CLIENT)
+                let channel = connect_over(&seams.net, &m.api_address, m.key, identity.tls(), &m.name, CLIENT)
                     .map_err(|why| Failure::new(CLIENT_SETUP, format!("member {}: {why}", m.name)))?;
                 Ok((m.index, VaultClient::new(channel).max_decoding_message_size(MAX_OPEN_REPLY)))
             })

@@ -3,6 +3,7 @@
 //! | module | the one home of |
 //! |---|---|
 //! | [`vault`], [`peer`], [`custodian`] | the generated contracts of `proto/` |
+//! | [`net`] | the seam to the network |
 //! | [`tls`] | who may talk to whom: four roots of trust that never mix |
 //! | [`status`] | every code that a user can see, its gRPC status, and whether to try again |
 //! | [`transcript`] | what nodes sign in answers to clients |
@@ -12,6 +13,7 @@
 //! It refuses to know how a node decides: the services that implement the contracts live in `server`.
 
 pub mod client;
+pub mod net;
 pub mod scram;
 pub mod status;
 pub mod tls;

@@ -16,7 +16,7 @@ mod connect;
 mod pin;
 
 pub use accept::{Accepted, ClientChain, PeerKey, accept_clients, accept_peers};
-pub use connect::{CLIENT, KeepAlive, PEER, connect};
+pub use connect::{CLIENT, KeepAlive, PEER, connect, connect_over};
 pub use pin::{PinnedClient, PinnedServer, Pins, ed25519_key};
 
 use quorate_crypto::identity::SigningKey;

@@ -23,6 +23,8 @@ pub const ESSENTIAL_QUEUE: usize = 1024;
 pub struct AuditLog {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// The writer, where there is no thread that has it.
+    in_place: Option<Mutex<Writer>>,
 }
 
 impl AuditLog {
@@ -39,12 +41,20 @@ impl AuditLog {
     /// # Errors
     /// See [`OpenError`].
     pub fn open_on(disk: Box<dyn Disk>, config: Config) -> Result<(Self, Recovered), OpenError> {
-        let (mut writer, recovered) = Writer::open(disk, config)?;
-        let queue = Queue { waiting: VecDeque::new(), normal: 0, essential: 0, closed: false, state: writer.state() };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Condvar::new() });
+        let (shared, mut writer, recovered) = Shared::open(disk, config)?;
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("audit".to_owned()).spawn(move || theirs.run(&mut writer))?;
-        Ok((Self { shared, thread: Some(thread) }, recovered))
+        Ok((Self { shared, thread: Some(thread), in_place: None }, recovered))
+    }
+
+    /// [`AuditLog::open_on`], without a thread: every append writes and syncs before it returns. For simulations, which must do
+    /// the same in the same order every time.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_in_place(disk: Box<dyn Disk>, config: Config) -> Result<(Self, Recovered), OpenError> {
+        let (shared, writer, recovered) = Shared::open(disk, config)?;
+        Ok((Self { shared, thread: None, in_place: Some(Mutex::new(writer)) }, recovered))
     }
 
     /// Queues a record, without waiting. What it describes must not happen before the receipt says that it is durable.
@@ -56,6 +66,8 @@ impl AuditLog {
         if let Err((reply, error)) = refused {
             // The receiver is right here.
             let _ = reply.send(Err(error));
+        } else if let Some(writer) = &self.in_place {
+            self.shared.write_waiting(&mut writer.lock().unwrap_or_else(PoisonError::into_inner));
         }
         Receipt(receipt)
     }
@@ -137,30 +149,45 @@ impl Shared {
         Ok(())
     }
 
+    fn open(disk: Box<dyn Disk>, config: Config) -> Result<(Arc<Self>, Writer, Recovered), OpenError> {
+        let (writer, recovered) = Writer::open(disk, config)?;
+        let queue = Queue { waiting: VecDeque::new(), normal: 0, essential: 0, closed: false, state: writer.state() };
+        Ok((Arc::new(Self { queue: Mutex::new(queue), wake: Condvar::new() }), writer, recovered))
+    }
+
     fn run(&self, writer: &mut Writer) {
-        while let Some(waiting) = self.take() {
-            let (batch, replies): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| ((w.entry, w.class), w.reply)).unzip();
-            let answers = writer.append(&batch);
-            self.lock().state = writer.state();
-            for (reply, answer) in replies.into_iter().zip(answers) {
-                // Who dropped the receipt does not want to know; the record stands.
-                let _ = reply.send(answer);
-            }
+        while self.wait() {
+            self.write_waiting(writer);
         }
     }
 
-    /// All that waits, as soon as anything does; `None` once the log is closed and empty.
-    fn take(&self) -> Option<VecDeque<Waiting>> {
+    /// Writes all that waits now.
+    fn write_waiting(&self, writer: &mut Writer) {
+        let waiting = {
+            let mut queue = self.lock();
+            queue.normal = 0;
+            queue.essential = 0;
+            std::mem::take(&mut queue.waiting)
+        };
+        let (batch, replies): (Vec<_>, Vec<_>) = waiting.into_iter().map(|w| ((w.entry, w.class), w.reply)).unzip();
+        let answers = writer.append(&batch);
+        self.lock().state = writer.state();
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            // Who dropped the receipt does not want to know; the record stands.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Waits until something waits; false once the log is closed and empty.
+    fn wait(&self) -> bool {
         let mut queue = self.lock();
         while queue.waiting.is_empty() {
             if queue.closed {
-                return None;
+                return false;
             }
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        queue.normal = 0;
-        queue.essential = 0;
-        Some(std::mem::take(&mut queue.waiting))
+        true
     }
 }
 

@@ -5,6 +5,7 @@ use crate::operator::load_profile;
 use crate::passphrase::Passphrases;
 use anyhow::Context as _;
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
+use quorate_api::net::Tcp;
 use quorate_crypto::customer::CustomerSecret;
 use quorate_server::env::Env;
 use quorate_state::ids::{Millis, parse_hex};
@@ -77,7 +78,7 @@ impl Connection {
     pub(crate) fn connect(&self, profile: Profile, source: CustomerSource) -> anyhow::Result<Client> {
         let env = Env::system();
         let clock = Arc::clone(&env.clock);
-        let seams = Seams { rng: Box::new(env.rng()), clock: Arc::new(move || clock.wall()) };
+        let seams = Seams { rng: Box::new(env.rng()), clock: Arc::new(move || clock.wall()), net: Arc::new(Tcp) };
         let client = Client::new(profile, self.identity()?, source, seams)?;
         Ok(match self.timeout {
             Some(ms) => client.with_timeout(Duration::from_millis(ms)),

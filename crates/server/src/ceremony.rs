@@ -88,8 +88,8 @@ impl Core {
         work: impl FnOnce(&Self) -> R + Send + 'static,
     ) -> Result<R, Failure> {
         let core = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || work(&core)).await;
-        done.map_err(|_| Failure::new("internal", "the key store failed in a way that it should not"))
+        let done = self.env.wait_for(move || work(&core)).await;
+        done.ok_or_else(|| Failure::new("internal", "the key store failed in a way that it should not"))
     }
 
     fn erase(&self, id: &SessionId) -> Result<(), Failure> {

@@ -1,6 +1,8 @@
-//! The seams to the world: clocks and randomness. Files, sockets and processes have theirs in `kv`, `audit::disk`,
-//! `raft::Dialer` and `engines::Engine`; with these two they are all that a simulation has to replace.
+//! The seams to the world: clocks, randomness, the network, and threads that may wait. Stored things have theirs in
+//! `raft::kv`, `audit::disk` and `keystore::Folder`, targets in `engines::Engine`; all of them together are [`Parts`](crate::Parts),
+//! and what a simulation replaces.
 
+use quorate_api::net::{Net, Tcp};
 use rand_core::{TryCryptoRng, TryRng};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,19 +28,45 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Its randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// The way to the other members, and from everybody to this one.
+    pub net: Arc<dyn Net>,
+    /// Where work runs that waits for a disk.
+    pub waiting: Waiting,
+}
+
+/// Where work runs that waits for a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// On threads of their own: the node goes on meanwhile.
+    Threads,
+    /// Where it is called: the same order every time.
+    InPlace,
 }
 
 impl Env {
     /// The machine's own.
     #[must_use]
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+        Self {
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            net: Arc::new(Tcp),
+            waiting: Waiting::Threads,
+        }
     }
 
     /// A generator over the randomness.
     #[must_use]
     pub fn rng(&self) -> Rng {
         Rng(Arc::clone(&self.entropy))
+    }
+
+    /// Runs work that waits for a disk; `None` if it panicked.
+    pub(crate) async fn wait_for<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+        match self.waiting {
+            Waiting::Threads => tokio::task::spawn_blocking(work).await.ok(),
+            Waiting::InPlace => Some(work()),
+        }
     }
 
     /// `N` fresh bytes.

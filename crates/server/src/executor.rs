@@ -30,7 +30,7 @@ const PART: Duration = Duration::from_secs(2);
 const WANTED: u64 = 60_000;
 
 /// Makes the engine of a target; nothing connects yet.
-pub(crate) type MakeEngine = dyn Fn(PostgresConfig) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync;
+pub type MakeEngine = dyn Fn(PostgresConfig) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync;
 
 /// The engines of the targets at which this node is in office.
 pub(crate) struct Executors {
@@ -47,10 +47,9 @@ impl Executors {
     }
 }
 
-impl Default for Executors {
-    fn default() -> Self {
-        Self::new(Box::new(|config| Ok(Arc::new(Postgres::new(config)?))))
-    }
+/// The real engines.
+pub(crate) fn make_real() -> Box<MakeEngine> {
+    Box::new(|config| Ok(Arc::new(Postgres::new(config)?)))
 }
 
 /// An office, and whether the sessions of earlier terms are ended, before which nothing is done in it.

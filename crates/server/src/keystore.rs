@@ -22,6 +22,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+const MEMBER: &str = "identity/member.key";
+const STORAGE: &str = "identity/storage.key";
+
 /// What went wrong with a file of the key store.
 #[derive(Debug, thiserror::Error)]
 pub enum KeystoreError {
@@ -61,9 +64,35 @@ pub enum KeystoreError {
     },
 }
 
+/// Where a key store's files lie: few, small, and none of them may be lost or half written.
+pub trait Folder: Send + Sync {
+    /// The content of a file; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Makes `bytes` the content of a file: whole or not at all, durable on return.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Overwrites and removes a file, durably; nothing where there is none.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn erase(&self, name: &str) -> io::Result<()>;
+
+    /// What errors call a file.
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(name)
+    }
+}
+
 /// An open key store.
 pub struct Keystore {
-    slots: PathBuf,
+    folder: Box<dyn Folder>,
     seal: Secret<32>,
     identity: SigningKey,
     storage: Secret<32>,
@@ -76,27 +105,30 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError`]; [`KeystoreError::Exists`] rather than making a second identity.
     pub fn create(data: &Path, seal_key: &Path, env: &Env) -> Result<SigningKey, KeystoreError> {
-        let folder = data.join("identity");
-        let member = folder.join("member.key");
-        if member.exists() {
+        let folder = Directory::open(data)?;
+        if folder.path(MEMBER).exists() {
             return Err(KeystoreError::Exists { path: data.to_owned() });
-        }
-        for folder in [&folder, &data.join("slots")] {
-            private_folder(folder)?;
         }
         if !seal_key.exists() {
             if let Some(parent) = seal_key.parent() {
                 fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
             }
             let key = Secret::<32>::random(&mut env.rng());
-            write_new(seal_key, key.expose())?;
+            write_new(seal_key, key.expose()).map_err(|source| io_error(seal_key, source))?;
         }
-        let seal = read_seal_key(seal_key)?;
+        Self::create_in(&folder, &read_seal_key(seal_key)?, env)
+    }
+
+    /// [`Keystore::create`] in any folder that holds no member yet, with any seal key.
+    ///
+    /// # Errors
+    /// [`KeystoreError`].
+    pub fn create_in(folder: &dyn Folder, seal: &Secret<32>, env: &Env) -> Result<SigningKey, KeystoreError> {
         let identity = SigningKey::generate(&mut env.rng());
         let storage = Secret::<32>::random(&mut env.rng());
-        put(&folder.join("storage.key"), "storage-key", storage.expose(), &seal, env)?;
+        put(folder, STORAGE, "storage-key", storage.expose(), seal, env)?;
         // Last: its presence says that the member is whole.
-        put(&member, "member-identity", identity.seed().expose(), &seal, env)?;
+        put(folder, MEMBER, "member-identity", identity.seed().expose(), seal, env)?;
         Ok(identity)
     }
 
@@ -105,13 +137,17 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError`].
     pub fn open(data: &Path, seal_key: &Path) -> Result<Self, KeystoreError> {
-        let seal = read_seal_key(seal_key)?;
-        let folder = data.join("identity");
-        let identity = exact::<32>(&folder.join("member.key"), "member-identity", &seal)?;
-        let storage = exact::<32>(&folder.join("storage.key"), "storage-key", &seal)?;
-        let slots = data.join("slots");
-        private_folder(&slots)?;
-        Ok(Self { slots, seal, identity: SigningKey::from_seed(&identity), storage })
+        Self::open_in(Box::new(Directory::open(data)?), read_seal_key(seal_key)?)
+    }
+
+    /// [`Keystore::open`] in any folder, with any seal key.
+    ///
+    /// # Errors
+    /// [`KeystoreError`].
+    pub fn open_in(folder: Box<dyn Folder>, seal: Secret<32>) -> Result<Self, KeystoreError> {
+        let identity = must(&*folder, MEMBER, exact::<32>(&*folder, MEMBER, "member-identity", &seal)?)?;
+        let storage = must(&*folder, STORAGE, exact::<32>(&*folder, STORAGE, "storage-key", &seal)?)?;
+        Ok(Self { folder, seal, identity: SigningKey::from_seed(&identity), storage })
     }
 
     /// The member's identity.
@@ -131,12 +167,12 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError`].
     pub fn ceremony_seed(&self, session: &SessionId, env: &Env) -> Result<Secret<32>, KeystoreError> {
-        let path = self.slot(session, "seed");
-        if path.exists() {
-            return exact::<32>(&path, "ceremony-seed", &self.seal);
+        let name = slot(session, "seed");
+        if let Some(seed) = exact::<32>(&*self.folder, &name, "ceremony-seed", &self.seal)? {
+            return Ok(seed);
         }
         let seed = Secret::<32>::random(&mut env.rng());
-        put(&path, "ceremony-seed", seed.expose(), &self.seal, env)?;
+        put(&*self.folder, &name, "ceremony-seed", seed.expose(), &self.seal, env)?;
         Ok(seed)
     }
 
@@ -145,7 +181,7 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError`].
     pub fn save_share(&self, session: &SessionId, share: &KeyShare, env: &Env) -> Result<(), KeystoreError> {
-        put(&self.slot(session, "share"), "share", share.to_secret().expose(), &self.seal, env)
+        put(&*self.folder, &slot(session, "share"), "share", share.to_secret().expose(), &self.seal, env)
     }
 
     /// This member's share of the epoch that `session` made; `None` where it holds none.
@@ -153,13 +189,10 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError`].
     pub fn share(&self, session: &SessionId) -> Result<Option<KeyShare>, KeystoreError> {
-        let path = self.slot(session, "share");
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = open(&path, "share", &self.seal)?;
+        let name = slot(session, "share");
+        let Some(bytes) = open(&*self.folder, &name, "share", &self.seal)? else { return Ok(None) };
         let share = KeyShare::from_secret(bytes.expose());
-        share.map(Some).map_err(|_: ShareError| KeystoreError::Content { path })
+        share.map(Some).map_err(|_: ShareError| KeystoreError::Content { path: self.folder.path(&name) })
     }
 
     /// Erases the seed of a ceremony that is over.
@@ -171,22 +204,108 @@ impl Keystore {
     /// # Errors
     /// [`KeystoreError`].
     pub fn erase_seed(&self, session: &SessionId) -> Result<(), KeystoreError> {
-        let path = self.slot(session, "seed");
-        let Ok(meta) = fs::metadata(&path) else { return Ok(()) };
-        let length = usize::try_from(meta.len()).unwrap_or(0);
-        let erase = || {
-            let mut file = OpenOptions::new().write(true).open(&path)?;
-            file.write_all(&vec![0; length])?;
-            file.sync_all()?;
-            fs::remove_file(&path)?;
-            sync_folder(&self.slots)
-        };
-        erase().map_err(|source| io_error(&path, source))
+        let name = slot(session, "seed");
+        self.folder.erase(&name).map_err(|source| io_error(&self.folder.path(&name), source))
+    }
+}
+
+fn slot(session: &SessionId, kind: &str) -> String {
+    format!("slots/{session}.{kind}")
+}
+
+fn open(
+    folder: &dyn Folder,
+    name: &str,
+    purpose: &'static str,
+    seal: &Secret<32>,
+) -> Result<Option<SecretVec>, KeystoreError> {
+    let bytes = folder.read(name).map_err(|source| io_error(&folder.path(name), source))?;
+    let Some(bytes) = bytes else { return Ok(None) };
+    open_file(purpose, &bytes, &Protection::RawKey(seal))
+        .map(Some)
+        .map_err(|source| KeystoreError::Sealed { path: folder.path(name), source })
+}
+
+fn exact<const N: usize>(
+    folder: &dyn Folder,
+    name: &str,
+    purpose: &'static str,
+    seal: &Secret<32>,
+) -> Result<Option<Secret<N>>, KeystoreError> {
+    let Some(bytes) = open(folder, name, purpose, seal)? else { return Ok(None) };
+    let secret = Secret::from_slice(bytes.expose());
+    secret.map(Some).ok_or_else(|| KeystoreError::Content { path: folder.path(name) })
+}
+
+fn must<T>(folder: &dyn Folder, name: &str, found: Option<T>) -> Result<T, KeystoreError> {
+    found.ok_or_else(|| io_error(&folder.path(name), io::ErrorKind::NotFound.into()))
+}
+
+fn put(
+    folder: &dyn Folder,
+    name: &str,
+    purpose: &'static str,
+    secret: &[u8],
+    seal: &Secret<32>,
+    env: &Env,
+) -> Result<(), KeystoreError> {
+    let sealed = seal_file(purpose, secret, &Protection::RawKey(seal), &mut env.rng())
+        .map_err(|source| KeystoreError::Sealed { path: folder.path(name), source })?;
+    folder.replace(name, &sealed).map_err(|source| io_error(&folder.path(name), source))
+}
+
+/// A member's data folder.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn open(data: &Path) -> Result<Self, KeystoreError> {
+        for folder in ["identity", "slots"] {
+            let path = data.join(folder);
+            fs::create_dir_all(&path)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
+                .map_err(|source| io_error(&path, source))?;
+        }
+        Ok(Self(data.to_owned()))
+    }
+}
+
+impl Folder for Directory {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(why),
+        }
     }
 
-    fn slot(&self, session: &SessionId, kind: &str) -> PathBuf {
-        self.slots.join(format!("{session}.{kind}"))
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(name);
+        let fresh = path.with_extension("new");
+        let _ = fs::remove_file(&fresh);
+        write_new(&fresh, bytes)?;
+        fs::rename(&fresh, &path)?;
+        sync_folder(&path)
     }
+
+    fn erase(&self, name: &str) -> io::Result<()> {
+        let path = self.path(name);
+        let Ok(meta) = fs::metadata(&path) else { return Ok(()) };
+        let length = usize::try_from(meta.len()).unwrap_or(0);
+        let mut file = OpenOptions::new().write(true).open(&path)?;
+        file.write_all(&vec![0; length])?;
+        file.sync_all()?;
+        fs::remove_file(&path)?;
+        sync_folder(&path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// Makes the names in the folder of `path` durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 fn read_seal_key(path: &Path) -> Result<Secret<32>, KeystoreError> {
@@ -202,44 +321,10 @@ fn read_seal_key(path: &Path) -> Result<Secret<32>, KeystoreError> {
     key.ok_or_else(|| KeystoreError::Content { path: path.to_owned() })
 }
 
-fn open(path: &Path, purpose: &'static str, seal: &Secret<32>) -> Result<SecretVec, KeystoreError> {
-    let bytes = fs::read(path).map_err(|source| io_error(path, source))?;
-    open_file(purpose, &bytes, &Protection::RawKey(seal))
-        .map_err(|source| KeystoreError::Sealed { path: path.to_owned(), source })
-}
-
-fn exact<const N: usize>(path: &Path, purpose: &'static str, seal: &Secret<32>) -> Result<Secret<N>, KeystoreError> {
-    let bytes = open(path, purpose, seal)?;
-    Secret::from_slice(bytes.expose()).ok_or_else(|| KeystoreError::Content { path: path.to_owned() })
-}
-
-fn put(path: &Path, purpose: &'static str, secret: &[u8], seal: &Secret<32>, env: &Env) -> Result<(), KeystoreError> {
-    let sealed = seal_file(purpose, secret, &Protection::RawKey(seal), &mut env.rng())
-        .map_err(|source| KeystoreError::Sealed { path: path.to_owned(), source })?;
-    let fresh = path.with_extension("new");
-    let _ = fs::remove_file(&fresh);
-    write_new(&fresh, &sealed)?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::rename(&fresh, path).and_then(|()| sync_folder(folder)).map_err(|source| io_error(path, source))
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeystoreError> {
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(|source| io_error(path, source))
-}
-
-fn private_folder(path: &Path) -> Result<(), KeystoreError> {
-    fs::create_dir_all(path)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
-        .map_err(|source| io_error(path, source))
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn io_error(path: &Path, source: io::Error) -> KeystoreError {

@@ -38,7 +38,8 @@ mod services;
 mod store;
 mod submit;
 
-pub use run::{RunError, run};
+pub use executor::MakeEngine;
+pub use run::{Parts, RunError, run, serve};
 
 #[cfg(test)]
 mod tests {

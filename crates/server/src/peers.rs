@@ -2,13 +2,15 @@
 
 use crate::failpoint;
 use quorate_api::MAX_MESSAGE;
+use quorate_api::net::Net;
 use quorate_api::peer::peer_client::PeerClient;
-use quorate_api::tls::{PEER, TlsError, TlsIdentity, connect};
+use quorate_api::tls::{PEER, TlsError, TlsIdentity, connect_over};
 use quorate_raft::{Dialer, Link, Node};
 use quorate_state::genesis::{Member, Roster};
 use quorate_state::ids::MemberIndex;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use tonic::transport::Channel;
 
 /// One lazy channel to each other member, for everything but the log itself.
@@ -17,10 +19,15 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(roster: &Roster, me: MemberIndex, identity: &TlsIdentity) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        net: &Arc<dyn Net>,
+        roster: &Roster,
+        me: MemberIndex,
+        identity: &TlsIdentity,
+    ) -> Result<Self, TlsError> {
         let mut clients = BTreeMap::new();
         for member in roster.members.iter().filter(|m| m.index != me) {
-            let channel = connect(&member.peer_address, member.key, identity, &member.name, PEER)?;
+            let channel = connect_over(net, &member.peer_address, member.key, identity, &member.name, PEER)?;
             let client =
                 PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
             clients.insert(member.index, client);
@@ -41,6 +48,7 @@ impl Peers {
 
 /// Connections for the replicated log: each class of traffic has its own.
 pub(crate) struct RaftDialer {
+    pub(crate) net: Arc<dyn Net>,
     pub(crate) members: Vec<Member>,
     pub(crate) identity: TlsIdentity,
 }
@@ -53,6 +61,7 @@ impl Dialer for RaftDialer {
         // Address and key come from the roster, never from what a leader wrote into Raft's own membership.
         let member = self.members.iter().find(|m| m.raft_id == id);
         let member = member.ok_or_else(|| io::Error::other("no member of the roster has this raft id"))?;
-        connect(&member.peer_address, member.key, &self.identity, &member.name, PEER).map_err(io::Error::other)
+        connect_over(&self.net, &member.peer_address, member.key, &self.identity, &member.name, PEER)
+            .map_err(io::Error::other)
     }
 }

@@ -3,7 +3,7 @@
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
 use crate::env::Env;
-use crate::executor::Executors;
+use crate::executor::{Executors, MakeEngine, make_real};
 use crate::issue::Creating;
 use crate::journal::WAITING;
 use crate::keystore::{Keystore, KeystoreError};
@@ -12,6 +12,7 @@ use crate::peers::{Peers, RaftDialer};
 use crate::services::{PeerPort, VaultPort};
 use crate::store::Seal;
 use quorate_api::MAX_MESSAGE;
+use quorate_api::net::Listener;
 use quorate_api::peer::peer_server::PeerServer;
 use quorate_api::tls::{
     PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, api_server_config, peer_server_config,
@@ -28,7 +29,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -118,39 +118,83 @@ pub enum RunError {
     Fatal(String),
 }
 
+/// What a node is made of. [`run`] makes it of files, RocksDB, PostgreSQL and the operating system; a simulation of its own.
+pub struct Parts {
+    /// Clocks, randomness, network.
+    pub env: Env,
+    /// The cluster.
+    pub genesis: Genesis,
+    /// Who this member is, and its shares.
+    pub keys: Keystore,
+    /// Its audit log.
+    pub audit: AuditLog,
+    /// The replicated store, which may be empty.
+    pub kv: Arc<dyn Kv>,
+    /// Settings of the log; identifiers are filled in.
+    pub raft: Config,
+    /// The port for the other members.
+    pub peer_listener: Box<dyn Listener>,
+    /// The port for clients.
+    pub api_listener: Box<dyn Listener>,
+    /// Makes the engine of a target.
+    pub engines: Box<MakeEngine>,
+}
+
 /// Runs a node until `shutdown`, then hands leadership over and stops.
 ///
 /// # Errors
 /// [`RunError`], before the first port is opened wherever that is possible.
 pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let genesis = read_genesis(&config)?;
-    let cluster = genesis.cluster();
     let keys = Keystore::open(&config.data_dir, &config.seal_key)?;
-    let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
+    let me = genesis.roster.by_key(&keys.identity().verify_key().0);
     let me = me.ok_or_else(|| RunError::NotAMember { data: config.data_dir.clone() })?;
-    let audit = open_audit(&config, &me.name, &cluster, &env)?;
-    let kv = open_store(&config, &genesis, &keys, &env)?;
+    let parts = Parts {
+        audit: open_audit(&config, &me.name, &genesis.cluster(), &env)?,
+        kv: open_store(&config, &keys, &env)?,
+        raft: raft_config(&config),
+        peer_listener: listen(&env, config.peer_listen).await?,
+        api_listener: listen(&env, config.api_listen).await?,
+        engines: make_real(),
+        env,
+        genesis,
+        keys,
+    };
+    serve(parts, &config.data_dir, shutdown).await
+}
 
-    let peer_listener = listen(config.peer_listen).await?;
-    let api_listener = listen(config.api_listen).await?;
+/// Runs a node of given parts; otherwise as [`run`]. `name` is what errors call the place where they are stored.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let Parts { env, genesis, keys, audit, kv, raft, peer_listener, api_listener, engines } = parts;
+    let cluster = genesis.cluster();
+    let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
+    let me = me.ok_or_else(|| RunError::NotAMember { data: name.to_owned() })?;
+    begin_state(&*kv, &genesis, &name.join("db"))?;
     let tls = TlsIdentity::self_signed(keys.identity(), &me.name)?;
 
     let (journal, applied) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let machine = Arc::new(VaultMachine::new(cluster, journal, Arc::clone(&lost)));
-    let dialer = Arc::new(RaftDialer { members: genesis.roster.members.clone(), identity: tls.clone() });
-    let raft = Raft::open(raft_config(&config, me.raft_id, &cluster), kv, machine, dialer).await?;
+    let dialer = Arc::new(RaftDialer {
+        net: Arc::clone(&env.net),
+        members: genesis.roster.members.clone(),
+        identity: tls.clone(),
+    });
+    let raft = Raft::open(Config { id: me.raft_id, cluster: cluster.0, ..raft }, kv, machine, dialer).await?;
     let core = Arc::new(Core {
-        env,
         cluster,
         name: me.name.clone(),
         me: me.index,
-        peers: Peers::new(&genesis.roster, me.index, &tls)?,
+        peers: Peers::new(&env.net, &genesis.roster, me.index, &tls)?,
+        env,
         roster: genesis.roster.clone(),
         keys,
         raft: raft.clone(),
         audit,
-        executors: Executors::default(),
+        executors: Executors::new(engines),
         creating: Creating::default(),
         caches: Caches::default(),
     });
@@ -235,15 +279,14 @@ fn open_audit(config: &NodeConfig, name: &str, cluster: &ClusterId, env: &Env) -
     Ok(audit)
 }
 
-/// Opens the store; a new one begins with the state of the genesis, which is the same on every member.
-fn open_store(config: &NodeConfig, genesis: &Genesis, keys: &Keystore, env: &Env) -> Result<Arc<dyn Kv>, RunError> {
+fn open_store(config: &NodeConfig, keys: &Keystore, env: &Env) -> Result<Arc<dyn Kv>, RunError> {
     let path = config.data_dir.join("db");
     let failed = |source| RunError::Store { path: path.clone(), source };
     let kv = RocksKv::open(&path, Arc::new(Seal::new(keys.storage(), env.clone()))).map_err(failed)?;
-    begin_state(&kv, genesis, &path)?;
     Ok(Arc::new(kv))
 }
 
+/// A new store begins with the state of the genesis, which is the same on every member.
 fn begin_state(kv: &dyn Kv, genesis: &Genesis, path: &Path) -> Result<(), RunError> {
     let initial = genesis.initial_state();
     let marker = quorate_state::store::key(quorate_state::store::Table::Meta, &[b"genesis"]);
@@ -254,8 +297,8 @@ fn begin_state(kv: &dyn Kv, genesis: &Genesis, path: &Path) -> Result<(), RunErr
     if found.is_none() || found == ours { Ok(()) } else { Err(RunError::OtherStore { path: path.to_owned() }) }
 }
 
-fn raft_config(config: &NodeConfig, id: u64, cluster: &ClusterId) -> Config {
-    let mut raft = Config::new(id, cluster.0);
+fn raft_config(config: &NodeConfig) -> Config {
+    let mut raft = Config::new(0, [0; 32]);
     raft.heartbeat = Duration::from_millis(config.raft.heartbeat_ms);
     raft.election_min = Duration::from_millis(config.raft.election_min_ms);
     raft.election_max = Duration::from_millis(config.raft.election_max_ms);
@@ -280,13 +323,13 @@ async fn found(raft: &Raft, genesis: &Genesis) {
     }
 }
 
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })
+async fn listen(env: &Env, address: std::net::SocketAddr) -> Result<Box<dyn Listener>, RunError> {
+    env.net.listen(address).await.map_err(|source| RunError::Listen { address, source })
 }
 
 async fn serve_peers(
     core: Arc<Core>,
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     tls: TlsIdentity,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
@@ -312,7 +355,7 @@ async fn serve_peers(
 
 async fn serve_clients(
     core: Arc<Core>,
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     tls: TlsIdentity,
     roots: Vec<Vec<u8>>,
     stopped: watch::Receiver<bool>,

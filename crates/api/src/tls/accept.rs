@@ -1,6 +1,7 @@
 //! Accepting: handshakes run beside each other, and none of them can hold up or end the server.
 
 use super::ed25519_key;
+use crate::net::{Listener, Stream as Connection};
 use rustls::ServerConfig;
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -34,16 +34,21 @@ pub struct PeerKey(pub [u8; 32]);
 pub struct ClientChain(pub Arc<Vec<Vec<u8>>>);
 
 /// A connection after its handshake, and what tonic puts into the extensions of its requests.
-#[derive(Debug)]
 pub struct Accepted<I> {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Box<dyn Connection>>,
     info: I,
+}
+
+impl<I: std::fmt::Debug> std::fmt::Debug for Accepted<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accepted").field("info", &self.info).finish_non_exhaustive()
+    }
 }
 
 /// Accepts members, for [`super::peer_server_config`]. Give the stream to tonic's `serve_with_incoming_shutdown`;
 /// dropping it ends the accepting. Never yields an error.
 pub fn accept_peers(
-    listener: TcpListener,
+    listener: impl Listener,
     config: Arc<ServerConfig>,
 ) -> impl Stream<Item = io::Result<Accepted<PeerKey>>> + Send + Unpin {
     accept(listener, config, |chain| chain.first().and_then(ed25519_key).map(PeerKey))
@@ -51,7 +56,7 @@ pub fn accept_peers(
 
 /// Accepts clients, for [`super::api_server_config`]; otherwise as [`accept_peers`].
 pub fn accept_clients(
-    listener: TcpListener,
+    listener: impl Listener,
     config: Arc<ServerConfig>,
 ) -> impl Stream<Item = io::Result<Accepted<ClientChain>>> + Send + Unpin {
     accept(listener, config, |chain| Some(ClientChain(Arc::new(chain.iter().map(|c| c.to_vec()).collect()))))
@@ -60,7 +65,7 @@ pub fn accept_clients(
 type Certificates<'a> = &'a [rustls::pki_types::CertificateDer<'a>];
 
 fn accept<I: Send + 'static>(
-    listener: TcpListener,
+    mut listener: impl Listener,
     config: Arc<ServerConfig>,
     info: fn(Certificates<'_>) -> Option<I>,
 ) -> ReceiverStream<io::Result<Accepted<I>>> {
@@ -68,14 +73,14 @@ fn accept<I: Send + 'static>(
     tokio::spawn(async move {
         tokio::select! {
             () = ready.closed() => {}
-            () = accept_all(&listener, TlsAcceptor::from(config), info, &ready) => {}
+            () = accept_all(&mut listener, TlsAcceptor::from(config), info, &ready) => {}
         }
     });
     ReceiverStream::new(stream)
 }
 
 async fn accept_all<I: Send + 'static>(
-    listener: &TcpListener,
+    listener: &mut dyn Listener,
     acceptor: TlsAcceptor,
     info: fn(Certificates<'_>) -> Option<I>,
     ready: &mpsc::Sender<io::Result<Accepted<I>>>,
@@ -103,13 +108,11 @@ async fn accept_all<I: Send + 'static>(
 }
 
 async fn handshake<I>(
-    stream: TcpStream,
+    stream: Box<dyn Connection>,
     from: SocketAddr,
     acceptor: &TlsAcceptor,
     info: fn(Certificates<'_>) -> Option<I>,
 ) -> Option<Accepted<I>> {
-    // Without it small answers wait for acknowledgements; a socket that refuses is only slower.
-    let _ = stream.set_nodelay(true);
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let info = info(stream.get_ref().1.peer_certificates().unwrap_or_default())?;

@@ -1,13 +1,13 @@
 //! Connecting: channels that connect on first use and again after every loss.
 
 use super::{TlsError, TlsIdentity, client_config};
+use crate::net::{Net, Stream, Tcp};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::{DnsName, ServerName};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
@@ -47,6 +47,21 @@ pub fn connect(
     name: &str,
     keep_alive: KeepAlive,
 ) -> Result<Channel, TlsError> {
+    connect_over(&(Arc::new(Tcp) as Arc<dyn Net>), address, expected, identity, name, keep_alive)
+}
+
+/// [`connect`], over any network.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_over(
+    net: &Arc<dyn Net>,
+    address: &str,
+    expected: [u8; 32],
+    identity: &TlsIdentity,
+    name: &str,
+    keep_alive: KeepAlive,
+) -> Result<Channel, TlsError> {
     let bad = || TlsError::Address(address.to_owned());
     // The scheme is never dialled: the connector below is the only way out, and it speaks TLS.
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| bad())?;
@@ -59,6 +74,7 @@ pub fn connect(
         .keep_alive_while_idle(true)
         .connect_timeout(keep_alive.connect);
     let dial = Arc::new(Dial {
+        net: Arc::clone(net),
         address: address.to_owned(),
         name: name.to_owned(),
         config: client_config(identity, expected)?,
@@ -70,16 +86,15 @@ pub fn connect(
 }
 
 struct Dial {
+    net: Arc<dyn Net>,
     address: String,
     name: String,
     config: Arc<ClientConfig>,
 }
 
 impl Dial {
-    async fn dial(&self) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(&self.address).await.map_err(|why| self.failed("connect to", why))?;
-        // Without it small requests wait for acknowledgements; a socket that refuses is only slower.
-        let _ = stream.set_nodelay(true);
+    async fn dial(&self) -> io::Result<TlsStream<Box<dyn Stream>>> {
+        let stream = self.net.connect(&self.address).await.map_err(|why| self.failed("connect to", why))?;
         // rustls wants a name; the verifier looks at the key alone, and no name is sent.
         let name = DnsName::try_from("member.invalid").map_err(io::Error::other)?;
         TlsConnector::from(Arc::clone(&self.config))

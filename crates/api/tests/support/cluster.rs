@@ -4,6 +4,7 @@
 
 use super::{Ca, ca, identity, key};
 use quorate_api::client::{Client, CustomerSource, Member, Profile, Seams};
+use quorate_api::net::Tcp;
 use quorate_api::status::{BEHIND, DENIED, Failure, INTERNAL, NOT_FOUND};
 use quorate_api::tls::{TlsIdentity, accept_clients, api_server_config};
 use quorate_api::transcript::{open_proof_context, sign_open_reply};
@@ -150,7 +151,7 @@ impl Cluster {
     }
 
     pub fn client_with(&self, profile: Profile, customer: CustomerSource) -> Client {
-        let seams = Seams { rng: Box::new(rng()), clock: Arc::new(|| NOW) };
+        let seams = Seams { rng: Box::new(rng()), clock: Arc::new(|| NOW), net: Arc::new(Tcp) };
         Client::new(profile, identity(&self.clients, 9), customer, seams).unwrap().with_timeout(Duration::from_secs(3))
     }
 
