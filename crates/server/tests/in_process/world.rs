@@ -1,0 +1,296 @@
+//! Three members in one process and one thread, in virtual time: real TLS, gRPC, Raft, ceremonies and leases over a network, disks,
+//! clocks, randomness and a target in memory.
+
+use crate::net::Hub;
+use quorate_api::client::{Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, Seams};
+use quorate_api::vault::ReadStatusReply;
+use quorate_audit::AuditLog;
+use quorate_audit::testing::MemDisk;
+use quorate_authz::initial::initial_policies;
+use quorate_crypto::encoding::hash32;
+use quorate_crypto::identity::SigningKey;
+use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
+use quorate_crypto::secret::Secret;
+use quorate_engines::Class;
+use quorate_engines::fake::FakeTarget;
+use quorate_raft::Config;
+use quorate_raft::kv::MemKv;
+use quorate_server::env::{Clock, Entropy, Env, Waiting};
+use quorate_server::keystore::{Folder, Keystore};
+use quorate_server::{Parts, serve};
+use quorate_state::change::Change;
+use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Member, Roster};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+const SEAL: [u8; 32] = [42; 32];
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 100));
+/// The simulation begins at this wall time.
+const BEGINNING: u64 = 1_900_000_000_000;
+
+pub(crate) fn host(index: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, index))
+}
+
+fn peer_port(index: u8) -> SocketAddr {
+    SocketAddr::new(host(index), 7_000)
+}
+
+fn api_port(index: u8) -> SocketAddr {
+    SocketAddr::new(host(index), 7_100)
+}
+
+/// Virtual time: the runtime's.
+struct Virtual(Instant);
+
+impl Clock for Virtual {
+    fn wall(&self) -> u64 {
+        BEGINNING + self.boot()
+    }
+
+    fn boot(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+}
+
+/// All randomness of the world, from one seed.
+struct Seeded(Mutex<(u64, u64)>);
+
+impl Entropy for Seeded {
+    fn fill(&self, out: &mut [u8]) {
+        let mut at = self.0.lock().unwrap();
+        for chunk in out.chunks_mut(32) {
+            at.1 += 1;
+            let block = hash32("simulated-entropy", &[&at.0.to_be_bytes(), &at.1.to_be_bytes()]);
+            chunk.copy_from_slice(&block[..chunk.len()]);
+        }
+    }
+}
+
+/// A folder in memory; clones are the same one.
+#[derive(Clone, Default)]
+pub(crate) struct MemFolder(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+
+impl MemFolder {
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+impl Folder for MemFolder {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.lock().unwrap().get(name).cloned())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap().insert(name.to_owned(), bytes.to_vec());
+        Ok(())
+    }
+
+    fn erase(&self, name: &str) -> io::Result<()> {
+        self.0.lock().unwrap().remove(name);
+        Ok(())
+    }
+}
+
+/// What a member keeps over its lives.
+struct Place {
+    folder: MemFolder,
+    disk: MemDisk,
+    kv: Arc<MemKv>,
+    life: Option<JoinHandle<()>>,
+}
+
+pub(crate) struct World {
+    pub(crate) hub: Hub,
+    pub(crate) target: FakeTarget,
+    pub(crate) profile: Profile,
+    env: Env,
+    genesis: Genesis,
+    places: BTreeMap<u8, Place>,
+    administrator: SigningKey,
+    authority: Issuer<'static, KeyPair>,
+}
+
+impl World {
+    /// Three members that have just been founded.
+    pub(crate) fn begin(seed: u64) -> Self {
+        let hub = Hub::new();
+        let env = Env {
+            clock: Arc::new(Virtual(Instant::now())),
+            entropy: Arc::new(Seeded(Mutex::new((seed, 0)))),
+            net: hub.host(CLIENT),
+            waiting: Waiting::InPlace,
+        };
+        let mut places = BTreeMap::new();
+        let members = (1..=3).map(|index| {
+            let folder = MemFolder::default();
+            let seal = Secret::init_with(|out| *out = SEAL);
+            let identity = Keystore::create_in(&folder, &seal, &env).unwrap();
+            places.insert(index, Place { folder, disk: MemDisk::new(64 << 20), kv: Arc::default(), life: None });
+            Member {
+                name: format!("n{index}"),
+                index,
+                key: identity.verify_key().0,
+                raft_id: u64::from(index),
+                peer_address: peer_port(index).to_string(),
+                api_address: api_port(index).to_string(),
+            }
+        });
+        let roster = Roster { number: 1, members: members.collect(), threshold: 2 };
+        let administrator = SigningKey::generate(&mut env.rng());
+        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let root = params.self_signed(&pair).unwrap();
+        let genesis = Genesis {
+            name: "simulated".to_owned(),
+            nonce: env.random(),
+            created: env.clock.wall(),
+            roster,
+            administrators: Needed { keys: vec![administrator.verify_key().0], needed: 1 },
+            client_roots: ClientRoots {
+                certificates: vec![root.der().to_vec()],
+                trust_domain: "example.org".to_owned(),
+            },
+            policies: initial_policies("example.org").unwrap(),
+        };
+        let pinned = genesis.roster.members.iter().map(|m| Pinned {
+            index: m.index,
+            name: m.name.clone(),
+            key: m.key,
+            api_address: m.api_address.clone(),
+        });
+        let profile = Profile {
+            cluster: genesis.cluster(),
+            threshold: 2,
+            members: pinned.collect(),
+            keyrings: Vec::new(),
+            customer_keys: Vec::new(),
+            mounts: Vec::new(),
+        };
+        let target = FakeTarget::new(Class::Transactional);
+        let authority = Issuer::new(params, pair);
+        Self { hub, target, profile, env, genesis, places, administrator, authority }
+    }
+
+    /// Starts a member, or starts it again.
+    pub(crate) async fn start(&mut self, index: u8) {
+        let env = Env { net: self.hub.host(host(index)), ..self.env.clone() };
+        let place = self.places.get_mut(&index).unwrap();
+        assert!(place.life.is_none(), "member {index} runs already");
+        let settings =
+            quorate_audit::Config::new(&format!("n{index}"), &self.genesis.cluster().to_string(), env.clock.wall());
+        let mut raft = Config::new(0, [0; 32]);
+        raft.heartbeat = Duration::from_millis(100);
+        let target = self.target.clone();
+        let parts = Parts {
+            genesis: self.genesis.clone(),
+            keys: Keystore::open_in(Box::new(place.folder.clone()), Secret::init_with(|out| *out = SEAL)).unwrap(),
+            audit: AuditLog::open_in_place(Box::new(place.disk.clone()), settings).unwrap().0,
+            kv: Arc::clone(&place.kv) as _,
+            raft,
+            peer_listener: env.net.listen(peer_port(index)).await.unwrap(),
+            api_listener: env.net.listen(api_port(index)).await.unwrap(),
+            engines: Box::new(move |_| Ok(Arc::new(target.executor()))),
+            env,
+        };
+        place.life = Some(tokio::spawn(async move {
+            // How a life ends is seen from outside.
+            let _ = serve(parts, &PathBuf::from(format!("n{index}")), std::future::pending()).await;
+        }));
+    }
+
+    /// A power cut: what was not synced is lost, connections break, and nothing of that life reaches anybody any more.
+    pub(crate) fn power_off(&mut self, index: u8) {
+        self.hub.cut(host(index));
+        let place = self.places.get_mut(&index).unwrap();
+        place.kv = Arc::new(place.kv.crash());
+        place.disk = place.disk.crashed(|_| false);
+        place.life.take().unwrap().abort();
+    }
+
+    /// Starts it again on what it had synced.
+    pub(crate) async fn power_on(&mut self, index: u8) {
+        self.hub.heal(host(index));
+        self.start(index).await;
+    }
+
+    pub(crate) fn slots(&self, index: u8) -> Vec<String> {
+        self.places[&index].folder.names()
+    }
+
+    /// A caller's own client.
+    pub(crate) fn client(&self, path: &str) -> Client {
+        let key = SigningKey::generate(&mut self.env.rng());
+        // PKCS#8 of an Ed25519 key, RFC 8410 section 7.
+        let mut pkcs8 = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
+        pkcs8.extend_from_slice(key.seed().expose());
+        let pair = KeyPair::try_from(pkcs8.as_slice()).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://example.org/{path}").try_into().unwrap())];
+        let leaf = params.signed_by(&pair, &self.authority).unwrap().der().to_vec();
+        let clock = Arc::clone(&self.env.clock);
+        let seams = Seams {
+            rng: Box::new(self.env.rng()),
+            clock: Arc::new(move || clock.wall()),
+            net: Arc::clone(&self.env.net),
+        };
+        Client::new(self.profile.clone(), Identity::new(vec![leaf], key).unwrap(), CustomerSource::None, seams).unwrap()
+    }
+
+    pub(crate) async fn administer(&self, change: Change) {
+        let client = self.client("admin/first");
+        let authority_version = client.policies().await.unwrap().authority_version;
+        let by = Administrators { keys: &[&self.administrator], authority_version };
+        client.administer(change, &by).await.unwrap();
+    }
+
+    /// Has the members make a keyring of class `cluster`, and pins it.
+    pub(crate) async fn make_keyring(&mut self) {
+        let client = self.client("admin/first");
+        self.until("a leader", |all| all.iter().flatten().any(|s| s.leader == s.member)).await;
+        let authority_version = client.policies().await.unwrap().authority_version;
+        let by = Administrators { keys: &[&self.administrator], authority_version };
+        client.begin_key_generation(KeyringClass::Cluster, &by).await.unwrap();
+        let all =
+            self.until("a keyring", |all| all.iter().flatten().filter(|s| s.keyrings.len() == 1).count() == 3).await;
+        let ring = &all[0].as_ref().unwrap().keyrings[0];
+        let y = <[u8; 32]>::try_from(ring.y.as_slice()).unwrap();
+        self.profile.keyrings.push(KeyringPublic { class: KeyringClass::Cluster, y });
+    }
+
+    /// Waits until the members' statuses are as wanted; two minutes of virtual time at most.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&[Option<ReadStatusReply>]) -> bool,
+    ) -> Vec<Option<ReadStatusReply>> {
+        let client = self.client("admin/first");
+        let begun = Instant::now();
+        loop {
+            let all: Vec<_> = client.status().await.into_iter().map(|(_, answer)| answer.ok()).collect();
+            if wanted(&all) {
+                return all;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "no {what} in two minutes: {all:?}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The member that leads.
+    pub(crate) async fn leader(&self) -> u8 {
+        let leads =
+            |all: &[Option<ReadStatusReply>]| all.iter().flatten().filter(|s| s.leader == s.member).count() == 1;
+        let all = self.until("leader", leads).await;
+        let found = all.iter().flatten().find(|s| s.leader == s.member).unwrap();
+        u8::try_from(found.member).unwrap()
+    }
+}
