@@ -17,6 +17,7 @@ pub mod identity;
 mod kdf;
 pub mod keyfile;
 pub mod keyring;
+pub mod lthash;
 pub mod reshare;
 pub mod sealed;
 pub mod secret;

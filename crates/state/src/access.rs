@@ -278,7 +278,7 @@ pub(crate) fn register_customer_key(
 /// Every change of a policy can take something away: a new one may forbid.
 fn policy_changed(tx: &mut Tx<'_>, index: u64) -> Result<(), StoreError> {
     tx.put(key(Table::Meta, &[b"policy-epoch"]), &index);
-    tighten(tx)
+    tighten(tx, index)
 }
 
 pub(crate) fn put_policy(tx: &mut Tx<'_>, index: u64, label: &str, text: &str) -> Result<Outcome, StoreError> {
@@ -310,7 +310,7 @@ pub(crate) fn block(tx: &mut Tx<'_>, index: u64, principal: &str) -> Result<Outc
     let at = key(Table::Blocked, &[&name(principal)]);
     if tx.get(&at)?.is_none() {
         tx.put(at, &index);
-        tighten(tx)?;
+        tighten(tx, index)?;
     }
     let changed =
         crate::lease::end_all(tx, index, crate::lease::Why::IdentityBlocked, |lease| lease.owner == principal)?;

@@ -405,6 +405,31 @@ impl Change {
         }
     }
 
+    /// Whether it can take something away from somebody: then it matters when every member has applied it.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        match self {
+            Self::DeleteSecret { .. }
+            | Self::DestroySecret { .. }
+            | Self::PutPolicy { .. }
+            | Self::DeletePolicy { .. }
+            | Self::BlockIdentity { .. }
+            | Self::PutRole { .. }
+            | Self::DeleteRole { .. }
+            | Self::RevokeLease { .. } => true,
+            Self::PutSecret { .. }
+            | Self::UndeleteSecret { .. }
+            | Self::CreateNamespace { .. }
+            | Self::CreateMount { .. }
+            | Self::RegisterCustomerKey { .. }
+            | Self::UnblockIdentity { .. }
+            | Self::BeginKeyGeneration { .. }
+            | Self::PutTarget { .. }
+            | Self::IssueLease { .. }
+            | Self::RenewLease { .. } => false,
+        }
+    }
+
     /// Whether m of the k administrators must sign the request besides the caller, and `expected_authority_version`
     /// must be given: what changes who may do what.
     #[must_use]

@@ -232,7 +232,9 @@ impl Genesis {
         for (name, text) in &self.policies {
             Policy { text: text.clone(), changed_index: 0 }.save(&mut tx, name);
         }
-        tx.into_writes()
+        let mut writes = tx.into_writes();
+        crate::hash::begin(&mut writes);
+        writes
     }
 }
 

@@ -14,16 +14,20 @@
 //! | [`secrets`] | versions, check-and-set, what a sealed version must look like to be accepted |
 //! | [`access`] | namespaces, mounts, customer keys, policies, blocked identities |
 //! | [`ceremony`] | key generation through the log |
+//! | [`hash`] | the hash of the state, which every command brings up to date |
+//! | [`attest`] | what members sign about the state, and who counts |
 //!
 //! Refusals are outcomes, not errors: they are final, recorded under the request id, and the same on every node. Only a
 //! store that cannot be read is an error, and it ends the process.
 
 pub mod access;
+pub mod attest;
 pub mod ceremony;
 pub mod change;
 pub mod clock;
 pub mod command;
 pub mod genesis;
+pub mod hash;
 pub mod ids;
 pub mod lease;
 pub mod machine;

@@ -18,7 +18,7 @@ use crate::request::{
 use crate::secrets::{self, Put, VersionState};
 use crate::store::{Store, StoreError, Tx, Writes};
 use crate::target::{self, Described, Role};
-use crate::{access, ceremony};
+use crate::{access, ceremony, hash};
 
 /// Where a command stands in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,9 @@ pub fn apply(
     if matches!(outcome, Outcome::Refused(_)) && !matches!(command, Command::Endorsed { .. }) {
         tx.rollback();
     }
-    Ok((tx.into_writes(), outcome))
+    let mut writes = tx.into_writes();
+    hash::follow(store, &mut writes)?;
+    Ok((writes, outcome))
 }
 
 /// A client's request: the deterministic checks, the request table, then the change.
@@ -204,6 +206,7 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
             scram_iterations,
         } => target::put_role(
             tx,
+            index,
             name,
             Role {
                 target: target.clone(),

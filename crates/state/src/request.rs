@@ -223,10 +223,23 @@ fn authority_key() -> Vec<u8> {
 }
 
 /// Raises the authority version: endorsements made before are stale.
-pub(crate) fn tighten(tx: &mut Tx<'_>) -> Result<(), StoreError> {
+pub(crate) fn tighten(tx: &mut Tx<'_>, index: u64) -> Result<(), StoreError> {
     let version = authority_version(tx)?.saturating_add(1);
     tx.put(authority_key(), &version);
+    tx.put(tightened_key(), &index);
     Ok(())
+}
+
+/// Where the log last raised the authority version; 0 if it never did.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn tightened_index(store: &dyn Store) -> Result<u64, StoreError> {
+    Ok(read(store, &tightened_key())?.unwrap_or(0))
+}
+
+fn tightened_key() -> Vec<u8> {
+    key(Table::Meta, &[b"tightened"])
 }
 
 /// Counts the endorsements of a request: at least t of distinct members, all of the current authority version.

@@ -198,6 +198,8 @@ pub fn after_prefix(prefix: &[u8]) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Table {
+    /// The hash of all other tables: [`crate::hash`]. Sorts before them.
+    Hash = 0x00,
     /// Singletons: genesis, clock, authority.
     Meta = 0x01,
     /// `namespace 0 path` to [`crate::secrets::Secret`].

@@ -228,7 +228,7 @@ pub(crate) fn put_target(
     Ok(Outcome::Done)
 }
 
-pub(crate) fn put_role(tx: &mut Tx<'_>, label: &str, role: Role) -> Result<Outcome, StoreError> {
+pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: Role) -> Result<Outcome, StoreError> {
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     if let Err(why) = check_label(label) {
         return refuse(Refusal::invalid("name", why));
@@ -253,7 +253,7 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, label: &str, role: Role) -> Result<Outco
         return refuse(Refusal::invalid("scram_iterations", "must be 1 to 100000"));
     }
     tx.put(key(Table::Role, &[&name(label)]), &role);
-    tighten(tx)?;
+    tighten(tx, index)?;
     Ok(Outcome::Done)
 }
 
@@ -262,7 +262,7 @@ pub(crate) fn delete_role(tx: &mut Tx<'_>, index: u64, label: &str) -> Result<Ou
         return Ok(Outcome::Refused(Refusal::not_found("role")));
     }
     tx.delete(key(Table::Role, &[&name(label)]));
-    tighten(tx)?;
+    tighten(tx, index)?;
     let changed = crate::lease::end_all(tx, index, crate::lease::Why::RoleDeleted, |lease| lease.role == label)?;
     Ok(Outcome::Leases { changed })
 }

@@ -5,6 +5,7 @@
 use crate::access::{Keyring, Mount, customer_key, keyring, mount_of};
 use crate::clock::ClusterClock;
 use crate::genesis::{administrators, client_roots, genesis, roster};
+use crate::hash::StateHash;
 use crate::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, SecretId};
 use crate::lease::{Lease, State, leases, principal};
 use crate::request::Remembered;
@@ -32,6 +33,9 @@ pub enum Violation {
         /// The rule that it breaks.
         what: &'static str,
     },
+    /// The rows are not those that the state's own hash is of.
+    #[error("the rows of the state do not have its hash")]
+    Hash,
 }
 
 /// Checks every rule that holds between rows, whatever was applied.
@@ -48,7 +52,9 @@ pub fn check(store: &dyn Store) -> Result<(), Violation> {
     secrets(store, &cluster)?;
     places(store)?;
     keys(store)?;
-    lease_rows(store, &cluster)
+    lease_rows(store, &cluster)?;
+    // Last, because it says least about what is wrong.
+    if StateHash::load(store)? == StateHash::recompute(store)? { Ok(()) } else { Err(Violation::Hash) }
 }
 
 /// `rule` or the violation of it.

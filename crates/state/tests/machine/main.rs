@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod attestations;
 mod canary;
 mod ceremonies;
 mod check;

@@ -375,7 +375,7 @@ fn time_moves_with_a_refused_change_and_nothing_else_does() {
     assert!(before.0.keys().all(|k| world.store.0.contains_key(k)), "a row is gone");
     let changed: Vec<u8> =
         (world.store.0.iter().filter(|(k, v)| before.0.get(*k) != Some(*v))).map(|(k, _)| k[0]).collect();
-    assert_eq!(changed, [Table::Meta as u8, Table::Request as u8, Table::RequestEnd as u8]);
+    assert_eq!(changed, [Table::Hash as u8, Table::Meta as u8, Table::Request as u8, Table::RequestEnd as u8]);
 }
 
 #[test]
