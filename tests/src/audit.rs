@@ -50,7 +50,7 @@ impl core::fmt::Display for Sought {
 /// A record, and whose log it stands in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// `n1` to `n3`, or `custodian`.
+    /// `n1` to `n9`, or `custodian`.
     pub member: String,
     /// The record.
     pub record: Record,

@@ -26,13 +26,21 @@ const STATUS: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(20);
 
 /// How to start a cluster.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
+    /// How many nodes.
+    pub nodes: u8,
     /// Variables for every process, as FAILPOINTS.
     pub environment: Vec<(String, String)>,
 }
 
-/// Three nodes, a custodian and a PostgreSQL, each a process of its own on the loopback; ended when dropped.
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 3, environment: Vec::new() }
+    }
+}
+
+/// Nodes, a custodian and a PostgreSQL, each a process of its own on the loopback; ended when dropped.
 #[derive(Debug)]
 pub struct Cluster {
     processes: Vec<Process>,
@@ -56,7 +64,7 @@ impl Cluster {
         let (home, said) = (folder.path().join("dev"), folder.path().join("dev.log"));
         let log = File::create(&said)?;
         let mut dev = Command::new(&program)
-            .args(["dev", "--folder"])
+            .args(["dev", "--nodes", &options.nodes.to_string(), "--folder"])
             .arg(&home)
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -83,7 +91,7 @@ impl Cluster {
         }
     }
 
-    /// A member's process, by the member's index: 1 to 3.
+    /// A member's process, by the member's index: 1 to n.
     ///
     /// # Errors
     /// When there is no such member.

@@ -36,7 +36,7 @@ impl Process {
         Self { name, argv, log, state: Mutex::new(State { pid, child: None }) }
     }
 
-    /// `n1` to `n3`, `custodian` or `postgres`.
+    /// `n1` to `n9`, `custodian` or `postgres`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -32,7 +32,7 @@ async fn killed_at_each_step() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
-    let cluster = Cluster::start(&Options { environment }).await.unwrap();
+    let cluster = Cluster::start(&Options { environment, ..Options::default() }).await.unwrap();
     cluster.admin().unwrap().create_namespace(NAMESPACE).await.unwrap();
     let keeper = cluster.issue("app/keeper").unwrap();
     let all =

@@ -51,7 +51,7 @@ async fn run(action: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
-    let cluster = Cluster::start(&Options { environment }).await.unwrap();
+    let cluster = Cluster::start(&Options { environment, ..Options::default() }).await.unwrap();
     let mut table = format!("{:<16} {action:<6} {:<14} clean after the end of the lease\n", "point", "answer");
     for point in POINTS {
         let (answer, clean) = case(&cluster, &file, point, action).await;

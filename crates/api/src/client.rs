@@ -20,9 +20,10 @@ pub use profile::{Member, PinnedMount, Profile, ProfileError};
 
 use crate::MAX_OPEN_REPLY;
 use crate::net::Net;
-use crate::status::{BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_ENOUGH_MEMBERS, Retry};
+use crate::status::{BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_ENOUGH_MEMBERS, Retry, UNREACHABLE};
 use crate::tls::{CLIENT, connect_over};
 use crate::vault::vault_client::VaultClient;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use quorate_state::ids::{MemberIndex, Millis, RequestId};
 use rand_core::CryptoRng;
 use std::collections::BTreeMap;
@@ -38,6 +39,11 @@ const CALL: Duration = Duration::from_secs(5);
 const OPERATION: Duration = Duration::from_secs(30);
 /// The first pause between two attempts, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long one member may keep us waiting before another one is asked as well. The same request takes effect once however many
+/// members bring it.
+const HEDGE: Duration = Duration::from_millis(600);
+/// How long a member that did not answer is asked after the others.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What the client takes from outside, so that tests decide it.
 pub struct Seams {
@@ -58,6 +64,7 @@ pub struct Client {
     clock: Arc<dyn Fn() -> Millis + Send + Sync>,
     vaults: BTreeMap<MemberIndex, VaultClient<Channel>>,
     suspects: Mutex<BTreeMap<MemberIndex, String>>,
+    silent: Mutex<BTreeMap<MemberIndex, Instant>>,
     timeout: Duration,
 }
 
@@ -83,8 +90,8 @@ impl Client {
             })
             .collect::<Result<_, Failure>>()?;
         let rng = Mutex::new(seams.rng);
-        let suspects = Mutex::default();
-        Ok(Self { profile, identity, customer, rng, clock: seams.clock, vaults, suspects, timeout: OPERATION })
+        let (suspects, silent) = (Mutex::default(), Mutex::default());
+        Ok(Self { profile, identity, customer, rng, clock: seams.clock, vaults, suspects, silent, timeout: OPERATION })
     }
 
     /// Sets how long an operation may take, retries included; 30 s otherwise.
@@ -120,15 +127,34 @@ impl Client {
         Failure::new(BAD_ANSWER, what)
     }
 
-    /// The members in the order in which to ask them: suspects last, the others from a random one on, so that load
-    /// spreads.
+    /// The members in the order in which to ask them: suspects last, before them those that did not answer a moment ago, the
+    /// others from a random one on, so that load spreads.
     fn order(&self) -> Vec<MemberIndex> {
         let mut members: Vec<MemberIndex> = self.vaults.keys().copied().collect();
         let first = self.random::<1>().first().map_or(0, |b| usize::from(*b)) % members.len().max(1);
         members.rotate_left(first);
+        let mut silent = lock(&self.silent);
+        silent.retain(|_, since| since.elapsed() < SILENCE);
         let suspects = lock(&self.suspects);
-        members.sort_by_key(|m| suspects.contains_key(m));
+        members.sort_by_key(|m| (suspects.contains_key(m), silent.contains_key(m)));
         members
+    }
+
+    /// Notes that members have not answered for a while.
+    fn keeps_waiting(&self, members: impl IntoIterator<Item = MemberIndex>) {
+        lock(&self.silent).extend(members.into_iter().map(|member| (member, Instant::now())));
+    }
+
+    /// Notes whether a member answered at all; passes on what it answered.
+    fn heard<T>(&self, member: MemberIndex, answer: Result<T, Failure>) -> Result<T, Failure> {
+        let unanswered = answer.as_ref().is_err_and(|failure| matches!(failure.code, UNREACHABLE | DEADLINE));
+        let mut silent = lock(&self.silent);
+        if unanswered {
+            silent.insert(member, Instant::now())
+        } else {
+            silent.remove(&member)
+        };
+        answer
     }
 
     fn threshold(&self) -> usize {
@@ -149,7 +175,8 @@ impl Client {
         RequestId(self.random())
     }
 
-    /// One answer of any member: asks one after the other, and again, until one answers, refuses for good, or time is up.
+    /// One answer of any member: asks one after the other, or two when one is slow, and again, until one answers, refuses for
+    /// good, or time is up.
     async fn any<T, F>(&self, ask: impl Fn(VaultClient<Channel>) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -170,16 +197,33 @@ impl Client {
         let mut pause = BACKOFF.0;
         let mut last = Failure::new(NOT_ENOUGH_MEMBERS, "no member is known");
         loop {
-            for member in self.order() {
-                let Some(vault) = self.vaults.get(&member) else { continue };
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(last);
+            let mut members = self.order().into_iter();
+            let mut asked = FuturesUnordered::new();
+            let mut newest = None;
+            loop {
+                // One at a time, and a second one beside the first that keeps us waiting. Not more: who waits for a leader
+                // waits at all of them.
+                if asked.len() < 2
+                    && let Some(member) = members.next()
+                    && let Some(vault) = self.vaults.get(&member)
+                {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(last);
+                    }
+                    let answer = call(left.min(CALL), ask(vault.clone()));
+                    asked.push(async move { (member, answer.await) });
+                    newest = Some(member);
                 }
-                match call(left.min(CALL), ask(vault.clone())).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) if failure.retry == Retry::No || give_up(&failure) => return Err(failure),
-                    Err(failure) => last = failure,
+                let patience = if asked.len() < 2 && members.len() > 0 { HEDGE } else { CALL * 2 };
+                match tokio::time::timeout(patience, asked.next()).await {
+                    Ok(Some((member, answer))) => match self.heard(member, answer) {
+                        Err(failure) if failure.retry == Retry::No || give_up(&failure) => return Err(failure),
+                        Err(failure) => last = failure,
+                        answer => return answer,
+                    },
+                    Ok(None) => break,
+                    Err(_) => self.keeps_waiting(newest),
                 }
             }
             if Instant::now() + pause >= deadline {

@@ -25,7 +25,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Try it: three nodes, a custodian and a database on this machine.
+    /// Try it: three nodes or more, a custodian and a database on this machine.
     Dev(dev::Dev),
     /// Make a member's keys.
     #[command(subcommand)]

@@ -12,7 +12,7 @@ use quorate_api::client::{Member as PinnedMember, Profile};
 use quorate_authz::initial::initial_policies;
 use quorate_crypto::identity::SigningKey;
 use quorate_server::env::Env;
-use quorate_state::genesis::{Administrators, ClientRoots, Genesis, Member, Roster};
+use quorate_state::genesis::{Administrators, ClientRoots, Genesis, Member, Roster, SIZES, majority};
 use quorate_state::ids::{Millis, check_label};
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub(crate) struct Init {
     /// The trust domain of callers' SPIFFE ids, as in example.org.
     #[arg(long)]
     pub(crate) trust_domain: String,
-    /// A member's card, from `quorate member create`; 3 or 5 of them, in the order of their indexes.
+    /// A member's card, from `quorate member create`; 3, 5, 7 or 9 of them, in the order of their indexes.
     #[arg(long = "member", value_name = "FILE", required = true)]
     pub(crate) members: Vec<PathBuf>,
     /// The operator's folder to make.
@@ -94,8 +94,8 @@ impl Init {
 
     fn roster(&self) -> anyhow::Result<Roster> {
         let n = self.members.len();
-        if !(3..=15).contains(&n) || n.is_multiple_of(2) {
-            let message = format!("{n} members: a cluster has 3 or 5");
+        if !SIZES.contains(&n) {
+            let message = format!("{n} members: a cluster has 3, 5, 7 or 9, of which 1, 2, 3 or 4 may be down");
             return Err(Stop::refused("invalid_argument", message, "give --member once for each card"));
         }
         let members = (1u8..)
@@ -107,8 +107,7 @@ impl Init {
                 Ok(Member { name, index, key, raft_id: u64::from(index), peer_address, api_address })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let threshold = u8::try_from(n / 2 + 1)?;
-        Ok(Roster { number: 1, members, threshold })
+        Ok(Roster { number: 1, members, threshold: majority(n) })
     }
 }
 
@@ -169,11 +168,16 @@ pub(crate) mod tests {
     use quorate_state::change::{Kind, Resource};
     use std::path::Path;
 
-    /// A folder with three members and a passphrase file.
+    /// A folder with the cards of three members and a passphrase file.
     pub(crate) fn begin(folder: &Path) -> Init {
+        begin_with(folder, 3)
+    }
+
+    /// The same with `n` members.
+    fn begin_with(folder: &Path, n: u16) -> Init {
         let env = Env::system();
         std::fs::write(folder.join("passphrase"), "a passphrase\n").unwrap();
-        let members = (1..=3).map(|n| {
+        let members = (1..=n).map(|n| {
             let card = folder.join(format!("n{n}.toml"));
             let create = member::Create {
                 data_dir: folder.join(format!("n{n}")),
@@ -186,10 +190,15 @@ pub(crate) mod tests {
             create.create(&env).unwrap();
             card
         });
+        Init { members: members.collect(), ..begin_as(folder) }
+    }
+
+    /// What an operator says, without members.
+    fn begin_as(folder: &Path) -> Init {
         Init {
             name: "demo".to_owned(),
             trust_domain: "example.org".to_owned(),
-            members: members.collect(),
+            members: Vec::new(),
             out: folder.join("operator"),
             administrators: 3,
             needed: 2,
@@ -276,6 +285,30 @@ pub(crate) mod tests {
         refuse(&|init| init.needed = 4);
         refuse(&|init| init.trust_domain = "Example".to_owned());
         refuse(&|init| init.name = "a b".to_owned());
+    }
+
+    #[test]
+    fn a_cluster_has_three_five_seven_or_nine_members_and_their_majority_is_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let passphrases = Passphrases::file(&folder.path().join("passphrase"));
+        let cards = begin_with(folder.path(), 11).members;
+        for n in 1..=11 {
+            let out = folder.path().join(format!("operator-{n}"));
+            let init = Init { members: cards[..n].to_vec(), out: out.clone(), ..begin_as(folder.path()) };
+            let made = init.create(&passphrases, &Env::system());
+            if SIZES.contains(&n) {
+                let (operator, genesis) = made.unwrap_or_else(|why| panic!("{n} members make a cluster: {why:#}"));
+                assert_eq!(genesis.roster.members.len(), n);
+                assert_eq!(usize::from(genesis.roster.threshold), n.div_ceil(2), "{n} members: the majority");
+                assert_eq!(operator.profile().unwrap().threshold, genesis.roster.threshold, "{n} members: pinned too");
+                assert_eq!(operator.genesis().unwrap().cluster(), genesis.cluster(), "{n} members: the file is taken");
+            } else {
+                let told = Told::of(&made.map(drop).unwrap_err()).text();
+                assert!(told.starts_with("error[invalid_argument]:"), "{n} members: {told}");
+                assert!(told.contains("3, 5, 7 or 9"), "{n} members: the message says what is possible: {told}");
+                assert!(!out.exists(), "{n} members leave no folder");
+            }
+        }
     }
 
     #[test]

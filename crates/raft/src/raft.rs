@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use openraft::{
     ReadPolicy,
-    async_runtime::watch::WatchReceiver,
+    async_runtime::{Instant as _, watch::WatchReceiver},
     errors::{InitializeError, LinearizableReadError, RaftError},
 };
 use tokio::sync::{Semaphore, watch};
@@ -299,20 +299,24 @@ impl Raft {
         self.inner.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
     }
 
-    /// Asks `to` to take over the leadership. Returns when this node no longer leads, or when two elections' time has passed.
-    pub async fn transfer_leadership(&self, to: u64) {
+    /// Asks `to` to take over the leadership. Returns who leads then, or nothing when nobody else does after four times the longest
+    /// election time-out.
+    pub async fn transfer_leadership(&self, to: u64) -> Option<u64> {
         let Inner { config, raft, status, .. } = &*self.inner;
-        if raft.trigger().transfer_leader(to).await.is_ok() {
-            let moved = |status: &Status| status.leader.is_some_and(|leader| leader != config.id);
-            drop(tokio::time::timeout(config.election_max * 4, status.clone().wait_for(moved)).await);
-        }
+        raft.trigger().transfer_leader(to).await.ok()?;
+        let mut status = status.clone();
+        let moved = status.wait_for(|status| status.leader.is_some_and(|leader| leader != config.id));
+        tokio::time::timeout(config.election_max * 4, moved).await.ok()?.ok()?.leader
     }
 
-    /// Stops the node. A leader hands over first, to the voter that is furthest, and waits for it, for a bounded time.
+    /// Hands the leadership over if this node has it: to the voter whose log is furthest. Returns who leads then.
+    pub async fn hand_over(&self) -> Option<u64> {
+        self.transfer_leadership(self.best_successor()?).await
+    }
+
+    /// Stops the node. A leader hands over first, and waits for it, for a bounded time.
     pub async fn shutdown(&self) {
-        if let Some(best) = self.best_successor() {
-            self.transfer_leadership(best).await;
-        }
+        let _ = self.hand_over().await;
         // A panic of the core has been reported as fatal already.
         drop(self.inner.raft.shutdown().await);
     }
@@ -338,16 +342,19 @@ impl Raft {
         }
     }
 
-    /// The voter whose log is furthest, if this node leads and there is another.
+    /// The voter whose log is furthest among those that answer, if this node leads and there is another.
     fn best_successor(&self) -> Option<u64> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
         let progress = metrics.replication.as_ref()?;
+        let heard = |id: &u64| metrics.heartbeat.as_ref()?.get(id)?.as_ref().map(|at| at.elapsed());
+        // One that is down has as much of the log as the others, where nothing has happened since.
+        let answers = |id: &u64| heard(id).is_some_and(|ago| ago < self.inner.config.election_max);
         progress
             .iter()
             .filter(|(id, _)| **id != self.inner.config.id && voters.contains(id))
-            .max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index))
+            .max_by_key(|(id, matched)| (answers(id), matched.as_ref().map(|id| id.index)))
             .map(|(id, _)| *id)
     }
 }

@@ -19,16 +19,17 @@ use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::role;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// How long a client's request waits for its lease.
 pub(crate) const ISSUE: Duration = Duration::from_secs(7);
 
 /// Leases whose CREATE this node is about to send or has just sent: nobody else touches them meanwhile.
 #[derive(Default)]
-pub(crate) struct Creating(Arc<Mutex<BTreeSet<LeaseId>>>);
+pub(crate) struct Creating(Arc<Mutex<BTreeSet<LeaseId>>>, AtomicBool);
 
 impl Creating {
     /// From before the intent is proposed, so that no task takes it for an abandoned one.
@@ -39,6 +40,19 @@ impl Creating {
 
     pub(crate) fn holds(&self, id: &LeaseId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// Whether this node, which is about to end, begins no more of them: they are its successor's.
+    pub(crate) fn over(&self) -> bool {
+        self.1.load(Ordering::Acquire)
+    }
+
+    /// Begins no more, and waits for those under way: one whose leader goes half-way is lost to its caller.
+    pub(crate) async fn finish(&self) {
+        self.1.store(true, Ordering::Release);
+        while !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

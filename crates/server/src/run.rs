@@ -236,8 +236,9 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         _ = tasks.join_next() => return Err(RunError::Fatal("a task of the node ended".to_owned())),
     }
     tracing::info!("handing over and stopping");
-    // Answers under way get a moment, while this node can still do what they are about; a client that will not let go
-    // does not keep the node. Then the log, which needs the peers' port to hand over.
+    hand_over(&core, &raft).await;
+    // Answers under way get a moment, while this node can still get them from the next leader; a client that will not let
+    // go does not keep the node. Then the log, which needs the peers' port.
     let _ = stop_clients.send(true);
     let _ = timeout(Duration::from_secs(3), clients.join_next()).await;
     tasks.abort_all();
@@ -245,6 +246,22 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     let _ = stop_peers.send(true);
     let _ = timeout(Duration::from_secs(1), peers.join_next()).await;
     Ok(())
+}
+
+/// Gives the leadership away, if this node has it, while everything still works: nobody has to wait for an election.
+async fn hand_over(core: &Core, raft: &Raft) {
+    if !raft.watch().borrow().is_leader {
+        return;
+    }
+    // Leases that are being made: their targets may be slow, but not for ever.
+    let _ = timeout(Duration::from_secs(2), core.creating.finish()).await;
+    match timeout(Duration::from_secs(5), raft.hand_over()).await {
+        Ok(Some(leader)) => {
+            let to = core.roster.by_raft_id(leader).map_or("?", |m| m.name.as_str());
+            tracing::info!(to, "leadership handed over");
+        }
+        _ => tracing::warn!("nobody took the leadership over: the others will elect a leader"),
+    }
 }
 
 async fn failed(fatal: &mut watch::Receiver<Option<String>>) -> String {

@@ -233,6 +233,9 @@ impl Core {
                     if self.known(request, &parsed)? {
                         return self.followed(self.propose(command).await?).await;
                     }
+                    if self.creating.over() {
+                        return Err(no_leader());
+                    }
                     *stamp = self.stamp_issue(role).await?;
                     issuing = Some(LeaseId::of(&self.cluster, &caller, &parsed.id));
                 }

@@ -89,6 +89,12 @@ pub struct ClientRoots {
 
 impl Value for ClientRoots {}
 
+impl ClientRoots {
+    pub(crate) fn save(&self, tx: &mut Tx<'_>) {
+        tx.put(key(Table::Meta, &[b"client-roots"]), self);
+    }
+}
+
 /// The beginning of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Genesis {
@@ -110,6 +116,19 @@ pub struct Genesis {
 
 impl Value for Genesis {}
 
+/// How many members a cluster can have.
+///
+/// With n = 2f + 1 members and the threshold t = f + 1, f members may be down or corrupt: t others are enough to go on, and f are
+/// not enough to do anything. An even n would need a larger t and bear no more; below 3 nothing is shared. Above 9 every
+/// change would cost more decisions than anybody has members to make good use of.
+pub const SIZES: [usize; 4] = [3, 5, 7, 9];
+
+/// The threshold of a cluster of `n` members, one of [`SIZES`]: its majority, (n + 1) / 2.
+#[must_use]
+pub fn majority(n: usize) -> u8 {
+    u8::try_from(n / 2 + 1).unwrap_or(u8::MAX)
+}
+
 /// A genesis that no cluster can begin with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadGenesis {
@@ -124,8 +143,10 @@ pub enum BadGenesis {
         /// What is wrong.
         source: BadName,
     },
-    /// The threshold must be a majority that also survives f = t - 1 corrupt members.
-    #[error("{members} members with threshold {threshold}: use 3 with 2 or 5 with 3")]
+    /// Not one of [`SIZES`], or the threshold is not its majority.
+    #[error(
+        "{members} members with threshold {threshold}: a cluster has 3, 5, 7 or 9 members, and its threshold is their majority"
+    )]
     Threshold {
         /// n.
         members: usize,
@@ -161,8 +182,7 @@ impl Genesis {
         let members = &self.roster.members;
         let n = members.len();
         let t = self.roster.threshold;
-        // Below 3 nothing is shared, and no ceremony can make a key.
-        if !(3..=16).contains(&n) || n + 1 != 2 * usize::from(t) {
+        if !SIZES.contains(&n) || t != majority(n) {
             return Err(BadGenesis::Threshold { members: n, threshold: t });
         }
         for (i, member) in members.iter().enumerate() {
@@ -227,7 +247,7 @@ impl Genesis {
         tx.put(key(Table::Meta, &[b"genesis"]), self);
         tx.put(key(Table::Meta, &[b"roster"]), &self.roster);
         tx.put(key(Table::Meta, &[b"administrators"]), &self.administrators);
-        tx.put(key(Table::Meta, &[b"client-roots"]), &self.client_roots);
+        self.client_roots.save(&mut tx);
         ClusterClock::genesis(self.created).save(&mut tx);
         for (name, text) in &self.policies {
             Policy { text: text.clone(), changed_index: 0 }.save(&mut tx, name);

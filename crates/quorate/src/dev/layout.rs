@@ -8,9 +8,6 @@ use quorate_server::env::Env;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
-/// How many members there are.
-pub(crate) const MEMBERS: usize = 3;
-
 /// How many ports are tried.
 const TRIES: usize = 1_000;
 
@@ -38,16 +35,16 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Chooses free ports. Another process may take one before we do: starting then fails, and says so.
-    pub(crate) fn choose(folder: PathBuf, env: &Env) -> anyhow::Result<Self> {
+    pub(crate) fn choose(folder: PathBuf, members: usize, env: &Env) -> anyhow::Result<Self> {
         // Held together, so that no port is given twice.
         let free = (0..TRIES).filter_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, port(env))).ok());
-        let listeners: Vec<_> = free.take(2 * MEMBERS + 1).collect();
+        let listeners: Vec<_> = free.take(2 * members + 1).collect();
         let mut addresses = Vec::with_capacity(listeners.len());
         for listener in &listeners {
             addresses.push(listener.local_addr()?.to_string());
         }
         let mut next = || addresses.pop().context("no free port on the loopback");
-        let members = (1..=MEMBERS).map(|n| {
+        let members = (1..=members).map(|n| {
             let name = format!("n{n}");
             Ok(MemberPlace { data: folder.join(&name), name, peer: next()?, api: next()? })
         });

@@ -8,12 +8,14 @@ mod supervise;
 
 pub(crate) use postgres::{ScratchPostgres, run as scratch_postgres};
 
+use crate::failure::Stop;
 use crate::files;
 use crate::output::progress;
 use crate::process;
 use anyhow::Context as _;
 use layout::Layout;
 use quorate_server::env::Env;
+use quorate_state::genesis::SIZES;
 use std::path::PathBuf;
 use supervise::Children;
 
@@ -23,6 +25,9 @@ pub(crate) struct Dev {
     /// The folder to make; one among the temporary files otherwise.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
+    /// How many members: 3, 5, 7 or 9.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    nodes: usize,
     /// Keep the folder at the end.
     #[arg(long)]
     keep: bool,
@@ -30,6 +35,9 @@ pub(crate) struct Dev {
 
 /// Runs a development cluster until Ctrl-C or SIGTERM.
 pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
+    if !SIZES.contains(&dev.nodes) {
+        return Err(Stop::refused("invalid_argument", format!("--nodes {}", dev.nodes), "a cluster has 3, 5, 7 or 9"));
+    }
     let asked_to_end = process::asked_to_end()?;
     let env = Env::system();
     let folder = match &dev.folder {
@@ -40,7 +48,7 @@ pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
         }
         None => tempfile::Builder::new().prefix("quorate-dev").tempdir().context("cannot make a folder")?.keep(),
     };
-    let layout = Layout::choose(folder.clone(), &env)?;
+    let layout = Layout::choose(folder.clone(), dev.nodes, &env)?;
     let mut children = Children::new(layout.logs())?;
     let work = async {
         let ready = setup::set_up(&layout, &mut children, &env).await?;

@@ -54,7 +54,7 @@ pub(crate) async fn set_up(layout: &Layout, children: &mut Children, env: &Env) 
 
     // First, because it takes longest and nothing waits for it until the end.
     start_postgres(layout, children)?;
-    progress("making three members, an operator and a customer");
+    progress(format_args!("making {} members, an operator and a customer", layout.members.len()));
     let (operator, genesis) = begin(layout, &passphrases, env)?;
     let customer = begin_customer(layout, &genesis, &passphrases, env)?;
     for place in &layout.members {
@@ -111,14 +111,19 @@ fn begin(layout: &Layout, passphrases: &Passphrases, env: &Env) -> anyhow::Resul
         needed: 1,
     };
     let (operator, genesis) = init.create(passphrases, env)?;
+    // All on one machine: the more there are, the longer each waits for its turn.
+    let slower = if layout.members.len() > 5 { 2 } else { 1 };
     for place in &layout.members {
         files::make(&place.data.join("genesis.bin"), &genesis.to_bytes(), files::PUBLIC)?;
         let config = format!(
             "data_dir = \".\"\nseal_key = \"seal.key\"\ngenesis = \"genesis.bin\"\ncluster = \"{}\"\n\
-             peer_listen = \"{}\"\napi_listen = \"{}\"\n\n[raft]\nheartbeat_ms = 150\nelection_min_ms = 600\nelection_max_ms = 1200\n",
+             peer_listen = \"{}\"\napi_listen = \"{}\"\n\n[raft]\nheartbeat_ms = {}\nelection_min_ms = {}\nelection_max_ms = {}\n",
             genesis.cluster(),
             place.peer,
             place.api,
+            150 * slower,
+            600 * slower,
+            1200 * slower,
         );
         files::make(&place.data.join("node.toml"), config.as_bytes(), files::PUBLIC)?;
     }
@@ -345,7 +350,7 @@ fn next_steps(layout: &Layout, ready: &Ready, path: &Path) -> String {
     let admin = show(operator.file("admin.pem"));
     let restart = format!("quorate node --config {}", show(layout.file("n1").join("node.toml")));
     format!(
-        "\nready: three members, a custodian{postgres}; everything is in {folder}, and listed in {json}\n\n\
+        "\nready: {members} members, a custodian{postgres}; everything is in {folder}, and listed in {json}\n\n\
          in another shell, as the application app/demo:\n\n  \
          export QUORATE_PROFILE={profile}\n  export QUORATE_IDENTITY={demo}\n  \
          export QUORATE_CUSTODIAN={custodian} QUORATE_CUSTODIAN_KEY={key}\n  \
@@ -358,6 +363,7 @@ fn next_steps(layout: &Layout, ready: &Ready, path: &Path) -> String {
          quorate custodian freeze --custodian-identity {warden}\n\n\
          kill a member ({json} has the ids) and start it again:\n\n  {restart}\n\n\
          Ctrl-C ends it.\n",
+        members = layout.members.len(),
         postgres = if ready.postgres.is_some() { ", a scratch PostgreSQL" } else { "" },
         folder = layout.folder.display(),
         json = path.display(),

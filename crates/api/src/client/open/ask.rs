@@ -146,7 +146,8 @@ impl Client {
         let mut members = self.order().into_iter();
         let mut waiting = FuturesUnordered::new();
         let question = |content| self.question(id, items, min_index, false, content);
-        for (i, member) in members.by_ref().take(self.threshold()).enumerate() {
+        let first: Vec<MemberIndex> = members.by_ref().take(self.threshold()).collect();
+        for (i, member) in first.iter().copied().enumerate() {
             waiting.push(self.ask_one(member, question(i == 0), limit));
         }
         let hedge = tokio::time::sleep(HEDGE);
@@ -168,7 +169,10 @@ impl Client {
                         continue;
                     }
                 }
-                () = &mut hedge, if !all => {}
+                () = &mut hedge, if !all => {
+                    let heard = |m: &MemberIndex| round.replies.contains_key(m) || round.failures.contains_key(m);
+                    self.keeps_waiting(first.iter().copied().filter(|m| !heard(m)));
+                }
             }
             all = true;
             for member in members.by_ref() {
@@ -212,7 +216,7 @@ impl Client {
             let unknown = || Failure::new(NOT_ENOUGH_MEMBERS, format!("member {member} is not known"));
             let mut vault = self.vaults.get(&member).ok_or_else(unknown)?.clone();
             let key = self.profile.member(member).ok_or_else(unknown)?.key;
-            let reply = call(limit, vault.open(question.clone())).await?;
+            let reply = self.heard(member, call(limit, vault.open(question.clone())).await)?;
             self.check_reply(member, &VerifyKey(key), &question, &reply).map_err(|why| self.suspect(member, why))?;
             Ok(reply)
         };
