@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How long a cluster may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a cluster may take to be ready, for each of its nodes: they share a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one member may take to say how it is.
 const STATUS: Duration = Duration::from_secs(1);
 /// How long a cluster may take to end by itself.
@@ -72,7 +72,7 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let ready = wait_ready(&mut dev, &home.join("dev.json")).await;
+        let ready = wait_ready(&mut dev, &home.join("dev.json"), PATIENCE * u32::from(options.nodes)).await;
         let made = ready.and_then(|document| {
             let processes = processes(&document)?;
             let audit_folders = audit_folders(&document)?;
@@ -318,8 +318,8 @@ fn end(dev: &mut Child, deadline: Instant) {
     }
 }
 
-async fn wait_ready(dev: &mut Child, path: &Path) -> anyhow::Result<Value> {
-    let deadline = Instant::now() + PATIENCE;
+async fn wait_ready(dev: &mut Child, path: &Path, patience: Duration) -> anyhow::Result<Value> {
+    let deadline = Instant::now() + patience;
     loop {
         if path.exists() {
             return Ok(serde_json::from_slice(&std::fs::read(path)?)?);
@@ -327,7 +327,7 @@ async fn wait_ready(dev: &mut Child, path: &Path) -> anyhow::Result<Value> {
         if let Some(status) = dev.try_wait()? {
             anyhow::bail!("`quorate dev` ended: {status}");
         }
-        anyhow::ensure!(Instant::now() < deadline, "the cluster is not ready after {PATIENCE:?}");
+        anyhow::ensure!(Instant::now() < deadline, "the cluster is not ready after {patience:?}");
         tokio::time::sleep(LOOK).await;
     }
 }
