@@ -13,7 +13,7 @@ use quorate_crypto::identity::SigningKey;
 use quorate_crypto::secret::Secret;
 use quorate_state::change::Change;
 use quorate_state::clock::Reading;
-use quorate_state::ids::{ClusterId, LeaseId, RequestId};
+use quorate_state::ids::{ClusterId, LeaseId, RequestId, SessionId};
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{Endorsement, Request, SignedRequest};
 
@@ -131,6 +131,7 @@ fn every_change_and_outcome_has_its_number_on_the_page() {
         (Outcome::Renewed { lease, expires_at: 0 }, "Renewed"),
         (Outcome::Ceremony { keyring: None }, "Ceremony"),
         (Outcome::Time { now: 0, jumped: false }, "Time"),
+        (Outcome::Fault { session: SessionId([0; 32]), member: 1, what: s() }, "Fault"),
     ];
     for (outcome, name) in outcomes {
         assert_eq!(borsh::to_vec(&outcome).unwrap()[0], number(name), "{name}");

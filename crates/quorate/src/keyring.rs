@@ -156,8 +156,8 @@ async fn ceremony(client: &Client, session: &SessionId, class: KeyringClass) -> 
             let names = |indexes: &[u32]| names(client.profile(), indexes);
             let awaited =
                 if c.awaited.is_empty() { String::new() } else { format!(", waiting for {}", names(&c.awaited)) };
-            let culprits =
-                if c.culprits.is_empty() { String::new() } else { format!(", wrong: {}", names(&c.culprits)) };
+            let faults = c.faults.iter().map(|f| format!("{} {}", names(&[f.member]), f.what)).collect::<Vec<_>>();
+            let culprits = if faults.is_empty() { String::new() } else { format!(": {}", faults.join("; ")) };
             let line = format!("keyring of class {class}: {}{awaited}{culprits}", c.phase);
             if line != shown {
                 progress(&line);

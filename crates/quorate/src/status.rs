@@ -56,6 +56,9 @@ fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failu
             "ceremonies": s.ceremonies.iter().map(|c| json!({
                 "session": hex(&c.session), "class": c.class, "phase": c.phase, "awaited": c.awaited,
                 "culprits": c.culprits, "keyring_id": hex(&c.keyring_id),
+                "faults": c.faults.iter().map(|f| json!({
+                    "member": f.member, "proven": f.proven, "what": f.what,
+                })).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "leases": { "intent": s.leases_intent, "active": s.leases_active, "revoking": s.leases_revoking },
             "oldest_revoking": s.oldest_revoking,
@@ -101,8 +104,18 @@ fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn 
             k.threshold
         ));
     }
-    for c in best.ceremonies.iter().filter(|c| c.phase != "active") {
-        out.push_str(&format!("ceremony {} class {} is in phase {}\n", hex(&c.session), c.class, c.phase));
+    let named = |index: &u32| MemberIndex::try_from(*index).map_or_else(|_| index.to_string(), name);
+    for c in best.ceremonies.iter().filter(|c| c.phase != "active" || !c.faults.is_empty()) {
+        out.push_str(&format!("ceremony {} class {} is in phase {}", hex(&c.session), c.class, c.phase));
+        if !c.awaited.is_empty() {
+            let awaited: Vec<String> = c.awaited.iter().map(named).collect();
+            out.push_str(&format!(", waiting for {}", awaited.join(", ")));
+        }
+        out.push('\n');
+        for fault in &c.faults {
+            let proven = if fault.proven { "proven" } else { "not proven" };
+            out.push_str(&format!("    {} ({proven}): {}\n", named(&fault.member), fault.what));
+        }
     }
     if best.oldest_revoking > 0 {
         let since = instant(best.oldest_revoking);

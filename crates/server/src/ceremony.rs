@@ -1,6 +1,9 @@
 //! This member's part in key ceremonies. What it says is a function of its seed and of the log, so that it says the same
 //! again after a crash; what it must not lose is durable before the log can rely on it.
 
+#[cfg(feature = "failpoints")]
+mod hostile;
+
 use crate::core::Core;
 use crate::issue::injected;
 use quorate_api::status::Failure;
@@ -53,8 +56,11 @@ impl Core {
         let seed = seed.map_err(|e| own("its seed", &e))?;
         injected("ceremony.seed")?;
         let member = Member { index: self.me, seed: &seed, key: self.keys.identity(), old_share: None };
-        for message in member.next(&session.ceremony).map_err(|e| own("its part", &e))? {
-            let step = step(&message);
+        let messages = member.next(&session.ceremony).map_err(|e| own("its part", &e))?;
+        #[cfg(feature = "failpoints")]
+        let messages = hostile::instead(&member, &session.ceremony, messages);
+        for message in messages {
+            let [step, after] = steps(&message);
             if matches!(message.body, Body::Ready(_)) {
                 // Ready says that the share is on disk.
                 let share = member.finish(&session.ceremony).map_err(|e| own("its share", &e))?;
@@ -75,8 +81,15 @@ impl Core {
             injected(step)?;
             let command = Command::Ceremony { message: message.encode() };
             let done = self.propose_somewhere(command, Instant::now() + Duration::from_secs(5)).await?;
-            if let Outcome::Refused(refusal) = done.outcome {
-                tracing::warn!(session = %id, step, %refusal, "the ceremony did not take this member's message");
+            injected(after)?;
+            match done.outcome {
+                Outcome::Refused(refusal) => {
+                    tracing::warn!(session = %id, step, %refusal, "the ceremony did not take this member's message");
+                }
+                Outcome::Fault { member, what, .. } => {
+                    tracing::warn!(session = %id, step, member, what, "a member breaks the rules of the ceremony");
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -93,17 +106,22 @@ impl Core {
     }
 
     fn erase(&self, id: &SessionId) -> Result<(), Failure> {
+        if !self.keys.has_seed(id) {
+            return Ok(());
+        }
+        injected("ceremony.erase")?;
         self.keys
             .erase_seed(id)
             .map_err(|e| Failure::new("storage_failed", format!("a ceremony seed cannot be erased: {e}")))
     }
 }
 
-fn step(message: &Message) -> &'static str {
+/// The names of a message's points: before it is proposed, where its audit record says so too, and after it is committed.
+fn steps(message: &Message) -> [&'static str; 2] {
     match message.body {
-        Body::Keys(_) => "ceremony.keys",
-        Body::Deal(_) => "ceremony.deal",
-        Body::Complaint(_) => "ceremony.complaint",
-        Body::Ready(_) => "ceremony.ready",
+        Body::Keys(_) => ["ceremony.keys", "ceremony.keys.after"],
+        Body::Deal(_) => ["ceremony.deal", "ceremony.deal.after"],
+        Body::Complaint(_) => ["ceremony.complaint", "ceremony.complaint.after"],
+        Body::Ready(_) => ["ceremony.ready", "ceremony.ready.after"],
     }
 }

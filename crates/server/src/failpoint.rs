@@ -6,6 +6,11 @@
 //!
 //! `FAILPOINT_FILE` names a file in which a test writes `lease.p2=kill` while the nodes run: the first that gets there
 //! takes the file away and does it. So whichever node leads is hit, once, and no other.
+//!
+//! A member can be told to lie in a key ceremony: see `ceremony/hostile.rs`.
+
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("failpoints, and with them members that lie, never stand in a released binary");
 
 /// A step was told to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +35,13 @@ fn take(name: &str) -> Option<String> {
     let action = line.trim_end().strip_prefix(name)?.strip_prefix('=')?.to_owned();
     std::fs::remove_file(&path).ok()?;
     Some(action)
+}
+
+/// What `FAILPOINT_FILE` says of `name`, for as long as it says so.
+#[cfg(feature = "failpoints")]
+pub(crate) fn told(name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(std::env::var_os("FAILPOINT_FILE")?).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
 }
 
 /// Passes the point `name`.

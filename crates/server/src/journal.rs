@@ -61,6 +61,7 @@ impl Core {
         entry = entry.index(index).term(term);
         entry = match &outcome {
             Outcome::Refused(refusal) => entry.decision(Decision::Error, refusal.code()),
+            Outcome::Fault { .. } => entry.decision(Decision::Error, "ceremony_fault"),
             _ => entry.decision(Decision::Allow, "applied"),
         };
         match outcome {
@@ -82,6 +83,13 @@ impl Core {
             }
             Outcome::Time { now, .. } => entry = entry.detail("cluster_time", Detail::number(now)),
             Outcome::Ceremony { keyring: Some(id) } => entry = entry.detail("keyring", Detail::hash(&id.0)),
+            Outcome::Fault { session, member, what } => {
+                let name = self.roster.member(member).map_or_else(|| member.to_string(), |m| m.name.clone());
+                entry = entry
+                    .detail("session", Detail::hash(&session.0))
+                    .detail("culprit", Detail::text(&name))
+                    .detail("fault", Detail::text(&what));
+            }
             Outcome::Ceremony { keyring: None }
             | Outcome::Versions { .. }
             | Outcome::Leases { .. }

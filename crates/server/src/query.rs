@@ -7,10 +7,10 @@ use quorate_api::vault as wire;
 use quorate_authz::Principal;
 use quorate_crypto::reshare::Phase;
 use quorate_state::access::{self, CustomerKey, customer_key, keyrings, mounts, namespaces};
-use quorate_state::ceremony::sessions;
+use quorate_state::ceremony::{Session, faults, sessions};
 use quorate_state::change::{Kind, Query};
 use quorate_state::clock::ClusterClock;
-use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, RequestId};
+use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, RequestId, SessionId};
 use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::Refusal;
 use quorate_state::request::authority_version;
@@ -289,15 +289,8 @@ impl Core {
                 keyrings: keyrings(store)?.into_iter().map(|(id, ring)| wire_keyring(&id, ring)).collect(),
                 ceremonies: sessions(store)?
                     .into_iter()
-                    .map(|(id, session)| wire::Ceremony {
-                        session: id.0.to_vec(),
-                        class: session.class.to_string(),
-                        phase: phase(session.ceremony.phase()).to_owned(),
-                        awaited: session.ceremony.awaited().into_iter().map(u32::from).collect(),
-                        culprits: session.ceremony.culprits().into_iter().map(u32::from).collect(),
-                        keyring_id: session.keyring.map_or_else(Vec::new, |id| id.0.to_vec()),
-                    })
-                    .collect(),
+                    .map(|(id, session)| wire_ceremony(store, &id, &session))
+                    .collect::<Result<_, _>>()?,
                 leases_intent,
                 leases_active,
                 leases_revoking,
@@ -312,6 +305,22 @@ impl Core {
 fn page(limit: u32) -> usize {
     let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
     usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+fn wire_ceremony(store: &dyn Store, id: &SessionId, session: &Session) -> Result<wire::Ceremony, StoreError> {
+    let faults = faults(store, id)?;
+    Ok(wire::Ceremony {
+        session: id.0.to_vec(),
+        class: session.class.to_string(),
+        phase: phase(session.ceremony.phase()).to_owned(),
+        awaited: session.ceremony.awaited().into_iter().map(u32::from).collect(),
+        culprits: faults.iter().filter(|(_, fault)| fault.proven).map(|(member, _)| u32::from(*member)).collect(),
+        keyring_id: session.keyring.map_or_else(Vec::new, |id| id.0.to_vec()),
+        faults: faults
+            .into_iter()
+            .map(|(member, f)| wire::CeremonyFault { member: u32::from(member), proven: f.proven, what: f.what })
+            .collect(),
+    })
 }
 
 fn phase(phase: Phase) -> &'static str {

@@ -7,11 +7,11 @@ use crate::access::{Keyring, keyring, save_keyring};
 use crate::change::KeyringClass;
 use crate::clock::ClusterClock;
 use crate::genesis::Roster;
-use crate::ids::{KeyringId, Millis, SessionId};
+use crate::ids::{KeyringId, MemberIndex, Millis, SessionId};
 use crate::outcome::{Outcome, Refusal};
 use crate::store::{Store, StoreError, Table, Tx, Value, key, read, read_prefix};
 use borsh::{BorshDeserialize, BorshSerialize};
-use quorate_crypto::reshare::{Ceremony, Kind, Message, Params, Phase};
+use quorate_crypto::reshare::{self, Ceremony, Kind, Message, Params, Phase, Verdict};
 
 /// How long a ceremony may take, in cluster time.
 pub const DEADLINE: Millis = 600_000;
@@ -41,6 +41,41 @@ impl Session {
     pub fn is_open(&self) -> bool {
         matches!(self.ceremony.phase(), Phase::Keys | Phase::Deal | Phase::Ready)
     }
+}
+
+/// What was established against a member of a ceremony: by its own signature, or by its silence.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Fault {
+    /// Whether its own signature proves it. Silence proves nothing: the network or the leader may have kept it quiet.
+    pub proven: bool,
+    /// What it did, or did not.
+    pub what: String,
+    /// The log index that established it; 0 where time did.
+    pub index: u64,
+}
+
+impl Value for Fault {}
+
+/// What was established against members of a ceremony, the first thing for each. It stands for as long as the ceremony.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn faults(store: &dyn Store, id: &SessionId) -> Result<Vec<(MemberIndex, Fault)>, StoreError> {
+    read_prefix::<Fault>(store, &key(Table::CeremonyFault, &[&id.0]), usize::MAX)?
+        .into_iter()
+        .map(|(key, fault)| {
+            let member = key.last().copied().ok_or(StoreError::Corrupt { table: Table::CeremonyFault as u8 })?;
+            Ok((member, fault))
+        })
+        .collect()
+}
+
+fn note_fault(tx: &mut Tx<'_>, id: &SessionId, member: MemberIndex, fault: &Fault) -> Result<(), StoreError> {
+    let at = key(Table::CeremonyFault, &[&id.0, &[member]]);
+    if tx.get(&at)?.is_none() {
+        tx.put(at, fault);
+    }
+    Ok(())
 }
 
 fn session_key(id: &SessionId) -> Vec<u8> {
@@ -100,7 +135,7 @@ pub(crate) fn begin(
     Ok(Outcome::Ceremony { keyring: None })
 }
 
-pub(crate) fn receive(tx: &mut Tx<'_>, message: &[u8]) -> Result<Outcome, StoreError> {
+pub(crate) fn receive(tx: &mut Tx<'_>, index: u64, message: &[u8]) -> Result<Outcome, StoreError> {
     let refuse = |why: String| Ok(Outcome::Refused(Refusal::Ceremony { why }));
     let message = match Message::decode(message) {
         Ok(message) => message,
@@ -108,10 +143,29 @@ pub(crate) fn receive(tx: &mut Tx<'_>, message: &[u8]) -> Result<Outcome, StoreE
     };
     let id = SessionId(message.session);
     let Some(mut found) = session(tx, &id)? else { return Ok(Outcome::Refused(Refusal::not_found("ceremony"))) };
-    if let Err(refusal) = found.ceremony.receive(&message) {
-        // Named for the audit log: a refusal changes nothing, so nothing is kept here.
-        let who = refusal.culprit.map_or_else(String::new, |i| format!("member {i}: "));
-        return refuse(format!("{who}{}", refusal.cause));
+    let fault = match found.ceremony.receive(&message) {
+        Ok(reshare::Outcome::Accepted | reshare::Outcome::Repeated) => None,
+        Ok(reshare::Outcome::Ruled(ruling)) => {
+            let what = match ruling.verdict {
+                Verdict::DealerOut => format!("its share for member {} does not open or fit", ruling.accuser),
+                Verdict::AccuserOut => format!("complained of member {}, whose share fits", ruling.dealer),
+                Verdict::ReceiverOut => format!("complained of member {} with another key", ruling.dealer),
+            };
+            Some((ruling.culprit(), what))
+        }
+        Err(reshare::Refusal { culprit: None, cause }) => return refuse(cause.to_string()),
+        Err(reshare::Refusal { culprit: Some(member), cause }) => {
+            if found.is_open() && found.ceremony.params().kind == Kind::KeyGeneration {
+                // Every member must deal and hold a share, and this one is out: nothing comes of it any more.
+                let _ = found.ceremony.abort();
+            }
+            Some((member, cause.to_string()))
+        }
+    };
+    if let Some((member, what)) = fault {
+        note_fault(tx, &id, member, &Fault { proven: true, what: what.clone(), index })?;
+        tx.put(session_key(&id), &found);
+        return Ok(Outcome::Fault { session: id, member, what });
     }
     if let (Some(certificate), None) = (found.ceremony.certificate(), found.keyring) {
         let ring = Keyring {
@@ -134,11 +188,16 @@ pub(crate) fn receive(tx: &mut Tx<'_>, message: &[u8]) -> Result<Outcome, StoreE
     Ok(Outcome::Ceremony { keyring: found.keyring })
 }
 
-/// Gives up what is past its deadline.
+/// Gives up what is past its deadline, and says whom it waited for.
 pub(crate) fn give_up_old(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     let now = ClusterClock::load(tx)?.now;
     for (id, mut found) in sessions(tx)? {
+        let awaited = found.ceremony.awaited();
         if found.is_open() && found.deadline < now && found.ceremony.abort().is_ok() {
+            for member in awaited {
+                let what = "was not heard before the deadline".to_owned();
+                note_fault(tx, &id, member, &Fault { proven: false, what, index: 0 })?;
+            }
             tx.put(session_key(&id), &found);
         }
     }

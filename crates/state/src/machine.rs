@@ -78,7 +78,7 @@ pub fn apply(
         | Command::LeaseFailed { .. }
         | Command::LeaseRevoked { .. }
         | Command::Adopt { .. } => Outcome::Refused(Refusal::Unjustified),
-        Command::Ceremony { message } => ceremony::receive(&mut tx, message)?,
+        Command::Ceremony { message } => ceremony::receive(&mut tx, at.index, message)?,
     };
     if matches!(outcome, Outcome::Refused(_)) && !matches!(command, Command::Endorsed { .. }) {
         tx.rollback();

@@ -1,6 +1,6 @@
 //! What became of a command: the same on every node, kept under the request id, and what the client is told.
 
-use crate::ids::{KeyringId, LeaseId, Millis, SecretId, VersionId};
+use crate::ids::{KeyringId, LeaseId, MemberIndex, Millis, SecretId, SessionId, VersionId};
 use crate::store::Value;
 use borsh::{BorshDeserialize, BorshSerialize};
 
@@ -58,6 +58,15 @@ pub enum Outcome {
     },
     /// Nothing was done.
     Refused(Refusal),
+    /// A member's own signature proves that it broke the rules of a ceremony. It is kept with the ceremony.
+    Fault {
+        /// The ceremony.
+        session: SessionId,
+        /// Who.
+        member: MemberIndex,
+        /// What it did.
+        what: String,
+    },
 }
 
 impl Value for Outcome {}

@@ -242,6 +242,8 @@ pub enum Table {
     Blocked = 0x14,
     /// `role 0` to the number of leases that are not revoked.
     LeaseCount = 0x15,
+    /// `session, member` to what was established against the member in that ceremony.
+    CeremonyFault = 0x16,
 }
 
 /// The key of `parts` in a table. Parts of variable length are followed by a zero byte, which no name holds.

@@ -290,7 +290,9 @@ impl Ceremony {
         self.epoch.as_ref().filter(|_| self.phase == Phase::Active)
     }
 
-    pub(super) fn keys_of(&self, receiver: u8) -> Option<&ReceiverKeys> {
+    /// What a receiver has published, once it has.
+    #[must_use]
+    pub fn keys_of(&self, receiver: u8) -> Option<&ReceiverKeys> {
         self.keys.get(&receiver)
     }
 

@@ -193,6 +193,12 @@ fn keys(store: &dyn Store) -> Result<(), Violation> {
         let named = session.ceremony.certificate().is_some() == session.keyring.is_some();
         holds(named, Table::Ceremony, &id.0, "it is complete without a keyring, or the other way round")?;
     }
+    for (at, value) in rows(store, Table::CeremonyFault)? {
+        decode::<ceremony::Fault>(Table::CeremonyFault as u8, &value)?;
+        let of = at.get(1..33).and_then(|id| sessions.iter().find(|(known, _)| known.0 == id));
+        let member = of.zip(at.get(33)).is_some_and(|((_, s), m)| s.ceremony.params().members.contains_key(m));
+        holds(member && at.len() == 34, Table::CeremonyFault, &at, "of no ceremony, or of no member of it")?;
+    }
     for (at, value) in rows(store, Table::CustomerKey)? {
         let found: access::CustomerKey = decode(Table::CustomerKey as u8, &value)?;
         let id = CustomerPublic::decode(&found.public).map(|public| public.id());

@@ -2,9 +2,9 @@
 
 use crate::world::*;
 use quorate_crypto::keyring::KeyringClass;
-use quorate_crypto::reshare::{Message, Phase};
+use quorate_crypto::reshare::{Abort, Body, Complaint, Message, Phase};
 use quorate_state::access::keyrings;
-use quorate_state::ceremony::{DEADLINE, Session, session, sessions};
+use quorate_state::ceremony::{DEADLINE, Fault, Session, faults, session, sessions};
 use quorate_state::change::Change;
 use quorate_state::command::Command;
 use quorate_state::ids::SessionId;
@@ -81,18 +81,69 @@ fn what_the_ceremony_does_not_admit_changes_nothing() {
     let mut elsewhere = Message::decode(&said[0]).unwrap();
     elsewhere.session = [9; 32];
     world.untouched(&Command::Ceremony { message: elsewhere.encode() }, Refusal::not_found("ceremony"));
-    // A culprit is named: this one signs two different things.
-    let seed = ceremony_seed(&SessionId([1; 32]), 1);
-    let own = node(1);
-    let member = quorate_crypto::reshare::Member { index: 1, seed: &seed, key: &own, old_share: None };
-    let other = member.next(&found(&world).ceremony).unwrap().remove(0).encode();
-    deliver(&mut world, said[..1].to_vec());
-    match world.apply(&Command::Ceremony { message: other }) {
-        Outcome::Refused(Refusal::Ceremony { why }) => assert!(why.starts_with("member 1: "), "{why}"),
-        outcome => panic!("{outcome:?}"),
-    }
     // Once more, byte for byte, is no harm.
     deliver(&mut world, said[..1].to_vec());
+    deliver(&mut world, said[..1].to_vec());
+    assert_eq!((found(&world).is_open(), faults(&world.store, &ID).unwrap()), (true, Vec::new()));
+}
+
+/// What member 1 says with another seed than it has: signed by it, and different.
+fn otherwise(world: &World) -> Vec<u8> {
+    let (seed, own) = (ceremony_seed(&SessionId([1; 32]), 1), node(1));
+    let member = quorate_crypto::reshare::Member { index: 1, seed: &seed, key: &own, old_share: None };
+    member.next(&found(world).ceremony).unwrap().remove(0).encode()
+}
+
+#[test]
+fn what_a_member_signs_against_the_rules_is_kept_and_ends_the_making_of_a_key() {
+    let mut world = begun();
+    let (said, other) = (world.say(&ID), otherwise(&begun()));
+    deliver(&mut world, said[..1].to_vec());
+    let Outcome::Fault { session, member, what } = world.apply(&Command::Ceremony { message: other.clone() }) else {
+        panic!("a second, different message of one member is a fault")
+    };
+    assert_eq!((session, member), (ID, 1));
+    let fault = Fault { proven: true, what, index: world.index };
+    assert_eq!(faults(&world.store, &ID).unwrap(), [(1, fault.clone())]);
+    assert_eq!(
+        found(&world).ceremony.phase(),
+        Phase::Aborted(Abort::Ordered),
+        "nothing can come of it without member 1"
+    );
+    // Again, it is the same fault; and the others are too late.
+    assert!(matches!(world.apply(&Command::Ceremony { message: other }), Outcome::Fault { member: 1, .. }));
+    assert_code(&world.apply(&Command::Ceremony { message: said[1].clone() }), "ceremony");
+    assert_eq!(faults(&world.store, &ID).unwrap(), [(1, fault)]);
+    assert_eq!(quorate_state::machine::check(&world.store), Ok(()));
+    // A key that stands goes on standing; who lies afterwards is named all the same.
+    let mut world = begun();
+    let mut said = Vec::new();
+    while found(&world).is_open() {
+        said = world.say(&ID);
+        deliver(&mut world, said.clone());
+    }
+    assert!(!said.is_empty());
+    assert!(matches!(
+        world.apply(&Command::Ceremony { message: otherwise(&begun()) }),
+        Outcome::Fault { member: 1, .. }
+    ));
+    assert_eq!((found(&world).ceremony.phase(), keyrings(&world.store).unwrap().len()), (Phase::Active, 1));
+    assert_eq!(faults(&world.store, &ID).unwrap().len(), 1);
+}
+
+#[test]
+fn a_ruling_is_kept_too() {
+    let mut world = begun();
+    for _ in 0..2 {
+        let said = world.say(&ID);
+        deliver(&mut world, said);
+    }
+    let complaint = Body::Complaint(Complaint { dealer: 1, key_seed: [7; 32] });
+    let complaint = Message::sign(found(&world).ceremony.params(), 3, complaint, &node(3)).encode();
+    let outcome = world.apply(&Command::Ceremony { message: complaint });
+    assert!(matches!(outcome, Outcome::Fault { member: 3, .. }), "{outcome:?}");
+    assert!(matches!(faults(&world.store, &ID).unwrap()[..], [(3, Fault { proven: true, .. })]));
+    assert!(matches!(found(&world).ceremony.phase(), Phase::Aborted(Abort::Ruled(_))));
 }
 
 #[test]
@@ -106,6 +157,8 @@ fn a_ceremony_is_given_up_at_its_deadline() {
     assert!(found(&world).is_open(), "its last moment belongs to it");
     world.pass(1);
     assert!(!found(&world).is_open());
+    let silent = faults(&world.store, &ID).unwrap();
+    assert!(matches!(silent[..], [(3, Fault { proven: false, .. })]), "who was waited for is named: {silent:?}");
     assert_code(&world.apply(&Command::Ceremony { message: said[2].clone() }), "ceremony");
     // One that is complete stays.
     let mut world = World::bare();

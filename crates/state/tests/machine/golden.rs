@@ -7,6 +7,7 @@ use crate::world::*;
 use borsh::BorshSerialize;
 use quorate_crypto::encoding::hash;
 use quorate_crypto::keyring::KeyringClass;
+use quorate_crypto::reshare::{Body, Complaint};
 use quorate_state::attest::{Applied, Attestation};
 use quorate_state::change::{Change, Kind};
 use quorate_state::clock::Reading;
@@ -170,8 +171,11 @@ fn outcomes_are_frozen() {
     for (n, (name, bytes)) in all.iter().take(8).enumerate() {
         assert_eq!(usize::from(bytes[0]), n, "{name}");
     }
+    let fault = Outcome::Fault { session: SessionId([6; 32]), member: 2, what: text() };
+    assert_eq!(bytes_of(&fault)[0], 9);
+    all.push(("fault".to_owned(), bytes_of(&fault)));
     // And nothing comes after the last.
-    assert!(borsh::from_slice::<Outcome>(&[9]).is_err());
+    assert!(borsh::from_slice::<Outcome>(&[10]).is_err());
     assert!(borsh::from_slice::<Refusal>(&[20]).is_err());
     frozen("outcomes.txt", &all);
 }
@@ -190,8 +194,20 @@ fn the_state_is_frozen() {
     let proof = RevocationProof { lease: ending, fenced: false, looked_at: CREATED, sessions_ended: 1, endpoint };
     world.apply(&Command::LeaseRevoked { term: world.term, proofs: vec![proof] });
     world.active(16_401);
+    // Last, so that it moves no other row.
+    world.submit(Change::BeginKeyGeneration { session: SessionId([6; 32]), class: KeyringClass::Cluster });
+    for _ in 0..2 {
+        world
+            .say(&SessionId([6; 32]))
+            .into_iter()
+            .for_each(|message| drop(world.apply(&Command::Ceremony { message })));
+    }
+    let ceremony = quorate_state::ceremony::session(&world.store, &SessionId([6; 32])).unwrap().unwrap().ceremony;
+    let lie = Body::Complaint(Complaint { dealer: 1, key_seed: [7; 32] });
+    let lie = quorate_crypto::reshare::Message::sign(ceremony.params(), 3, lie, &node(3)).encode();
+    world.apply(&Command::Ceremony { message: lie });
     let rows = |store: &MemStore, table: u8| store.0.iter().filter(|(k, _)| k[0] == table).count();
-    for table in Table::Hash as u8..=Table::LeaseCount as u8 {
+    for table in Table::Hash as u8..=Table::CeremonyFault as u8 {
         assert!(rows(&world.store, table) > 0, "no row of table {table:#04x} is frozen");
     }
     // Of the request table, which has a row for each step above, the first ones are enough.
