@@ -14,12 +14,12 @@ export ROCKSDB_STATIC  := 1
 export PATH := $(TOOLS)/bin:$(PATH)
 export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
 
-.PHONY: demo test check lint unit vectors deny build setup env
+.PHONY: demo test check lint unit vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
 
-test: lint unit vectors deny
+test: lint unit vectors memcheck deny
 
 # The inner loop: everything but the whole-process tests.
 check: lint
@@ -47,6 +47,29 @@ vectors: unit
 	python3 tests/vectors/make_vectors.py --check
 	$(CARGO_TARGET_DIR)/debug/examples/vectors emit 20 | python3 tests/vectors/check_vectors.py
 	$(CARGO_TARGET_DIR)/debug/examples/vectors check < tests/vectors/python.json
+
+# Codecs and cryptography under valgrind: reads of what was never written, accesses out of bounds. No rebuild.
+VALGRIND  := valgrind --quiet --error-exitcode=99 --leak-check=no
+MEMCHECK  := (package(quorate-crypto) & test(/^(golden::|sealed_versions|key_files|opening_and|a_value_opens|what_is_encoded)/)) \
+             + (package(quorate-state) & binary(machine) & test(/^golden::(commands|outcomes)/)) \
+             + (package(quorate-audit) & test(/golden_file|one_record/)) + (package(quorate-raft) & test(/codec/)) \
+             + (package(quorate-tests) & binary(fuzz) & test(every_target))
+memcheck: unit
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(VALGRIND)" FUZZ_MILLIS=50 cargo nextest run $(TESTED) -E '$(MEMCHECK)'
+
+# The fuzz targets under libFuzzer, each for SECONDS, guided by coverage; what is new goes to fuzz/corpus. TARGETS="header command" names some.
+SECONDS := 60
+SANCOV  := -Ctarget-cpu=x86-64-v2 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
+           -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+           -Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz: setup
+	RUSTFLAGS="$(SANCOV)" CARGO_TARGET_DIR=$(CACHE)/fuzz cargo build --locked --release --manifest-path fuzz/Cargo.toml --target $(shell rustc -vV | sed -n 's/host: //p')
+	fuzz/run $(CACHE)/fuzz/$(shell rustc -vV | sed -n 's/host: //p')/release/decoders $(SECONDS) $(TARGETS)
+
+# The pure crates under AddressSanitizer, which this compiler has but does not admit to: once before a release, for it builds all anew.
+asan: setup
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Ctarget-cpu=x86-64-v2 -Zsanitizer=address" CARGO_TARGET_DIR=$(CACHE)/asan \
+	  cargo test --locked -p quorate-crypto -p quorate-state -p quorate-audit --lib --tests --target $(shell rustc -vV | sed -n 's/host: //p') -- --skip instructions --skip are_found
 
 deny: setup
 	cargo deny --locked check bans licenses sources

@@ -1,0 +1,27 @@
+//! One target of `targets.rs`, named by `FUZZ_TARGET`, under libFuzzer. `FUZZ_TARGET=list` prints the names.
+#![no_main]
+
+mod targets;
+
+use libfuzzer_sys::fuzz_target;
+use std::sync::OnceLock;
+use targets::{TARGETS, Target};
+
+static CHOSEN: OnceLock<Target> = OnceLock::new();
+
+fuzz_target!(
+    init: {
+        let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
+        if name == "list" {
+            TARGETS.iter().for_each(|t| println!("{}", t.name));
+            std::process::exit(0);
+        }
+        let chosen = TARGETS.iter().find(|t| t.name == name).copied();
+        _ = CHOSEN.set(chosen.unwrap_or_else(|| panic!("FUZZ_TARGET names no target: {name:?}")));
+    },
+    |input: &[u8]| {
+        if let Some(target) = CHOSEN.get() {
+            (target.run)(input);
+        }
+    }
+);
