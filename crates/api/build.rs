@@ -10,6 +10,10 @@ const REDACTED: &[&str] = &[
     "quorate.peer.v1.ProposeRequest",
     "quorate.peer.v1.ProposeReply",
     "quorate.peer.v1.OpenTargetReply",
+    "quorate.vault.v1.RelayRequest",
+    "quorate.vault.v1.RelayedAnswer",
+    "quorate.peer.v1.AnswerRequest",
+    "quorate.peer.v1.AnswerReply",
     "quorate.custodian.v1.DeriveItem",
     "quorate.custodian.v1.DerivedItem",
 ];

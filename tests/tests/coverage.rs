@@ -60,7 +60,8 @@ fn every_operation_is_in_the_page_on_policies() {
 fn every_operation_has_an_rpc_and_every_rpc_an_operation() {
     let service = PROTO.split_once("service Vault {").unwrap().1.split_once("\n}").unwrap().0;
     let rpcs = service.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
-    let rpcs: BTreeSet<&str> = rpcs.collect();
+    // What carries the questions of other RPCs is no operation of its own.
+    let rpcs: BTreeSet<&str> = rpcs.filter(|rpc| *rpc != "Relay").collect();
     assert_eq!(rpcs, Kind::ALL.iter().map(|kind| kind.rpc()).collect());
 }
 

@@ -12,7 +12,7 @@ mod profile;
 mod read;
 
 pub use change::{Administrators, Put, RoleDescription, Submitted, TargetDescription};
-pub use custodian::{Custodian, CustomerSource, decode_part, encode_part};
+pub use custodian::{Custodian, CustomerSource, decode_part, encode_part, other_key};
 pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, load_server_identity};
 pub use lease::Credential;
 pub use open::{Opened, SecretRef};
@@ -62,7 +62,9 @@ pub struct Client {
     customer: CustomerSource,
     rng: Mutex<Box<dyn CryptoRng + Send>>,
     clock: Arc<dyn Fn() -> Millis + Send + Sync>,
+    /// The members that are asked directly: all of them, or the one that passes questions on.
     vaults: BTreeMap<MemberIndex, VaultClient<Channel>>,
+    via: Option<MemberIndex>,
     suspects: Mutex<BTreeMap<MemberIndex, String>>,
     silent: Mutex<BTreeMap<MemberIndex, Instant>>,
     timeout: Duration,
@@ -75,14 +77,20 @@ impl core::fmt::Debug for Client {
 }
 
 impl Client {
-    /// Connects lazily: no member needs to be up.
+    /// Connects lazily: no member needs to be up. With [`Profile::via`] it connects to that member only.
     ///
     /// # Errors
-    /// `client_setup` when an address is none.
+    /// `client_setup` when an address is none, or `via` is no member.
     pub fn new(profile: Profile, identity: Identity, customer: CustomerSource, seams: Seams) -> Result<Self, Failure> {
+        let via = profile.via.as_deref().map(|name| {
+            let member = profile.member_named(name).map(|m| m.index);
+            member.ok_or_else(|| Failure::new(CLIENT_SETUP, format!("{name}, to go through, is no member")))
+        });
+        let via = via.transpose()?;
         let vaults = profile
             .members
             .iter()
+            .filter(|m| via.is_none_or(|via| m.index == via))
             .map(|m| {
                 let channel = connect_over(&seams.net, &m.api_address, m.key, identity.tls(), &m.name, CLIENT)
                     .map_err(|why| Failure::new(CLIENT_SETUP, format!("member {}: {why}", m.name)))?;
@@ -90,8 +98,8 @@ impl Client {
             })
             .collect::<Result<_, Failure>>()?;
         let rng = Mutex::new(seams.rng);
-        let (suspects, silent) = (Mutex::default(), Mutex::default());
-        Ok(Self { profile, identity, customer, rng, clock: seams.clock, vaults, suspects, silent, timeout: OPERATION })
+        let (suspects, silent, timeout) = (Mutex::default(), Mutex::default(), OPERATION);
+        Ok(Self { profile, identity, customer, rng, clock: seams.clock, vaults, via, suspects, silent, timeout })
     }
 
     /// Sets how long an operation may take, retries included; 30 s otherwise.
@@ -119,8 +127,12 @@ impl Client {
         lock(&self.suspects).clone()
     }
 
+    fn name(&self, member: MemberIndex) -> &str {
+        self.profile.member(member).map_or("?", |m| m.name.as_str())
+    }
+
     fn suspect(&self, member: MemberIndex, why: impl core::fmt::Display) -> Failure {
-        let name = self.profile.member(member).map_or("?", |m| m.name.as_str());
+        let name = self.name(member);
         let what = format!("member {name} ({member}): {why}");
         tracing::warn!(member, name, %why, "a member gave a wrong answer");
         lock(&self.suspects).insert(member, why.to_string());
@@ -128,15 +140,16 @@ impl Client {
     }
 
     /// The members in the order in which to ask them: suspects last, before them those that did not answer a moment ago, the
-    /// others from a random one on, so that load spreads.
+    /// others from a random one on, so that load spreads; first the one that is reached, where it is only one.
     fn order(&self) -> Vec<MemberIndex> {
-        let mut members: Vec<MemberIndex> = self.vaults.keys().copied().collect();
+        let mut members: Vec<MemberIndex> = self.profile.members.iter().map(|m| m.index).collect();
         let first = self.random::<1>().first().map_or(0, |b| usize::from(*b)) % members.len().max(1);
         members.rotate_left(first);
         let mut silent = lock(&self.silent);
         silent.retain(|_, since| since.elapsed() < SILENCE);
         let suspects = lock(&self.suspects);
-        members.sort_by_key(|m| (suspects.contains_key(m), silent.contains_key(m)));
+        let far = |m: &MemberIndex| self.via.is_some_and(|via| via != *m);
+        members.sort_by_key(|m| (suspects.contains_key(m), silent.contains_key(m), far(m)));
         members
     }
 

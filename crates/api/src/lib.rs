@@ -7,6 +7,7 @@
 //! | [`tls`] | who may talk to whom: four roots of trust that never mix |
 //! | [`status`] | every code that a user can see, its gRPC status, and whether to try again |
 //! | [`transcript`] | what nodes sign in answers to clients |
+//! | [`relay`] | questions and sealed answers that pass through another node |
 //! | [`client`] | the SDK: sealing, fanning out, combining, opening |
 //! | [`scram`] | password verifiers |
 //!
@@ -14,6 +15,7 @@
 
 pub mod client;
 pub mod net;
+pub mod relay;
 pub mod scram;
 pub mod status;
 pub mod tls;

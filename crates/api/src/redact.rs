@@ -57,6 +57,30 @@ impl Debug for peer::OpenTargetReply {
     }
 }
 
+impl Debug for vault::RelayRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "RelayRequest({} bytes)", self.signed_question.len())
+    }
+}
+
+impl Debug for vault::RelayedAnswer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "RelayedAnswer(member {}, {} bytes, refusal {:?})", self.member, self.sealed.len(), self.refusal)
+    }
+}
+
+impl Debug for peer::AnswerRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "AnswerRequest({} bytes)", self.signed_question.len())
+    }
+}
+
+impl Debug for peer::AnswerReply {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "AnswerReply({} bytes)", self.sealed.len())
+    }
+}
+
 impl Debug for custodian::DeriveItem {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         write!(f, "DeriveItem({} bytes of labels)", self.object_label.len() + self.wrap_label.len())
@@ -87,6 +111,10 @@ mod tests {
             format!("{:?}", peer::ProposeRequest { command: b() }),
             format!("{:?}", peer::ProposeReply { outcome: b(), reason: s(), ..Default::default() }),
             format!("{:?}", peer::OpenTargetReply { partial: b(), ..Default::default() }),
+            format!("{:?}", vault::RelayRequest { signed_question: b() }),
+            format!("{:?}", vault::RelayedAnswer { sealed: b(), reason: s(), ..Default::default() }),
+            format!("{:?}", peer::AnswerRequest { signed_question: b() }),
+            format!("{:?}", peer::AnswerReply { sealed: b() }),
             format!("{:?}", custodian::DeriveItem { object_label: b(), wrap_label: b(), part: b() }),
             format!(
                 "{:?}",

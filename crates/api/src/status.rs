@@ -143,8 +143,12 @@ table! {
     "custodian_denied" CUSTODIAN_DENIED PermissionDenied No
         "The custodian's own policy does not allow it." "ask the customer";
     "custodian_other_key" CUSTODIAN_OTHER_KEY FailedPrecondition No
-        "The part is for another customer key, or malformed." "ask the custodian that holds the key which the mount names";
+        "The custodian or key file holds another customer key than the version is sealed to." "use the custodian or key file of the customer key that is named as needed; neither members nor writers are at fault";
     // Seen by clients alone.
+    "relay_altered" RELAY_ALTERED DataLoss Elsewhere
+        "An answer is not what its member signed for this question: it was altered or swapped where it was passed on, or made so." "go through another member, and report both members that are named";
+    "customer_value_wrong" CUSTOMER_VALUE_WRONG DataLoss No
+        "The customer's key gives wrong values: it did not open what was sealed to it a moment before." "ask the customer: the custodian, its device or its key file is damaged; neither members nor writers are at fault";
     "unreachable" UNREACHABLE Unavailable Elsewhere
         "The node could not be reached, or the connection broke." "check the address, the network and the pinned key";
     "deadline" DEADLINE DeadlineExceeded Later

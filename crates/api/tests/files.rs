@@ -40,14 +40,17 @@ fn profile() -> Profile {
             customer_keys: vec![hex(&customer.id())],
         }],
         customer_keys: vec![customer],
+        via: None,
     }
 }
 
 #[test]
 fn a_profile_reads_back() {
-    let profile = profile();
+    let mut profile = profile();
     let text = profile.to_toml();
     assert_eq!(Profile::parse(&text).unwrap(), profile);
+    profile.via = Some("node-2".into());
+    assert_eq!(Profile::parse(&profile.to_toml()).unwrap(), profile);
     assert!(text.contains("threshold = 2") && text.contains("class = \"customer\""), "{text}");
 }
 
@@ -58,6 +61,7 @@ fn profiles_that_break_a_rule_are_refused() {
     let cases = [
         (text.replace("threshold = 2", "threshold = 2\nlimit = 1"), "limit"),
         (text.replace("threshold = 2", "threshold = 1"), "threshold"),
+        (text.replace("threshold = 2", "threshold = 2\nvia = \"node-4\""), "via"),
         (text.replace("threshold = 2", "threshold = 4"), "threshold"),
         (text.replace(&"c1".repeat(32), "c1"), "cluster"),
         (text.replace("index = 2", "index = 1"), "index and key"),

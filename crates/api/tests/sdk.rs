@@ -223,6 +223,7 @@ async fn class_customer_takes_the_custodian() {
     let other = CustomerSecret::generate(PartSuite::Hybrid, &mut rng());
     let client = cluster.client(CustomerSource::InProcess(other));
     assert_eq!(client.get("team", "db/password", None).await.unwrap_err().code, CUSTODIAN_OTHER_KEY);
+    assert!(client.suspects().is_empty(), "the customer's key is no member's fault");
 
     // Wrong parts are found in this class as well.
     let client = cluster.client(CustomerSource::Custodian(custodian));
@@ -231,6 +232,80 @@ async fn class_customer_takes_the_custodian() {
         assert_eq!(client.get("team", "db/password", None).await.unwrap().plaintext.expose(), b"hunter2");
     }
     assert_eq!(client.suspects().keys().copied().collect::<Vec<_>>(), [3]);
+}
+
+/// Another key, an older one, one of the other suite, in this process and at a custodian: the error names the key that is needed
+/// and the one that is there, and blames neither members nor writers.
+#[tokio::test]
+async fn another_customer_key_is_named_and_blames_nobody() {
+    let secret = CustomerSecret::generate(PartSuite::Hybrid, &mut rng());
+    let cluster = cluster(&[secret.public().clone()]).await;
+    let customer = ca("customer");
+    cluster.client(CustomerSource::None).put("team", "db/password", b"hunter2", None).await.unwrap();
+    for suite in [PartSuite::Hybrid, PartSuite::P256] {
+        let other = CustomerSecret::generate(suite, &mut rng());
+        let (needed, there) = (hex(&secret.public().id()), hex(&other.public().id()));
+        let copy = CustomerSecret::decode(other.encode().expose()).unwrap();
+        let sources = [CustomerSource::InProcess(copy), CustomerSource::Custodian(custodian(other, &customer).await)];
+        for source in sources {
+            let client = cluster.client(source);
+            let failure = client.get("team", "db/password", None).await.unwrap_err();
+            assert_eq!(failure.code, CUSTODIAN_OTHER_KEY, "{failure}");
+            let named = failure.message.find(&needed).zip(failure.message.find(&there));
+            assert!(
+                named.is_some_and(|(needed, there)| needed < there),
+                "expected and found, in this order: {failure}"
+            );
+            assert!(failure.message.contains(&format!("part suite {}", suite.as_u8())), "{failure}");
+            blames_nobody(&client, &failure);
+        }
+    }
+}
+
+/// A device that is broken: its id is right and its values are not. Members are asked for proofs, all are right, and a test
+/// seal tells that it is the customer's key.
+#[tokio::test]
+async fn a_wrong_customer_value_is_told_from_a_wrong_wrap() {
+    let secret = CustomerSecret::generate(PartSuite::Hybrid, &mut rng());
+    let copy = || CustomerSecret::decode(secret.encode().expose()).unwrap();
+    let cluster = cluster(&[secret.public().clone()]).await;
+    let customer = ca("customer");
+    let broken = support::custodian::broken_custodian(copy(), &customer).await;
+    for client in [
+        cluster.client(CustomerSource::Custodian(broken.clone())),
+        cluster.client_via(2, CustomerSource::Custodian(broken.clone())),
+    ] {
+        client.put("team", "db/password", b"hunter2", None).await.unwrap();
+        let failure = client.get("team", "db/password", None).await.unwrap_err();
+        assert_eq!(failure.code, CUSTOMER_VALUE_WRONG, "{failure}");
+        assert!(failure.message.contains(&hex(&secret.public().id())), "the key is named: {failure}");
+        blames_nobody(&client, &failure);
+    }
+    // A member that lies as well is named all the same, and the customer's key after that.
+    let client = cluster.client(CustomerSource::Custodian(broken));
+    cluster.mood(3, Mood::WrongPart);
+    let failure = client.get("team", "db/password", None).await.unwrap_err();
+    assert_eq!(failure.code, CUSTOMER_VALUE_WRONG, "{failure}");
+    assert_eq!(client.suspects().keys().copied().collect::<Vec<_>>(), [3]);
+    cluster.mood(3, Mood::Honest);
+
+    // The same from the outside, and the writer's fault: the customer's key opens the test.
+    cluster.spoil("db/password");
+    for source in [CustomerSource::InProcess(copy()), CustomerSource::Custodian(custodian(copy(), &customer).await)] {
+        let client = cluster.client(source);
+        let failure = client.get("team", "db/password", None).await.unwrap_err();
+        assert_eq!(failure.code, DOES_NOT_OPEN, "{failure}");
+        assert!(failure.message.contains("the wrap by spiffe://example.org/app is wrong"), "{failure}");
+        assert!(failure.message.contains("the customer's key opened a test"), "{failure}");
+        assert!(client.suspects().is_empty(), "every member proved its part");
+    }
+}
+
+fn blames_nobody(client: &quorate_api::client::Client, failure: &Failure) {
+    for other in ["node-", "spiffe://"] {
+        assert!(!failure.message.contains(other), "a member or writer is named: {failure}");
+    }
+    assert!(client.suspects().is_empty(), "a member is blamed: {:?}", client.suspects());
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@
     reason = "tests fail by panicking"
 )]
 
+use quorate_api::relay::{self, Answer, Asked, Question, SignedQuestion, Version};
+use quorate_crypto::answer::AnswerKey;
 use quorate_crypto::encoding::lp;
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::secret::Secret;
@@ -136,4 +138,123 @@ fn every_change_and_outcome_has_its_number_on_the_page() {
     for (outcome, name) in outcomes {
         assert_eq!(borsh::to_vec(&outcome).unwrap()[0], number(name), "{name}");
     }
+}
+
+/// HPKE draws the ephemeral key's 32 bytes of keying material, and nothing else.
+struct Fixed(u8);
+
+impl rand_core::TryRng for Fixed {
+    type Error = core::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(u32::from_le_bytes([self.0; 4]))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(u64::from_le_bytes([self.0; 8]))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        out.fill(self.0);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Fixed {}
+
+/// Frozen in `tests/golden/relay.txt`, one `name: hexadecimal digits` a line, which no release may change.
+#[test]
+fn relayed_questions_and_answers() {
+    let own = AnswerKey::from_seed(Secret::init_with(|s| s.fill(9)));
+    let question = |ask| Question {
+        cluster: ClusterId([1; 32]),
+        id: RequestId([2; 16]),
+        ask,
+        epk: own.public(),
+        members: vec![1, 3],
+        not_after: 4,
+        principal: "spiffe://a/b".into(),
+        chain: vec![vec![7, 8]],
+    };
+    let items = vec![Version { namespace: "n".into(), path: "p/q".into(), number: 5 }];
+    let open = question(Asked::Open { min_index: 6, prove: true, content: vec![3], items });
+    let mut bytes = vec![1];
+    bytes.extend([1; 32]);
+    bytes.extend([2; 16]);
+    bytes.push(0);
+    bytes.extend(6u64.to_le_bytes());
+    bytes.push(1);
+    text(&mut bytes, &[3]);
+    bytes.extend(1u32.to_le_bytes());
+    text(&mut bytes, b"n");
+    text(&mut bytes, b"p/q");
+    bytes.extend(5u64.to_le_bytes());
+    let common = |bytes: &mut Vec<u8>| {
+        bytes.extend(own.public());
+        text(bytes, &[1, 3]);
+        bytes.extend(4u64.to_le_bytes());
+        text(bytes, b"spiffe://a/b");
+        bytes.extend(1u32.to_le_bytes());
+        text(bytes, &[7, 8]);
+    };
+    common(&mut bytes);
+    let signed = SignedQuestion::sign(&open, &key());
+    assert_eq!(signed.bytes, bytes);
+    verify(&transcript("question", &[&bytes]), &signed.signature);
+    let mut outer = vec![1];
+    text(&mut outer, &bytes);
+    outer.extend(key().verify_key().0);
+    outer.extend(signed.signature);
+    assert_eq!(signed.encode(), outer);
+
+    let mounts = SignedQuestion::sign(&question(Asked::ReadMounts { namespace: "n".into() }), &key());
+    let mut bytes = vec![1];
+    bytes.extend([1; 32]);
+    bytes.extend([2; 16]);
+    bytes.push(1);
+    text(&mut bytes, b"n");
+    common(&mut bytes);
+    assert_eq!(mounts.bytes, bytes);
+
+    let hash = signed.hash();
+    assert_eq!(hash, sha512(&transcript("signed-question", &[&signed.bytes, &signed.key, &signed.signature])));
+    let answer = Answer::Refused { code: "denied".into(), reason: "no".into() };
+    let sealed = relay::seal(&open, &hash, 3, &key(), &answer, &mut Fixed(5)).unwrap();
+    let info = transcript("relay", &[&[1; 32], &hash, &[3]]);
+    let mut said = vec![2];
+    text(&mut said, b"denied");
+    text(&mut said, b"no");
+    let inside = own.open(&info, &sealed).unwrap();
+    let (head, signature) = inside.expose().split_at(1 + 4 + said.len());
+    let mut expected = vec![1];
+    text(&mut expected, &said);
+    assert_eq!(head, expected);
+    verify(&transcript("relayed", &[&[1; 32], &hash, &[3], &said]), &signature.try_into().unwrap());
+    for (variant, number) in [(Answer::Opened(vec![]), 0), (Answer::Mounts(vec![]), 1)] {
+        assert_eq!(borsh::to_vec(&variant).unwrap(), [number, 0, 0, 0, 0]);
+    }
+
+    let now: Vec<String> = [
+        ("answer-key-seed", vec![9; 32]),
+        ("open", signed.encode()),
+        ("read-mounts", mounts.encode()),
+        ("open-hash", hash.to_vec()),
+        ("member-key", key().verify_key().0.to_vec()),
+        ("answer", said),
+        ("sealed-answer-of-3", sealed),
+    ]
+    .iter()
+    .map(|(name, bytes)| format!("{name}: {}", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>()))
+    .collect();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/relay.txt");
+    if std::env::var_os("QUORATE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, now.join("\n") + "\n").unwrap();
+    }
+    let then = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(now, then.lines().collect::<Vec<_>>(), "golden/relay.txt");
+}
+
+fn sha512(bytes: &[u8]) -> [u8; 64] {
+    use sha2::Digest as _;
+    sha2::Sha512::digest(bytes).into()
 }

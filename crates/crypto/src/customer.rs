@@ -6,7 +6,7 @@
 //! shared secret never does: `R2` can be copied into another header by anybody.
 
 use crate::encoding::{hash, hash32, lp, transcript};
-use crate::kdf::{expand256, extract256};
+use crate::kdf::{expand256, expand512, extract256};
 use crate::secret::Secret;
 use core::fmt;
 use ml_kem::kem::{Decapsulate, KeyExport};
@@ -182,6 +182,21 @@ impl CustomerPublic {
             }
             PartSuite::P256 | PartSuite::Hybrid => Err(CustomerError::BadKey),
         }
+    }
+
+    /// A part that belongs to no version, and the `Kc_j` that its holder must give for it under these labels: tells a holder
+    /// that gives wrong values from a version that was sealed wrong.
+    ///
+    /// # Errors
+    /// [`CustomerError::BadKey`], [`CustomerError::Randomness`].
+    pub fn test_seal(
+        &self,
+        object: &[u8],
+        wrap: &[u8],
+        rng: &mut impl CryptoRng,
+    ) -> Result<(Part, Secret<32>), CustomerError> {
+        let seed = Secret::random(rng);
+        self.encapsulate(object, wrap, |purpose, fields| expand512(&seed, &transcript(purpose, fields)))
     }
 
     /// Makes the part and its `Kc_j` under one label. `draw(purpose, fields)` is the randomness of this seal.

@@ -9,6 +9,7 @@
 //! nor `Copy`. No function in this crate, and no sequence of calls by one party, yields the secret key of a keyring:
 //! shares are combined in the exponent of one ciphertext only ([`threshold`]).
 
+pub mod answer;
 pub mod customer;
 pub mod dleq;
 pub mod encoding;

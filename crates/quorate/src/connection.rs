@@ -3,7 +3,6 @@
 use crate::failure::Stop;
 use crate::operator::load_profile;
 use crate::passphrase::Passphrases;
-use anyhow::Context as _;
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
 use quorate_api::net::Tcp;
 use quorate_crypto::customer::CustomerSecret;
@@ -25,6 +24,9 @@ pub(crate) struct Connection {
     /// Who is calling: a PEM file of certificate and key.
     #[arg(long, global = true, env = "QUORATE_IDENTITY", value_name = "FILE", help_heading = "Connection")]
     pub(crate) identity: Option<PathBuf>,
+    /// The one member that is reached, by its name: it passes questions on to the others.
+    #[arg(long, global = true, env = "QUORATE_VIA", value_name = "NAME", help_heading = "Connection")]
+    pub(crate) via: Option<String>,
     /// How long an operation may take, retries included.
     #[arg(long, global = true, value_parser = crate::duration::parse, help_heading = "Connection")]
     pub(crate) timeout: Option<Millis>,
@@ -51,6 +53,13 @@ impl Connection {
         load_profile(self.profile_path()?)
     }
 
+    /// The same, with the way to the members that was asked for.
+    fn reached(&self) -> anyhow::Result<Profile> {
+        let profile = self.profile()?;
+        let via = self.via.clone().filter(|name| !name.is_empty());
+        Ok(Profile { via: via.or(profile.via), ..profile })
+    }
+
     /// Where what is pinned lies.
     pub(crate) fn profile_path(&self) -> anyhow::Result<&Path> {
         let missing =
@@ -60,7 +69,7 @@ impl Connection {
 
     /// A client that needs no customer's part.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        self.connect(self.profile()?, CustomerSource::None)
+        self.connect(self.reached()?, CustomerSource::None)
     }
 
     /// A client that can open class `customer` where a source is named.
@@ -71,7 +80,7 @@ impl Connection {
             (None, Some(path)) => CustomerSource::InProcess(self.open_fragment(path)?),
             (None, None) => CustomerSource::None,
         };
-        self.connect(self.profile()?, source)
+        self.connect(self.reached()?, source)
     }
 
     /// A client of some or all members.
@@ -112,7 +121,10 @@ impl Connection {
 /// Opens a customer's sealed fragment.
 pub(crate) fn open_fragment(path: &Path, passphrases: &Passphrases) -> anyhow::Result<CustomerSecret> {
     let opened = passphrases.open(FRAGMENT, path)?;
-    CustomerSecret::decode(opened.expose()).with_context(|| path.display().to_string())
+    CustomerSecret::decode(opened.expose()).map_err(|why| {
+        let hint = "restore the file from its backup";
+        Stop::refused("key_file", format!("{}: {why}", path.display()), hint)
+    })
 }
 
 fn load_identity(path: &Path) -> anyhow::Result<Identity> {

@@ -126,6 +126,7 @@ fn profile(genesis: &Genesis) -> Profile {
         keyrings: Vec::new(),
         customer_keys: Vec::new(),
         mounts: Vec::new(),
+        via: None,
     }
 }
 

@@ -274,7 +274,7 @@ async fn open_through_sets(
     let count = sets.len();
     for members in sets {
         let who = members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
-        let some = Profile { members, ..profile.clone() };
+        let some = Profile { members, via: None, ..profile.clone() };
         let client = connection.connect(some, CustomerSource::None)?;
         let opened = client.get(NAMESPACE, path, None).await;
         let opened = opened.with_context(|| format!("the trial of the new keyring failed with {who}"))?;

@@ -9,6 +9,7 @@
 //! | `submit` | changes: decisions of t members, the leader, the outcome |
 //! | `open` | this node's part in opening |
 //! | `query` | what one node answers alone |
+//! | `relay` | questions that came through another node, and passing them on |
 //! | `executor` | being in office at a target, with a credential that t members opened |
 //! | `issue` | leases, from an endorsed request to a credential that can be used |
 //! | `driver` | leases at their targets, from their end to its proof |
@@ -33,6 +34,7 @@ mod open;
 mod peers;
 mod pipeline;
 mod query;
+mod relay;
 mod run;
 mod services;
 mod store;
@@ -55,6 +57,7 @@ mod tests {
         include_str!("open.rs"),
         include_str!("pipeline.rs"),
         include_str!("query.rs"),
+        include_str!("relay.rs"),
         include_str!("services.rs"),
         include_str!("submit.rs"),
     ];

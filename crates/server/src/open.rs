@@ -15,7 +15,7 @@ use quorate_crypto::sealed::Header;
 use quorate_crypto::{dleq, threshold};
 use quorate_state::access::{Keyring, keyring};
 use quorate_state::change::{Kind, Resource};
-use quorate_state::ids::{KeyringId, RequestId, check_namespace, check_path};
+use quorate_state::ids::{KeyringId, MemberIndex, Millis, RequestId, check_namespace, check_path};
 use quorate_state::outcome::Refusal;
 use quorate_state::secrets::{self, VersionInfo, VersionState};
 use quorate_state::store::{Store, StoreError};
@@ -31,6 +31,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Room in an answer for all but content.
 const MAX_REST: usize = 1 << 20;
+
+/// How a question came here.
+#[derive(Clone, Copy)]
+pub(crate) struct Passage {
+    /// The member that passed it on, if one did.
+    pub(crate) via: Option<MemberIndex>,
+    /// Among how many answers the room of one is shared.
+    pub(crate) sharing: usize,
+}
+
+impl Passage {
+    /// From the caller itself.
+    pub(crate) const DIRECT: Self = Self { via: None, sharing: 1 };
+}
 
 /// A version as this node's own state has it.
 struct Found {
@@ -65,21 +79,32 @@ impl Core {
         })
     }
 
+    /// Whether a question is still, and not yet for too long, to be answered by this member's clock.
+    pub(crate) fn in_time(&self, not_after: Millis) -> Result<(), Failure> {
+        let now = self.clock()?;
+        if not_after <= now {
+            return Err(Failure::from(Refusal::TooLate { not_after, now }));
+        }
+        if not_after - now > MAX_AHEAD {
+            return Err(Failure::from(Refusal::TooFar { limit: MAX_AHEAD }));
+        }
+        Ok(())
+    }
+
     /// Answers a question for parts.
-    pub(crate) async fn open(&self, principal: &Principal, ask: &OpenRequest) -> Result<OpenReply, Failure> {
+    pub(crate) async fn open(
+        &self,
+        principal: &Principal,
+        ask: &OpenRequest,
+        passage: Passage,
+    ) -> Result<OpenReply, Failure> {
         let request = <[u8; 16]>::try_from(ask.request_id.as_slice())
             .map(RequestId)
             .map_err(|_| Failure::from(Refusal::invalid("request_id", "must have 16 bytes")))?;
         if ask.items.is_empty() || ask.items.len() > MAX_ITEMS {
             return Err(Failure::from(Refusal::invalid("items", "must be 1 to 256")));
         }
-        let now = self.clock()?;
-        if ask.not_after <= now {
-            return Err(Failure::from(Refusal::TooLate { not_after: ask.not_after, now }));
-        }
-        if ask.not_after - now > MAX_AHEAD {
-            return Err(Failure::from(Refusal::TooFar { limit: MAX_AHEAD }));
-        }
+        self.in_time(ask.not_after)?;
         for item in &ask.items {
             check_namespace(&item.namespace).map_err(|e| Failure::from(Refusal::invalid("namespace", e)))?;
             check_path(&item.path).map_err(|e| Failure::from(Refusal::invalid("path", e)))?;
@@ -95,12 +120,16 @@ impl Core {
                 request,
                 kind: Kind::OpenSecret,
                 resource: Resource::Secret { namespace: item.namespace.clone(), path: item.path.clone() },
-                detail: Some(("number", Detail::number(item.number))),
+                details: self
+                    .passed_on_by(passage.via)
+                    .into_iter()
+                    .chain([("number", Detail::number(item.number))])
+                    .collect(),
             })
             .collect();
         let (decided, (found, applied)) = self
             .allow_each(principal, asks, |store, applied| {
-                let mut room = MAX_OPEN_REPLY - MAX_REST;
+                let mut room = (MAX_OPEN_REPLY - MAX_REST) / passage.sharing.max(1);
                 let mut found = Vec::with_capacity(ask.items.len());
                 for item in &ask.items {
                     let one = find(store, &item.namespace, &item.path, item.number)?;
@@ -213,7 +242,7 @@ impl Proving {
 }
 
 fn too_much() -> Failure {
-    Failure::new("too_much_content", format!("the versions together have more than {} MiB", MAX_OPEN_REPLY >> 20))
+    Failure::new("too_much_content", format!("the answers together would have more than {} MiB", MAX_OPEN_REPLY >> 20))
 }
 
 fn find(store: &dyn Store, namespace: &str, path: &str, number: u64) -> Result<Result<Found, Failure>, StoreError> {

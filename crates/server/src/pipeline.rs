@@ -29,8 +29,8 @@ pub(crate) struct Ask {
     pub(crate) request: RequestId,
     pub(crate) kind: Kind,
     pub(crate) resource: Resource,
-    /// One more fact for the record: the hash of a signed request, a version number.
-    pub(crate) detail: Option<(&'static str, Detail)>,
+    /// More facts for the record: the hash of a signed request, a version number, who passed the question on.
+    pub(crate) details: Vec<(&'static str, Detail)>,
 }
 
 /// A grant whose record is on disk. Made here and nowhere else.
@@ -149,10 +149,7 @@ impl Core {
             Err(Refused::Blocked) => entry.decision(Decision::Deny, "identity_blocked"),
             Err(Refused::NoAuthority) => entry.decision(Decision::Deny, "policies_unreadable"),
         };
-        match &ask.detail {
-            Some((key, value)) => entry.detail(key, value.clone()),
-            None => entry,
-        }
+        ask.details.iter().fold(entry, |entry, (key, value)| entry.detail(key, value.clone()))
     }
 
     /// Records what this node did or learned by itself, and waits until the record is on disk.

@@ -4,13 +4,14 @@ use crate::core::Core;
 use crate::pipeline::Ask;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
+use quorate_audit::Detail;
 use quorate_authz::Principal;
 use quorate_crypto::reshare::Phase;
 use quorate_state::access::{self, CustomerKey, customer_key, keyrings, mounts, namespaces};
 use quorate_state::ceremony::{Session, faults, sessions};
 use quorate_state::change::{Kind, Query};
 use quorate_state::clock::ClusterClock;
-use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, RequestId, SessionId};
+use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId};
 use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::Refusal;
 use quorate_state::request::authority_version;
@@ -25,9 +26,18 @@ const PAGE: u32 = 1_000;
 impl Core {
     /// Authorises and records a question of one node, and makes sure that its state is as new as the question.
     async fn asked(&self, principal: &Principal, query: &Query) -> Result<(), Failure> {
+        self.asked_as(principal, query, RequestId(self.env.random()), Vec::new()).await
+    }
+
+    async fn asked_as(
+        &self,
+        principal: &Principal,
+        query: &Query,
+        request: RequestId,
+        details: Vec<(&'static str, Detail)>,
+    ) -> Result<(), Failure> {
         self.linearize().await?;
-        let ask =
-            Ask { request: RequestId(self.env.random()), kind: query.kind(), resource: query.resource(), detail: None };
+        let ask = Ask { request, kind: query.kind(), resource: query.resource(), details };
         self.allow(principal, ask).await.map(|_| ())
     }
 
@@ -90,7 +100,19 @@ impl Core {
         principal: &Principal,
         ask: wire::ReadMountsRequest,
     ) -> Result<wire::ReadMountsReply, Failure> {
-        self.asked(principal, &Query::ReadMounts { namespace: ask.namespace.clone() }).await?;
+        self.read_mounts_as(principal, ask, RequestId(self.env.random()), None).await
+    }
+
+    /// The same for a question that another member passed on.
+    pub(crate) async fn read_mounts_as(
+        &self,
+        principal: &Principal,
+        ask: wire::ReadMountsRequest,
+        request: RequestId,
+        via: Option<MemberIndex>,
+    ) -> Result<wire::ReadMountsReply, Failure> {
+        let query = Query::ReadMounts { namespace: ask.namespace.clone() };
+        self.asked_as(principal, &query, request, self.passed_on_by(via)).await?;
         self.read(|store, _| {
             let mut customers: BTreeMap<CustomerKeyId, CustomerKey> = BTreeMap::new();
             let mut shown = Vec::new();
@@ -253,7 +275,7 @@ impl Core {
             request: RequestId(self.env.random()),
             kind: Kind::ReadStatus,
             resource: Query::ReadStatus.resource(),
-            detail: None,
+            details: Vec::new(),
         };
         self.allow(principal, ask).await?;
         let raft = self.raft.watch().borrow().clone();

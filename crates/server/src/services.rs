@@ -1,6 +1,8 @@
 //! The two ports: each handler decodes, runs one piece of the pipeline, and encodes.
 
 use crate::core::Core;
+use crate::open::Passage;
+use futures::stream::{BoxStream, StreamExt as _};
 use quorate_api::peer as pw;
 use quorate_api::peer::peer_server::Peer;
 use quorate_api::status::Failure;
@@ -56,7 +58,7 @@ impl Vault for VaultPort {
 
     async fn open(&self, request: Request<vw::OpenRequest>) -> Result<Response<vw::OpenReply>, Status> {
         let caller = self.caller(&request)?;
-        Ok(Response::new(self.0.open(&caller, request.get_ref()).await?))
+        Ok(Response::new(self.0.open(&caller, request.get_ref(), Passage::DIRECT).await?))
     }
 
     async fn list_secrets(
@@ -115,6 +117,13 @@ impl Vault for VaultPort {
     ) -> Result<Response<vw::ReadStatusReply>, Status> {
         let caller = self.caller(&request)?;
         Ok(Response::new(self.0.read_status(&caller).await?))
+    }
+
+    type RelayStream = BoxStream<'static, Result<vw::RelayedAnswer, Status>>;
+
+    async fn relay(&self, request: Request<vw::RelayRequest>) -> Result<Response<Self::RelayStream>, Status> {
+        let chain = Self::chain(&request)?;
+        Ok(Response::new(self.0.relay(&chain, request.into_inner().signed_question)?.map(Ok).boxed()))
     }
 }
 
@@ -201,6 +210,12 @@ impl Peer for PeerPort {
             }
         };
         Ok(Response::new(reply))
+    }
+
+    async fn answer(&self, request: Request<pw::AnswerRequest>) -> Result<Response<pw::AnswerReply>, Status> {
+        let via = self.member(&request)?;
+        let sealed = self.0.answer(&request.get_ref().signed_question, via).await?;
+        Ok(Response::new(pw::AnswerReply { sealed }))
     }
 }
 

@@ -143,7 +143,7 @@ impl Core {
             request: request.id,
             kind: request.change.kind(),
             resource: request.change.resource(),
-            detail: Some(("request_hash", hash_detail(&signed.hash()))),
+            details: vec![("request_hash", hash_detail(&signed.hash()))],
         };
         let recorded = self.allow(&principal, ask).await?;
         match &request.change {

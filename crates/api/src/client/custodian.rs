@@ -3,12 +3,14 @@
 use super::call;
 use crate::custodian::custodian_client::CustodianClient;
 use crate::custodian::{DeriveItem, DeriveRequest, FreezeRequest, StatusReply, StatusRequest, ThawRequest};
-use crate::status::{CLIENT_SETUP, CUSTODIAN_OTHER_KEY, Failure, NO_CUSTOMER_KEY};
+use crate::status::{CLIENT_SETUP, CUSTODIAN_OTHER_KEY, Failure, INTERNAL, NO_CUSTOMER_KEY};
 use crate::tls::{CLIENT, TlsIdentity, connect};
-use quorate_crypto::customer::{CustomerSecret, Part, PartSuite, derive_kc};
+use quorate_crypto::customer::{CustomerError, CustomerPublic, CustomerSecret, Part, PartSuite, derive_kc};
 use quorate_crypto::encoding::{Reader, lp};
 use quorate_crypto::sealed::Header;
 use quorate_crypto::secret::Secret;
+use quorate_state::ids::hex;
+use rand_core::CryptoRng;
 use std::time::Duration;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
@@ -27,33 +29,77 @@ pub enum CustomerSource {
     Custodian(Custodian),
 }
 
-impl CustomerSource {
-    /// `Kc` of each part of each header, in the order of the slots.
-    pub(super) async fn derive(
-        &self,
-        request_id: &[u8; 16],
-        headers: &[&Header],
-    ) -> Result<Vec<Result<Vec<Secret<32>>, Failure>>, Failure> {
-        match self {
-            Self::None => Ok(headers
-                .iter()
-                .map(|header| match header.slot().parts.len() {
-                    0 => Ok(Vec::new()),
-                    n => Err(Failure::new(NO_CUSTOMER_KEY, format!("{} needs {n} customer parts", header.wrap().path))),
-                })
-                .collect()),
-            Self::InProcess(secret) => Ok(headers
-                .iter()
-                .map(|header| {
-                    let (object, wrap) = (header.object_bytes(), header.wrap_bytes());
-                    let derive = |part| derive_kc(secret, &object, &wrap, part);
-                    let kcs = header.slot().parts.iter().map(derive).collect::<Result<_, _>>();
-                    kcs.map_err(|why| Failure::new(CUSTODIAN_OTHER_KEY, why))
-                })
-                .collect()),
-            Self::Custodian(custodian) => custodian.derive(request_id, headers).await,
+/// What a source is asked about one version: its labels, and the parts in the order of the slot.
+pub(super) struct Wanted {
+    name: String,
+    object: Vec<u8>,
+    wrap: Vec<u8>,
+    parts: Vec<Part>,
+}
+
+impl Wanted {
+    pub(super) fn of(header: &Header) -> Self {
+        Self {
+            name: format!("{}:{}", header.wrap().namespace, header.wrap().path),
+            object: header.object_bytes(),
+            wrap: header.wrap_bytes(),
+            parts: header.slot().parts.clone(),
         }
     }
+
+    /// The same labels, so that a custodian's rules say the same, with parts made a moment ago; and the values that the
+    /// holder of these keys must give. A key that is not there is left out: nothing can be said about it.
+    pub(super) fn test(&self, keys: &[&CustomerPublic], rng: &mut impl CryptoRng) -> (Self, Vec<Secret<32>>) {
+        let seals = keys.iter().filter_map(|key| key.test_seal(&self.object, &self.wrap, rng).ok());
+        let (parts, values) = seals.unzip();
+        (Self { name: self.name.clone(), object: self.object.clone(), wrap: self.wrap.clone(), parts }, values)
+    }
+}
+
+/// One result for each version that was asked about: `Kc` of each part, in the order of the slot.
+type Derived = Vec<Result<Vec<Secret<32>>, Failure>>;
+
+impl CustomerSource {
+    /// `Kc` of each part of each version, in the order of the slots.
+    pub(super) async fn derive(&self, request_id: &[u8; 16], wanted: &[Wanted]) -> Result<Derived, Failure> {
+        match self {
+            Self::None => Ok(wanted
+                .iter()
+                .map(|version| match version.parts.len() {
+                    0 => Ok(Vec::new()),
+                    n => Err(Failure::new(NO_CUSTOMER_KEY, format!("{} needs {n} customer parts", version.name))),
+                })
+                .collect()),
+            Self::InProcess(secret) => Ok(wanted
+                .iter()
+                .map(|version| version.parts.iter().map(|part| in_process(secret, version, part)).collect())
+                .collect()),
+            Self::Custodian(custodian) => custodian.derive_each(request_id, wanted).await,
+        }
+    }
+}
+
+fn in_process(secret: &CustomerSecret, version: &Wanted, part: &Part) -> Result<Secret<32>, Failure> {
+    derive_kc(secret, &version.object, &version.wrap, part).map_err(|why| match why {
+        CustomerError::OtherKey => {
+            let what = other_key(part, secret.public());
+            Failure::new(CUSTODIAN_OTHER_KEY, format!("{}: {what} in this process", version.name))
+        }
+        // A malformed part was never accepted by a member, and no header with one decodes.
+        _ => Failure::new(INTERNAL, format!("{}: {why}", version.name)),
+    })
+}
+
+/// Which customer key a part is sealed to, and which one is there instead.
+#[must_use]
+pub fn other_key(part: &Part, held: &CustomerPublic) -> String {
+    format!(
+        "customer key {} (part suite {}) is needed, and {} (part suite {}) is the one",
+        hex(&part.cust_key_id),
+        part.suite.as_u8(),
+        hex(&held.id()),
+        held.suite().as_u8()
+    )
 }
 
 /// A client of a custodian.
@@ -77,30 +123,27 @@ impl Custodian {
     ///
     /// # Errors
     /// Of the whole: `unreachable`, `bad_answer`. Of one header: what the custodian refused.
-    pub async fn derive(
-        &self,
-        request_id: &[u8; 16],
-        headers: &[&Header],
-    ) -> Result<Vec<Result<Vec<Secret<32>>, Failure>>, Failure> {
-        let item = |header: &&Header| {
-            let (object_label, wrap_label) = (header.object_bytes(), header.wrap_bytes());
-            let parts = header.slot().parts.iter();
-            parts
-                .map(move |p| DeriveItem {
-                    object_label: object_label.clone(),
-                    wrap_label: wrap_label.clone(),
-                    part: encode_part(p),
-                })
-                .collect::<Vec<_>>()
+    pub async fn derive(&self, request_id: &[u8; 16], headers: &[&Header]) -> Result<Derived, Failure> {
+        let wanted: Vec<Wanted> = headers.iter().map(|header| Wanted::of(header)).collect();
+        self.derive_each(request_id, &wanted).await
+    }
+
+    async fn derive_each(&self, request_id: &[u8; 16], wanted: &[Wanted]) -> Result<Derived, Failure> {
+        let item = |version: &Wanted, part: &Part| DeriveItem {
+            object_label: version.object.clone(),
+            wrap_label: version.wrap.clone(),
+            part: encode_part(part),
         };
-        let items: Vec<DeriveItem> = headers.iter().flat_map(item).collect();
-        let mut values = self.ask(request_id, items).await?.into_iter();
-        Ok(headers
+        let items = wanted.iter().flat_map(|version| version.parts.iter().map(move |part| item(version, part)));
+        let mut values = self.ask(request_id, items.collect()).await?.into_iter();
+        Ok(wanted
             .iter()
-            // Each header takes its values even if one of them is a refusal.
-            .map(|header| {
-                let own: Vec<_> = values.by_ref().take(header.slot().parts.len()).collect();
-                own.into_iter().collect::<Result<Vec<_>, _>>()
+            // Each version takes its values even if one of them is a refusal.
+            .map(|version| {
+                let own: Vec<_> = values.by_ref().take(version.parts.len()).collect();
+                let named =
+                    |failure: Failure| Failure { message: format!("{}: {}", version.name, failure.message), ..failure };
+                own.into_iter().collect::<Result<Vec<_>, _>>().map_err(named)
             })
             .collect())
     }

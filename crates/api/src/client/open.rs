@@ -2,18 +2,22 @@
 //!
 //! What is believed: an answer that t members signed alike, about the version that was asked for, sealed to pinned keys.
 //! Content comes from one member and is bound by hashes. A wrong partial shows in the key commitment; then every member
-//! has to prove its part, and who cannot is named and left out ([`prove`]).
+//! has to prove its part, and who cannot is named and left out ([`prove`]). When all are right, the customer's key is tested
+//! before the wrap is blamed. Where only one member is reached the others are asked through it ([`relayed`]).
 
 mod ask;
 mod prove;
+mod relayed;
 
-use super::Client;
-use crate::status::{DOES_NOT_OPEN, Failure, INVALID_ARGUMENT, NOT_PINNED, WRONG_LABEL};
+use super::custodian::Wanted;
+use super::{Client, lock};
+use crate::status::{CUSTOMER_VALUE_WRONG, DOES_NOT_OPEN, Failure, INVALID_ARGUMENT, NOT_PINNED, WRONG_LABEL};
 use crate::vault::OpenedItem;
 use quorate_crypto::sealed::{Header, OpenError, open};
 use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_crypto::threshold::combine;
 use quorate_state::ids::{MemberIndex, Millis, SecretId, VersionId, hex};
+use subtle::ConstantTimeEq as _;
 
 /// The most items of one question.
 const MAX_ITEMS: usize = 256;
@@ -71,7 +75,8 @@ impl Client {
     ///
     /// # Errors
     /// Of the whole: `not_enough_members`, `disagreement`, what t members answer alike, the custodian's. Of one:
-    /// `denied`, `not_found` and other refusals of t members; `not_pinned`, `wrong_label`, `does_not_open`.
+    /// `denied`, `not_found` and other refusals of t members; `not_pinned`, `wrong_label`, `does_not_open`,
+    /// `customer_value_wrong`.
     pub async fn get_many(&self, items: &[SecretRef]) -> Result<Vec<Result<Opened, Failure>>, Failure> {
         if items.is_empty() || items.len() > MAX_ITEMS {
             return Err(Failure::new(INVALID_ARGUMENT, format!("{} items instead of 1 to {MAX_ITEMS}", items.len())));
@@ -86,8 +91,8 @@ impl Client {
                 Ok(agreed)
             })
             .collect();
-        let headers: Vec<&Header> = results.iter().flatten().map(|agreed| &agreed.header).collect();
-        let mut kcs = self.customer.derive(&id.0, &headers).await?.into_iter();
+        let wanted: Vec<Wanted> = results.iter().flatten().map(|agreed| Wanted::of(&agreed.header)).collect();
+        let mut kcs = self.customer.derive(&id.0, &wanted).await?.into_iter();
         let mut opened: Vec<Result<Opened, Failure>> = Vec::with_capacity(items.len());
         let mut disputed = Vec::new();
         for (at, result) in results.drain(..).enumerate() {
@@ -126,23 +131,53 @@ impl Client {
             disputed.iter().filter_map(|(at, agreed, _)| Some((items.get(*at)?, agreed))).collect();
         let proved = self.proved(&versions).await?;
         for ((at, agreed, kcs), partials) in disputed.iter().zip(proved) {
-            let result = partials.and_then(|partials| match self.open_with(agreed, &partials, kcs) {
-                Ok(plaintext) => Ok(finish(agreed, plaintext)),
-                Err(Unopened::For(failure)) => Err(failure),
-                Err(Unopened::Partials) => Err(Failure::new(
-                    DOES_NOT_OPEN,
-                    format!(
-                        "{}: every member proved its part, so the customer's value or the wrap by {} is wrong",
-                        name(&agreed.header),
-                        agreed.header.wrap().wrapped_by
-                    ),
-                )),
-            });
+            let result = match partials.map(|partials| self.open_with(agreed, &partials, kcs)) {
+                Ok(Ok(plaintext)) => Ok(finish(agreed, plaintext)),
+                Ok(Err(Unopened::Partials)) => Err(self.beyond_the_members(&agreed.header).await),
+                Ok(Err(Unopened::For(failure))) | Err(failure) => Err(failure),
+            };
             if let Some(slot) = opened.get_mut(*at) {
                 *slot = result;
             }
         }
         Ok(())
+    }
+
+    /// Whose fault it is that a version stays shut with parts that were all proved: the customer's key has to open what this
+    /// client seals to it now, and only if it does is the wrap to blame.
+    async fn beyond_the_members(&self, header: &Header) -> Failure {
+        let wanted = Wanted::of(header);
+        let keys: Vec<_> =
+            header.slot().parts.iter().filter_map(|part| self.profile.customer_key(&part.cust_key_id)).collect();
+        let (test, right) = wanted.test(&keys, &mut *lock(&self.rng));
+        let wrap = |tested: &str| {
+            let (version, by) = (name(header), &header.wrap().wrapped_by);
+            Failure::new(
+                DOES_NOT_OPEN,
+                format!("{version}: every member proved its part{tested}, so the wrap by {by} is wrong"),
+            )
+        };
+        if right.is_empty() {
+            return wrap("");
+        }
+        let given = match self.customer.derive(&self.request_id().0, &[test]).await.map(|mut all| all.pop()) {
+            Ok(Some(Ok(given))) => given,
+            Ok(Some(Err(failure))) | Err(failure) => return failure,
+            Ok(None) => Vec::new(),
+        };
+        let wrong = |at: usize, right: &Secret<32>| given.get(at).is_none_or(|given| !bool::from(given.ct_eq(right)));
+        let wrong: Vec<String> = keys
+            .iter()
+            .zip(&right)
+            .enumerate()
+            .filter(|(at, (_, r))| wrong(*at, r))
+            .map(|(_, (k, _))| hex(&k.id()))
+            .collect();
+        if wrong.is_empty() {
+            return wrap(", and the customer's key opened a test");
+        }
+        let what = format!("{}: the value for customer key {} is wrong", name(header), wrong.join(", "));
+        Failure::new(CUSTOMER_VALUE_WRONG, what)
     }
 
     /// Compares a version with the question and the pins.

@@ -23,6 +23,9 @@ pub struct Profile {
     pub customer_keys: Vec<CustomerPublic>,
     /// Mounts whose sealing is fixed here: an answer that names other keys for one of them is refused.
     pub mounts: Vec<PinnedMount>,
+    /// The name of the one member that this client reaches: it passes questions on to the others. Without one the client
+    /// asks each member itself.
+    pub via: Option<String>,
 }
 
 /// A member as a client knows it.
@@ -78,6 +81,8 @@ pub enum ProfileError {
 struct File {
     cluster: String,
     threshold: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
     members: Vec<MemberEntry>,
     #[serde(default)]
     keyrings: Vec<KeyringEntry>,
@@ -168,8 +173,8 @@ impl Profile {
             })
             .collect::<Result<_, _>>()?;
         let cluster = ClusterId(key("cluster".to_owned(), &file.cluster)?);
-        let profile =
-            Self { cluster, threshold: file.threshold, members, keyrings, customer_keys, mounts: file.mounts };
+        let File { threshold, mounts, via, .. } = file;
+        let profile = Self { cluster, threshold, members, keyrings, customer_keys, mounts, via };
         profile.check()?;
         Ok(profile)
     }
@@ -180,6 +185,7 @@ impl Profile {
         let file = File {
             cluster: self.cluster.to_string(),
             threshold: self.threshold,
+            via: self.via.clone(),
             members: self
                 .members
                 .iter()
@@ -224,6 +230,9 @@ impl Profile {
                 return Err(invalid(format!("members.{}", member.name), "index and key must be its own, from 1"));
             }
         }
+        if self.via.as_deref().is_some_and(|name| self.member_named(name).is_none()) {
+            return Err(invalid("via", "must be the name of a member"));
+        }
         Ok(())
     }
 
@@ -237,6 +246,12 @@ impl Profile {
     #[must_use]
     pub fn customer_key(&self, id: &[u8]) -> Option<&CustomerPublic> {
         self.customer_keys.iter().find(|k| k.id() == id)
+    }
+
+    /// The member of a name.
+    #[must_use]
+    pub fn member_named(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|m| m.name == name)
     }
 
     /// The member of an index.

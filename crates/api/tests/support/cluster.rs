@@ -3,8 +3,10 @@
 //! They stand in for `server` on the other side of the wire; what they decide on is no matter here.
 
 use super::{Ca, ca, identity, key};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use quorate_api::client::{Client, CustomerSource, Member, Profile, Seams};
 use quorate_api::net::Tcp;
+use quorate_api::relay::{self, Answer, Asked, Question, SignedQuestion};
 use quorate_api::status::{BEHIND, DENIED, Failure, INTERNAL, NOT_FOUND};
 use quorate_api::tls::{TlsIdentity, accept_clients, api_server_config};
 use quorate_api::transcript::{open_proof_context, sign_open_reply};
@@ -23,7 +25,7 @@ use quorate_state::request::SignedRequest;
 use quorate_state::store::encode;
 use rand_core::UnwrapErr;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
@@ -53,6 +55,24 @@ pub enum Mood {
     Down,
 }
 
+/// What a member does with what it passes on, besides passing it on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trick {
+    None,
+    /// The answer of this member does not arrive.
+    Drops(u8),
+    /// One bit of it is another one.
+    Flips(u8),
+    /// The answers of these two members stand under each other's name.
+    Swaps(u8, u8),
+    /// Instead of this member's answer comes its answer to the question before.
+    Replays(u8),
+    /// An answer in this member's name, sealed to the asker and signed by whoever passes on.
+    Forges(u8),
+    /// Words instead of every answer but its own: that the caller may not.
+    Words,
+}
+
 /// Header and payload.
 pub type Version = (Vec<u8>, Vec<u8>);
 
@@ -68,6 +88,8 @@ pub struct State {
     pub min_index_seen: u64,
     pub lease_reads: u32,
     pub verifier: String,
+    /// Every byte string that went through a member that passes on, with the member whose answer it is; 0 for questions.
+    pub passed: Vec<(u8, Vec<u8>)>,
 }
 
 pub struct Node {
@@ -77,6 +99,8 @@ pub struct Node {
     shares: Vec<(u32, Vec<u8>)>,
     ring: KeyringPublic,
     pub mood: Mutex<Mood>,
+    pub trick: Mutex<Trick>,
+    peers: OnceLock<Vec<Arc<Node>>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -115,6 +139,8 @@ pub async fn cluster(customers: &[CustomerPublic]) -> Cluster {
             shares: publics.iter().map(|(i, p)| (u32::from(*i), p.to_vec())).collect(),
             ring,
             mood: Mutex::new(Mood::Honest),
+            trick: Mutex::new(Trick::None),
+            peers: OnceLock::new(),
             state: Arc::clone(&state),
         });
         let own = TlsIdentity::self_signed(&key(index), "node").unwrap();
@@ -134,6 +160,9 @@ pub async fn cluster(customers: &[CustomerPublic]) -> Cluster {
         );
         nodes.push(node);
     }
+    for node in &nodes {
+        let _ = node.peers.set(nodes.clone());
+    }
     let profile = Profile {
         cluster: ClusterId(CLUSTER),
         threshold: 2,
@@ -141,6 +170,7 @@ pub async fn cluster(customers: &[CustomerPublic]) -> Cluster {
         keyrings: vec![ring],
         customer_keys: customers.to_vec(),
         mounts: Vec::new(),
+        via: None,
     };
     Cluster { nodes, state, profile, ring, clients }
 }
@@ -157,6 +187,41 @@ impl Cluster {
 
     pub fn mood(&self, member: u8, mood: Mood) {
         *self.nodes[usize::from(member) - 1].mood.lock().unwrap() = mood;
+    }
+
+    /// Stores what some writer made of `path` with a wrong key commitment: the members took it, and it does not open.
+    pub fn spoil(&self, path: &str) {
+        let mut state = self.state.lock().unwrap();
+        let version = state.secrets.get_mut(&("team".to_owned(), path.to_owned())).unwrap().last_mut().unwrap();
+        let kc = Header::decode(&version.0).unwrap().slot().kc;
+        let at = version.0.windows(32).position(|w| w == kc).unwrap();
+        version.0[at] ^= 1;
+    }
+
+    /// What a client pins that reaches one member only: at the others' addresses there is nobody.
+    pub fn profile_via(&self, member: u8) -> Profile {
+        let mut profile = self.profile.clone();
+        for other in profile.members.iter_mut().filter(|m| m.index != member) {
+            other.api_address = "127.0.0.1:1".into();
+        }
+        profile.via = Some(format!("node-{member}"));
+        profile
+    }
+
+    /// A client that reaches one member only.
+    pub fn client_via(&self, member: u8, customer: CustomerSource) -> Client {
+        self.client_with(self.profile_via(member), customer)
+    }
+
+    pub fn trick(&self, member: u8, trick: Trick) {
+        *self.nodes[usize::from(member) - 1].trick.lock().unwrap() = trick;
+    }
+
+    /// This member's right part of the newest version.
+    pub fn part(&self, member: u8, path: &str) -> [u8; 32] {
+        let state = self.state.lock().unwrap();
+        let versions = &state.secrets[&("team".to_owned(), path.to_owned())];
+        partial(&share(member), &Header::decode(&versions.last().unwrap().0).unwrap().r()).unwrap()
     }
 
     /// Stores a version that is labelled for `labelled` under `path`, behind the members' backs.
@@ -240,6 +305,78 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Its own answer to a question that another member passes on.
+    async fn answer(&self, signed: &SignedQuestion, question: &Question) -> Result<Vec<u8>, Status> {
+        let answer = match &question.ask {
+            Asked::Open { min_index, prove, content, items } => {
+                let version = |v: &relay::Version| SecretVersion {
+                    namespace: v.namespace.clone(),
+                    path: v.path.clone(),
+                    number: v.number,
+                };
+                let request = OpenRequest {
+                    request_id: question.id.0.to_vec(),
+                    not_after: question.not_after,
+                    min_index: *min_index,
+                    prove: *prove,
+                    content: content.contains(&self.index),
+                    items: items.iter().map(version).collect(),
+                };
+                Answer::opened(self.open(Request::new(request)).await?.get_ref())
+            }
+            Asked::ReadMounts { namespace } => {
+                let request = ReadMountsRequest { namespace: namespace.clone() };
+                Answer::mounts(self.read_mounts(Request::new(request)).await?.get_ref())
+            }
+        };
+        Ok(relay::seal(question, &signed.hash(), self.index, &key(self.index), &answer, &mut rng()).unwrap())
+    }
+
+    fn tricked(
+        &self,
+        answers: &mut Vec<RelayedAnswer>,
+        question: &Question,
+        hash: &[u8; 64],
+        before: &[(u8, Vec<u8>)],
+    ) {
+        let of = |answers: &[RelayedAnswer], m: u8| answers.iter().position(|a| a.member == u32::from(m));
+        match *self.trick.lock().unwrap() {
+            Trick::None => {}
+            Trick::Drops(member) => answers.retain(|a| a.member != u32::from(member)),
+            Trick::Flips(member) => {
+                if let Some(at) = of(answers, member) {
+                    answers[at].sealed[40] ^= 1;
+                }
+            }
+            Trick::Swaps(a, b) => {
+                if let (Some(a), Some(b)) = (of(answers, a), of(answers, b)) {
+                    let sealed = answers[a].sealed.clone();
+                    answers[a].sealed = std::mem::replace(&mut answers[b].sealed, sealed);
+                }
+            }
+            Trick::Replays(member) => {
+                if let (Some(at), Some((_, old))) = (of(answers, member), before.iter().find(|(m, _)| *m == member)) {
+                    answers[at].sealed = old.clone();
+                }
+            }
+            Trick::Forges(member) => {
+                if let Some(at) = of(answers, member) {
+                    let denied = Answer::Refused { code: DENIED.into(), reason: "no".into() };
+                    let own = key(self.index);
+                    answers[at].sealed = relay::seal(question, hash, member, &own, &denied, &mut rng()).unwrap();
+                }
+            }
+            Trick::Words => {
+                for answer in answers.iter_mut().filter(|a| a.member != u32::from(self.index)) {
+                    answer.sealed.clear();
+                    (answer.refusal, answer.reason) = (DENIED.into(), "you may not".into());
+                }
+            }
+        }
+    }
+}
+
 type Reply<T> = Result<Response<T>, Status>;
 
 fn unused<T>() -> Reply<T> {
@@ -267,6 +404,34 @@ impl Vault for Node {
             reply.signature[0] ^= 1;
         }
         Ok(Response::new(reply))
+    }
+
+    type RelayStream = BoxStream<'static, Result<RelayedAnswer, Status>>;
+
+    async fn relay(&self, request: Request<RelayRequest>) -> Reply<Self::RelayStream> {
+        self.up()?;
+        let bytes = request.into_inner().signed_question;
+        let signed = SignedQuestion::decode(&bytes).unwrap();
+        signed.verify().unwrap();
+        let question = signed.question().unwrap();
+        let mut answers = Vec::new();
+        for member in &question.members {
+            let said = RelayedAnswer { member: u32::from(*member), ..RelayedAnswer::default() };
+            let peer = &self.peers.get().unwrap()[usize::from(*member) - 1];
+            answers.push(match peer.answer(&signed, &question).await {
+                Ok(sealed) => RelayedAnswer { sealed, ..said },
+                Err(why) => RelayedAnswer { refusal: "unreachable".into(), reason: why.to_string(), ..said },
+            });
+        }
+        let before = {
+            let mut state = self.state.lock().unwrap();
+            let before = state.passed.clone();
+            state.passed.push((0, bytes));
+            state.passed.extend(answers.iter().map(|a| (u8::try_from(a.member).unwrap(), a.sealed.clone())));
+            before
+        };
+        self.tricked(&mut answers, &question, &signed.hash(), &before);
+        Ok(Response::new(stream::iter(answers.into_iter().map(Ok)).boxed()))
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Reply<SubmitReply> {

@@ -1,10 +1,10 @@
 //! A custodian with a real key.
 
 use super::{Ca, identity, key};
-use quorate_api::client::{Custodian, decode_part};
+use quorate_api::client::{Custodian, decode_part, other_key};
 use quorate_api::custodian::custodian_server::{Custodian as Service, CustodianServer};
 use quorate_api::custodian::*;
-use quorate_api::status::CUSTODIAN_FROZEN;
+use quorate_api::status::{CUSTODIAN_FROZEN, CUSTODIAN_OTHER_KEY};
 use quorate_api::tls::{TlsIdentity, accept_clients, api_server_config};
 use quorate_crypto::customer::{CustomerSecret, derive_kc};
 use std::sync::Mutex;
@@ -13,6 +13,8 @@ use tonic::{Request, Response, Status};
 
 struct Holder {
     secret: CustomerSecret,
+    /// Whether every value that it gives is wrong, as of a device that is broken.
+    broken: bool,
     frozen: Mutex<Option<String>>,
 }
 
@@ -38,8 +40,18 @@ impl Service for Holder {
             }
             None => {
                 let part = decode_part(&item.part).unwrap();
-                let kc = derive_kc(&self.secret, &item.object_label, &item.wrap_label, &part).unwrap();
-                DerivedItem { value: kc.expose().to_vec(), ..DerivedItem::default() }
+                match derive_kc(&self.secret, &item.object_label, &item.wrap_label, &part) {
+                    Ok(kc) => {
+                        let mut value = kc.expose().to_vec();
+                        value[0] ^= u8::from(self.broken);
+                        DerivedItem { value, ..DerivedItem::default() }
+                    }
+                    Err(_) => DerivedItem {
+                        refusal: CUSTODIAN_OTHER_KEY.into(),
+                        reason: other_key(&part, self.secret.public()),
+                        ..DerivedItem::default()
+                    },
+                }
             }
         };
         Ok(Response::new(DeriveReply { items: request.into_inner().items.iter().map(derive).collect() }))
@@ -62,11 +74,20 @@ impl Service for Holder {
 
 /// Serves `secret` to clients of `ca`, and connects to it.
 pub async fn custodian(secret: CustomerSecret, ca: &Ca) -> Custodian {
+    serve(secret, false, ca).await
+}
+
+/// The same, with wrong values.
+pub async fn broken_custodian(secret: CustomerSecret, ca: &Ca) -> Custodian {
+    serve(secret, true, ca).await
+}
+
+async fn serve(secret: CustomerSecret, broken: bool, ca: &Ca) -> Custodian {
     let own = TlsIdentity::self_signed(&key(77), "custodian").unwrap();
     let config = api_server_config(&own, std::slice::from_ref(&ca.der)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let service = CustodianServer::new(Holder { secret, frozen: Mutex::new(None) });
+    let service = CustodianServer::new(Holder { secret, broken, frozen: Mutex::new(None) });
     tokio::spawn(
         tonic::transport::Server::builder().add_service(service).serve_with_incoming(accept_clients(listener, config)),
     );

@@ -12,7 +12,7 @@ use crate::files;
 use crate::passphrase::Passphrases;
 use anyhow::Context as _;
 use quorate_api::MAX_MESSAGE;
-use quorate_api::client::{certificates, decode_part, load_server_identity};
+use quorate_api::client::{certificates, decode_part, load_server_identity, other_key};
 use quorate_api::custodian::custodian_server::{Custodian, CustodianServer};
 use quorate_api::custodian::{
     DeriveItem, DeriveReply, DeriveRequest, DerivedItem, FreezeRequest, StatusReply, StatusRequest, ThawRequest,
@@ -175,7 +175,8 @@ impl Port {
             return Err(Failure::new(CUSTODIAN_DENIED, what));
         }
         if part.cust_key_id != self.secret.public().id() {
-            return Err(Failure::new(CUSTODIAN_OTHER_KEY, "the part is for another customer key"));
+            let what = other_key(&part, self.secret.public());
+            return Err(Failure::new(CUSTODIAN_OTHER_KEY, format!("{what} that this custodian holds")));
         }
         Ok(Wanted { object: item.object_label.clone(), wrap: item.wrap_label.clone(), part })
     }

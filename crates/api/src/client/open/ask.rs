@@ -2,10 +2,10 @@
 
 use super::{Agreed, SecretRef};
 use crate::client::{BACKOFF, CALL, Client, call};
-use crate::status::{BEHIND, DISAGREEMENT, Failure, NOT_ENOUGH_MEMBERS, Retry};
+use crate::status::{BEHIND, DISAGREEMENT, Failure, NOT_ENOUGH_MEMBERS, RELAY_ALTERED, Retry};
 use crate::transcript::verify_open_reply;
 use crate::vault::{OpenReply, OpenRequest, OpenedItem, SecretVersion};
-use futures::stream::{FuturesUnordered, StreamExt as _};
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
 use quorate_crypto::identity::VerifyKey;
 use quorate_crypto::sealed::Header;
 use quorate_state::ids::{MemberIndex, Millis, RequestId};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// How long the first t may take before the others are asked as well.
 const HEDGE: Duration = Duration::from_millis(150);
 /// How long a question stays valid: below the limit of 30 s by more than clocks differ.
-const VALIDITY: Millis = 15_000;
+pub(super) const VALIDITY: Millis = 15_000;
 
 /// The answers to one question, by member; their signatures and their form are checked.
 #[derive(Default)]
@@ -98,12 +98,18 @@ impl Round {
     }
 
     fn into_failure(self, client: &Client) -> Failure {
-        let name = |m: &MemberIndex| client.profile.member(*m).map_or("?", |m| m.name.as_str());
+        let name = |m: &MemberIndex| client.name(*m);
         let mut said: Vec<String> =
             self.replies.iter().map(|(m, r)| format!("{} answered at index {}", name(m), r.applied)).collect();
         said.extend(self.failures.iter().map(|(m, f)| format!("{}: {}", name(m), f.message)));
-        let enough = self.replies.len() >= client.threshold();
-        Failure::new(if enough { DISAGREEMENT } else { NOT_ENOUGH_MEMBERS }, said.join(". "))
+        let code = if self.replies.len() >= client.threshold() {
+            DISAGREEMENT
+        } else if self.failures.values().any(|f| f.code == RELAY_ALTERED) {
+            RELAY_ALTERED
+        } else {
+            NOT_ENOUGH_MEMBERS
+        };
+        Failure::new(code, said.join(". "))
     }
 }
 
@@ -130,7 +136,7 @@ impl Client {
             if let Some(failure) = round.refused_alike(self.threshold()) {
                 return Err(failure);
             }
-            if Instant::now() + pause >= deadline {
+            if Instant::now() + pause >= deadline || self.hopeless(&round) {
                 return Err(round.into_failure(self));
             }
             min_index = min_index.max(round.index_to_wait_for(self.threshold()));
@@ -139,17 +145,21 @@ impl Client {
         }
     }
 
+    /// Whether so many answers were altered that no t members can be heard through the one that passes them on.
+    fn hopeless(&self, round: &Round) -> bool {
+        let altered = round.failures.values().filter(|f| f.code == RELAY_ALTERED).count();
+        altered + self.threshold() > self.profile.members.len()
+    }
+
     /// One question: t members first, the first of them for content; the others after [`HEDGE`], on a failure, or when
     /// the first do not agree.
     async fn round(&self, id: RequestId, items: &[SecretRef], min_index: u64, limit: Duration) -> Round {
         let mut round = Round::default();
-        let mut members = self.order().into_iter();
-        let mut waiting = FuturesUnordered::new();
-        let question = |content| self.question(id, items, min_index, false, content);
-        let first: Vec<MemberIndex> = members.by_ref().take(self.threshold()).collect();
-        for (i, member) in first.iter().copied().enumerate() {
-            waiting.push(self.ask_one(member, question(i == 0), limit));
-        }
+        let mut first = self.order();
+        let others = first.split_off(self.threshold().min(first.len()));
+        let question = self.question(id, items, min_index, false);
+        let mut waiting = SelectAll::new();
+        waiting.push(self.ask(&first, first.get(..1).unwrap_or_default(), &question, limit));
         let hedge = tokio::time::sleep(HEDGE);
         tokio::pin!(hedge);
         let mut all = false;
@@ -175,21 +185,33 @@ impl Client {
                 }
             }
             all = true;
-            for member in members.by_ref() {
-                waiting.push(self.ask_one(member, question(true), limit));
+            if !others.is_empty() {
+                waiting.push(self.ask(&others, &others, &question, limit));
             }
         }
     }
 
+    /// The answers of `members` to one question, as they come: directly, or through the one member that is reached. Those of
+    /// `content` are asked for headers and payloads as well.
+    pub(super) fn ask<'a>(
+        &'a self,
+        members: &[MemberIndex],
+        content: &[MemberIndex],
+        question: &OpenRequest,
+        limit: Duration,
+    ) -> BoxStream<'a, (MemberIndex, Result<OpenReply, Failure>)> {
+        if let Some(via) = self.via {
+            return self.open_through(via, members, content, question, limit);
+        }
+        let ask = |member: &MemberIndex| {
+            let question = OpenRequest { content: content.contains(member), ..question.clone() };
+            self.ask_one(*member, question, limit)
+        };
+        members.iter().map(ask).collect::<FuturesUnordered<_>>().boxed()
+    }
+
     /// The question under an id.
-    pub(super) fn question(
-        &self,
-        id: RequestId,
-        items: &[SecretRef],
-        min_index: u64,
-        prove: bool,
-        content: bool,
-    ) -> OpenRequest {
+    pub(super) fn question(&self, id: RequestId, items: &[SecretRef], min_index: u64, prove: bool) -> OpenRequest {
         let version = |item: &SecretRef| SecretVersion {
             namespace: item.namespace.clone(),
             path: item.path.clone(),
@@ -200,13 +222,13 @@ impl Client {
             not_after: self.now().saturating_add(VALIDITY),
             min_index,
             prove,
-            content,
+            content: false,
             items: items.iter().map(version).collect(),
         }
     }
 
     /// One member's answer, checked as far as it can be without the others'.
-    pub(super) async fn ask_one(
+    async fn ask_one(
         &self,
         member: MemberIndex,
         question: OpenRequest,
@@ -223,7 +245,7 @@ impl Client {
         (member, answer.await)
     }
 
-    fn check_reply(
+    pub(super) fn check_reply(
         &self,
         member: MemberIndex,
         key: &VerifyKey,

@@ -5,8 +5,9 @@ use crate::client::open::ask::{Said, partial};
 use crate::client::{CALL, Client, call};
 use crate::status::{Failure, NOT_ENOUGH_MEMBERS};
 use crate::transcript::open_proof_context;
-use crate::vault::{Keyring, OpenReply, ReadMountsRequest};
+use crate::vault::{Keyring, OpenReply, ReadMountsReply, ReadMountsRequest};
 use futures::future::join_all;
+use futures::stream::StreamExt as _;
 use quorate_crypto::dleq;
 use quorate_crypto::threshold::combine;
 use quorate_state::ids::{MemberIndex, RequestId, hex};
@@ -39,9 +40,9 @@ impl Client {
             .iter()
             .map(|(asked, agreed)| SecretRef { number: Some(agreed.item.number), ..(*asked).clone() })
             .collect();
-        let ask = |member: &MemberIndex| self.ask_one(*member, self.question(id, &items, 0, true, false), CALL);
         let mut good: Vec<Partials> = versions.iter().map(|_| Vec::new()).collect();
-        for (member, answer) in join_all(self.vaults.keys().map(ask)).await {
+        let mut answers = self.ask(&self.order(), &[], &self.question(id, &items, 0, true), CALL);
+        while let Some((member, answer)) = answers.next().await {
             let Ok(reply) = answer else { continue };
             match check_member(member, id, versions, &reply, &shares) {
                 Ok(proved) => {
@@ -76,14 +77,12 @@ impl Client {
 
     /// The public shares of a keyring, as t members state them alike, and as the pinned `Y` bears out.
     async fn public_shares(&self, namespace: &str, keyring: &[u8], epoch: u64) -> Result<PublicShares, Failure> {
-        let request = ReadMountsRequest { namespace: namespace.to_owned() };
-        let answers = join_all(self.vaults.values().map(|vault| {
-            let (mut vault, request) = (vault.clone(), request.clone());
-            async move { call(CALL, vault.read_mounts(request)).await }
-        }))
-        .await;
+        let answers = match self.via {
+            Some(via) => self.mounts_through(via, namespace).await,
+            None => self.mounts_of_all(namespace).await,
+        };
         let mut votes: BTreeMap<PublicShares, usize> = BTreeMap::new();
-        for ring in answers.into_iter().flatten().flat_map(|answer| answer.keyrings) {
+        for ring in answers.into_iter().flat_map(|answer| answer.keyrings) {
             if ring.id == keyring && ring.epoch == epoch {
                 *votes.entry(public_shares(&ring)).or_default() += 1;
             }
@@ -102,6 +101,17 @@ impl Client {
                     format!("no {} members name the same public shares of keyring {}", self.threshold(), hex(keyring));
                 Failure::new(NOT_ENOUGH_MEMBERS, what)
             })
+    }
+}
+
+impl Client {
+    async fn mounts_of_all(&self, namespace: &str) -> Vec<ReadMountsReply> {
+        let request = ReadMountsRequest { namespace: namespace.to_owned() };
+        let answers = join_all(self.vaults.values().map(|vault| {
+            let (mut vault, request) = (vault.clone(), request.clone());
+            async move { call(CALL, vault.read_mounts(request)).await }
+        }));
+        answers.await.into_iter().flatten().collect()
     }
 }
 
