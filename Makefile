@@ -13,6 +13,8 @@ export ROCKSDB_LIB_DIR := $(ROCKSDB)/lib
 export ROCKSDB_STATIC  := 1
 export PATH := $(TOOLS)/bin:$(PATH)
 export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
+# With what an example needs: `setup` makes it.
+export QUORATE_PYTHON := $(CACHE)/python/bin/python
 
 .PHONY: demo test check lint unit vectors memcheck fuzz asan deny build setup env
 
@@ -79,4 +81,4 @@ setup:
 	@deploy/build/setup "$(CACHE)"
 
 env:
-	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1 QUORATE_BIN="$(QUORATE_BIN)" PATH="$(TOOLS)/bin:$$PATH"'
+	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1 QUORATE_BIN="$(QUORATE_BIN)" QUORATE_PYTHON="$(QUORATE_PYTHON)" PATH="$(TOOLS)/bin:$$PATH"'

@@ -154,6 +154,22 @@ impl Cluster {
         self.connect(self.profile.clone(), identity, source)
     }
 
+    /// A client as the caller `identity` with other pins, or another way to the members.
+    ///
+    /// # Errors
+    /// When there is no such caller.
+    pub fn client_to(&self, profile: Profile, identity: &str) -> anyhow::Result<Client> {
+        self.client_by(profile, identity, CustomerSource::Custodian(self.custodian_as(identity)?))
+    }
+
+    /// The same, with another source of the customer's part.
+    ///
+    /// # Errors
+    /// When there is no such caller.
+    pub fn client_by(&self, profile: Profile, identity: &str, source: CustomerSource) -> anyhow::Result<Client> {
+        self.connect(profile, identity, source)
+    }
+
     /// A client as the administrator.
     ///
     /// # Errors
@@ -188,11 +204,8 @@ impl Cluster {
     /// # Errors
     /// When it cannot be run; how it ended is in the output.
     pub fn cli(&self, identity: &str, arguments: &[&str], input: &[u8]) -> anyhow::Result<Output> {
-        let mut command = Command::new(&self.program);
+        let mut command = self.command(identity, arguments)?;
         command
-            .args(arguments)
-            .env("QUORATE_PROFILE", self.text("/profile")?)
-            .env("QUORATE_IDENTITY", self.text(&format!("/identities/{identity}"))?)
             .env("QUORATE_CUSTODIAN", self.text("/custodian/address")?)
             .env("QUORATE_CUSTODIAN_KEY", self.text("/custodian/key")?)
             .env("QUORATE_CUSTODIAN_IDENTITY", self.text("/custodian/identities/demo")?);
@@ -202,6 +215,23 @@ impl Cluster {
             let _ = stdin.write_all(input);
         }
         Ok(child.wait_with_output()?)
+    }
+
+    /// The same without a custodian, nor anything on standard input.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn cli_without_custodian(&self, identity: &str, arguments: &[&str]) -> anyhow::Result<Output> {
+        Ok(self.command(identity, arguments)?.stdin(Stdio::null()).output()?)
+    }
+
+    fn command(&self, identity: &str, arguments: &[&str]) -> anyhow::Result<Command> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("QUORATE_PROFILE", self.text("/profile")?)
+            .env("QUORATE_IDENTITY", self.text(&format!("/identities/{identity}"))?);
+        Ok(command)
     }
 
     /// What one member says of itself, if it does within a second.
