@@ -36,7 +36,7 @@ async fn a_member_that_lies_is_named_by_every_other_and_no_key_comes_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
-    let cluster = Cluster::start(&Options { environment }).await.unwrap();
+    let cluster = Cluster::start(&Options { environment, ..Options::default() }).await.unwrap();
     let before = keyrings(&cluster).await;
     for (liar, lie, found) in LIES {
         let begin = Instant::now();

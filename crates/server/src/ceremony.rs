@@ -8,40 +8,66 @@ use crate::core::Core;
 use crate::issue::injected;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
-use quorate_crypto::reshare::{Body, Member, Message, Phase};
+use quorate_crypto::reshare::{Body, Member, Message};
 use quorate_crypto::threshold::KeyShare;
 use quorate_state::ceremony::{Session, sessions};
 use quorate_state::command::Command;
 use quorate_state::ids::SessionId;
 use quorate_state::outcome::Outcome;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// What this member need not do again until it restarts.
+#[derive(Default)]
+struct Known {
+    /// The transcript at which it last said what there was to say.
+    said: BTreeMap<SessionId, [u8; 64]>,
+    /// Ceremonies that are over, and whose seed is gone.
+    erased: BTreeSet<SessionId>,
+}
+
 impl Core {
     /// The task of every member: takes part in whatever ceremony the log knows.
     pub(crate) async fn drive_ceremonies(self: Arc<Self>) {
-        let mut seen: BTreeMap<SessionId, [u8; 64]> = BTreeMap::new();
+        let mut known = Known::default();
         loop {
-            if let Err(error) = self.ceremonies_once(&mut seen).await {
-                tracing::warn!(error = error.message, "the ceremony goes on later");
+            if let Err(error) = self.ceremonies_once(&mut known).await {
+                tracing::warn!(error = error.message, "the ceremonies go on later");
             }
             sleep(Duration::from_millis(100)).await;
         }
     }
 
-    async fn ceremonies_once(self: &Arc<Self>, seen: &mut BTreeMap<SessionId, [u8; 64]>) -> Result<(), Failure> {
+    async fn ceremonies_once(self: &Arc<Self>, known: &mut Known) -> Result<(), Failure> {
         for (id, session) in self.read(|store, _| sessions(store))? {
-            if session.ceremony.phase() == Phase::Active || matches!(session.ceremony.phase(), Phase::Aborted(_)) {
-                // The share is in use, or never will be: what it was made from is worth nothing but to a thief.
-                self.erase(&id)?;
-                continue;
+            // One in which this member cannot take part must not keep it from the others.
+            if let Err(error) = self.ceremony_once(&id, &session, known).await {
+                tracing::warn!(session = %id, error = error.message, "the ceremony goes on later");
             }
-            if session.ceremony.awaited().contains(&self.me) && seen.get(&id) != Some(session.ceremony.transcript()) {
-                self.take_part(&id, &session).await?;
-                seen.insert(id, *session.ceremony.transcript());
+        }
+        Ok(())
+    }
+
+    async fn ceremony_once(
+        self: &Arc<Self>,
+        id: &SessionId,
+        session: &Session,
+        known: &mut Known,
+    ) -> Result<(), Failure> {
+        if !session.is_open() {
+            // The share is in use, or never will be: what it was made from is worth nothing but to a thief.
+            if !known.erased.contains(id) {
+                self.erase(id)?;
+                known.erased.insert(*id);
             }
+            return Ok(());
+        }
+        let transcript = *session.ceremony.transcript();
+        if session.ceremony.awaited().contains(&self.me) && known.said.get(id) != Some(&transcript) {
+            self.take_part(id, session).await?;
+            known.said.insert(*id, transcript);
         }
         Ok(())
     }
@@ -106,9 +132,6 @@ impl Core {
     }
 
     fn erase(&self, id: &SessionId) -> Result<(), Failure> {
-        if !self.keys.has_seed(id) {
-            return Ok(());
-        }
         injected("ceremony.erase")?;
         self.keys
             .erase_seed(id)

@@ -195,12 +195,6 @@ impl Keystore {
         share.map(Some).map_err(|_: ShareError| KeystoreError::Content { path: self.folder.path(&name) })
     }
 
-    /// Whether there is a seed of a ceremony.
-    #[must_use]
-    pub fn has_seed(&self, session: &SessionId) -> bool {
-        self.slot(session, "seed").exists()
-    }
-
     /// Erases the seed of a ceremony that is over.
     ///
     /// # Security

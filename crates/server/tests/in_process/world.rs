@@ -175,6 +175,7 @@ impl World {
             keyrings: Vec::new(),
             customer_keys: Vec::new(),
             mounts: Vec::new(),
+            via: None,
         };
         let target = FakeTarget::new(Class::Transactional);
         let authority = Issuer::new(params, pair);
