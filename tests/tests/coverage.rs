@@ -126,9 +126,12 @@ fn resource_of(kind: Kind) -> Resource {
         Kind::PutTarget => Resource::Target("db".to_owned()),
         Kind::PutRole | Kind::DeleteRole | Kind::IssueLease => Resource::Role("reader".to_owned()),
         Kind::RenewLease | Kind::RevokeLease | Kind::ReadLease => Resource::Lease(LeaseId([7; 16])),
-        Kind::BeginKeyGeneration | Kind::ReadPolicies | Kind::ReadRoles | Kind::ListLeases | Kind::ReadStatus => {
-            Resource::Cluster
-        }
+        Kind::BeginKeyGeneration
+        | Kind::SetClientRoots
+        | Kind::ReadPolicies
+        | Kind::ReadRoles
+        | Kind::ListLeases
+        | Kind::ReadStatus => Resource::Cluster,
     }
 }
 

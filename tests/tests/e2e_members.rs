@@ -111,7 +111,7 @@ async fn bears_f_down(cluster: &Cluster, lease: bool) {
     // One more than a cluster bears.
     let last = rest[0];
     cluster.node(last).unwrap().kill().await.unwrap();
-    let impatient = cluster.client("demo").unwrap().with_timeout(Duration::from_secs(4));
+    let impatient = cluster.client("demo").unwrap().with_timeout(Duration::from_secs(2));
     let what = format!("{} of {n} down", f + 1);
     let failure = refused(&what, &["not_enough_members"], impatient.get(NAMESPACE, "app/demo/before", None).await);
     assert!(

@@ -20,7 +20,9 @@ pub use profile::{Member, PinnedMount, Profile, ProfileError};
 
 use crate::MAX_OPEN_REPLY;
 use crate::net::Net;
-use crate::status::{BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_ENOUGH_MEMBERS, Retry, UNREACHABLE};
+use crate::status::{
+    BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_ENOUGH_MEMBERS, Retry, UNAUTHENTICATED, UNREACHABLE,
+};
 use crate::tls::{CLIENT, connect_over};
 use crate::vault::vault_client::VaultClient;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -163,11 +165,23 @@ impl Client {
         let unanswered = answer.as_ref().is_err_and(|failure| matches!(failure.code, UNREACHABLE | DEADLINE));
         let mut silent = lock(&self.silent);
         if unanswered {
-            silent.insert(member, Instant::now())
+            silent.insert(member, Instant::now());
         } else {
-            silent.remove(&member)
-        };
-        answer
+            silent.remove(&member);
+        }
+        answer.map_err(|failure| self.unless_ended(failure))
+    }
+
+    /// A server that refuses a certificate breaks the connection off, and the reason is lost on the way. When the caller's own has
+    /// ended, that is the reason, and trying again is of no use.
+    fn unless_ended(&self, failure: Failure) -> Failure {
+        match self.identity.valid() {
+            Some((_, to)) if failure.code == UNREACHABLE && to < self.now() => {
+                let who = self.identity.principal();
+                Failure::new(UNAUTHENTICATED, format!("the certificate of {who} ended at {to} ms since 1970"))
+            }
+            _ => failure,
+        }
     }
 
     fn threshold(&self) -> usize {

@@ -7,27 +7,32 @@
 //! | custodian | the customer's certificate, pinned by clients | chains to the customer's own CA |
 //!
 //! A member certificate is self-signed, so it leads to no CA and is never a client; a client's key is no member's, so it
-//! is never a peer. The provider is handed to every configuration: nothing is installed for the whole process.
+//! is never a peer. An administrator's key is admitted on the client port too, by pin, for the one request that no client can
+//! bring any more when all their certificates have ended ([`Callers`]); it is no client's. The provider is handed to every configuration: nothing is installed for the whole process.
 //!
 //! Sessions are not resumed: a resumed one would skip the check of the certificate, and so outlive a change of pins.
 
 mod accept;
+mod callers;
 mod connect;
 mod pin;
 
 pub use accept::{Accepted, ClientChain, PeerKey, accept_clients, accept_peers};
+pub use callers::Callers;
 pub use connect::{CLIENT, KeepAlive, PEER, connect, connect_over};
 pub use pin::{PinnedClient, PinnedServer, Pins, ed25519_key};
 
 use quorate_crypto::identity::SigningKey;
-use rustls::client::Resumption;
+use quorate_state::ids::Millis;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::sync::Arc;
+use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use std::sync::{Arc, PoisonError, RwLock};
+use time::OffsetDateTime;
 use zeroize::Zeroize as _;
 
 /// Why no TLS configuration came of what was given.
@@ -45,6 +50,9 @@ pub enum TlsError {
     /// The address is not `host:port`.
     #[error("{0:?} is not an address: expected host:port")]
     Address(String),
+    /// A time that can't stand in a certificate.
+    #[error("a certificate cannot be valid beyond the year 9999")]
+    Time,
     /// The name can't stand in a certificate.
     #[error("the certificate could not be made: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -53,12 +61,38 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// A certificate chain and its key, to be shown to the other side.
+/// A certificate chain and its key, to be shown to the other side. Clones are handles to the same: what [`TlsIdentity::renew`] puts
+/// in its place, all of them show in their next handshake.
 #[derive(Debug, Clone)]
-pub struct TlsIdentity(Arc<CertifiedKey>);
+pub struct TlsIdentity(Arc<Shown>);
+
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    fn now(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.now())
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.now())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
 
 impl TlsIdentity {
-    /// A member's: self-signed over its identity key, without an end, since it is the key that is pinned.
+    /// A self-signed one over a key that the other side pins, without an end.
     ///
     /// # Security
     /// The key also signs transcripts. The two never meet: what TLS 1.3 signs begins with 64 spaces (RFC 8446 section
@@ -67,7 +101,31 @@ impl TlsIdentity {
     /// # Errors
     /// [`TlsError::Certificate`] when `name` is no DNS name.
     pub fn self_signed(key: &SigningKey, name: &str) -> Result<Self, TlsError> {
+        Self::wrap(key, name, rcgen::CertificateParams::new(vec![name.to_owned()])?)
+    }
+
+    /// A member's: the same, with a beginning and an end, in milliseconds since 1970.
+    ///
+    /// Whoever pins the key does not look at them, and must not: they prove nothing that the handshake does not prove, and a member
+    /// whose clock is wrong is not to be cut off. They are for what stands between, which may look at dates.
+    ///
+    /// # Security
+    /// As [`TlsIdentity::self_signed`].
+    ///
+    /// # Errors
+    /// [`TlsError::Certificate`] when `name` is no DNS name, [`TlsError::Time`] when a time is beyond the year 9999.
+    pub fn self_signed_for(key: &SigningKey, name: &str, (from, to): (Millis, Millis)) -> Result<Self, TlsError> {
         let mut params = rcgen::CertificateParams::new(vec![name.to_owned()])?;
+        (params.not_before, params.not_after) = (moment(from)?, moment(to)?);
+        Self::wrap(key, name, params)
+    }
+
+    /// Shows what `fresh` shows from the next handshake on; connections that stand are not touched.
+    pub fn renew(&self, fresh: &Self) {
+        *self.0.0.write().unwrap_or_else(PoisonError::into_inner) = fresh.0.now();
+    }
+
+    fn wrap(key: &SigningKey, name: &str, mut params: rcgen::CertificateParams) -> Result<Self, TlsError> {
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let mut pkcs8 = pkcs8(key);
         let pair = rcgen::KeyPair::try_from(&pkcs8)?;
@@ -89,18 +147,23 @@ impl TlsIdentity {
         let mut pkcs8 = pkcs8(key);
         let signer = aws_lc_rs::sign::any_eddsa_type(&pkcs8);
         pkcs8.zeroize();
-        Ok(Self(Arc::new(CertifiedKey::new(chain, signer?))))
+        Ok(Self(Arc::new(Shown(RwLock::new(Arc::new(CertifiedKey::new(chain, signer?)))))))
     }
 
     /// The chain, DER, leaf first.
     #[must_use]
     pub fn chain(&self) -> Vec<Vec<u8>> {
-        self.0.cert.iter().map(|c| c.to_vec()).collect()
+        self.0.now().cert.iter().map(|c| c.to_vec()).collect()
     }
 
-    fn resolver(&self) -> Arc<SingleCertAndKey> {
-        Arc::new(SingleCertAndKey::from(Arc::clone(&self.0)))
+    fn resolver(&self) -> Arc<Shown> {
+        Arc::clone(&self.0)
     }
+}
+
+fn moment(ms: Millis) -> Result<OffsetDateTime, TlsError> {
+    let seconds = i64::try_from(ms / 1_000).map_err(|_| TlsError::Time)?;
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| TlsError::Time)
 }
 
 /// RFC 8410 section 7, version 1: a fixed head and the seed.
@@ -136,22 +199,22 @@ pub fn peer_server_config(identity: &TlsIdentity, pins: Pins) -> Result<Arc<Serv
     Ok(finish_server(config))
 }
 
-/// The client port of a node, and the port of a custodian: only certificates that lead to one of `client_roots` (DER).
+/// The port of a custodian: only certificates that lead to one of `client_roots` (DER).
 ///
 /// # Errors
 /// [`TlsError::Roots`], [`TlsError::Rustls`].
 pub fn api_server_config(identity: &TlsIdentity, client_roots: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for root in client_roots {
-        roots.add(CertificateDer::from(root.clone())).map_err(|why| TlsError::Roots(why.to_string()))?;
-    }
-    let provider = provider();
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .build()
-        .map_err(|why| TlsError::Roots(why.to_string()))?;
-    let config = ServerConfig::builder_with_provider(provider)
+    callers_server_config(identity, Arc::new(Callers::new(client_roots, Vec::new())?))
+}
+
+/// The client port of a node: whom `callers` admit in the moment of the handshake.
+///
+/// # Errors
+/// [`TlsError::Rustls`].
+pub fn callers_server_config(identity: &TlsIdentity, callers: Arc<Callers>) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(callers)
         .with_cert_resolver(identity.resolver());
     Ok(finish_server(config))
 }

@@ -10,12 +10,13 @@
 mod support;
 
 use futures::StreamExt as _;
+use quorate_api::client::Identity;
 use quorate_api::tls::{
-    ClientChain, PeerKey, TlsIdentity, accept_clients, accept_peers, api_server_config, client_config,
-    peer_server_config, provider,
+    Callers, ClientChain, PeerKey, TlsIdentity, accept_clients, accept_peers, api_server_config, callers_server_config,
+    client_config, peer_server_config, provider,
 };
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, NamedGroup, ProtocolVersion};
+use rustls::{ClientConfig, NamedGroup, ProtocolVersion, ServerConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,10 @@ async fn peer_port() -> (SocketAddr, tokio::sync::mpsc::Receiver<PeerKey>) {
 }
 
 async fn client_port(roots: &[Vec<u8>]) -> (SocketAddr, tokio::sync::mpsc::Receiver<ClientChain>) {
-    let config = api_server_config(&member(1), roots).unwrap();
+    serve_clients(api_server_config(&member(1), roots).unwrap()).await
+}
+
+async fn serve_clients(config: Arc<ServerConfig>) -> (SocketAddr, tokio::sync::mpsc::Receiver<ClientChain>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (tx, rx) = tokio::sync::mpsc::channel(8);
@@ -132,6 +136,73 @@ async fn the_client_port_admits_chains_to_its_roots_only() {
     assert!(enter(address, expecting(&member(2), 1)).await.is_err(), "a member's certificate");
     assert!(enter(address, expecting(identity(&others, 9).tls(), 1)).await.is_err(), "another authority's");
     assert!(admitted.try_recv().is_err());
+}
+
+/// Whom a client port admits changes while it is open; an administrator's key is one that it admits, by pin.
+#[tokio::test]
+async fn callers_change_while_the_port_is_open() {
+    let (old, new, administrator) = (ca("clients"), ca("clients"), key(40));
+    let admit = |roots: &[&support::Ca], keys: &[u8]| {
+        let roots: Vec<Vec<u8>> = roots.iter().map(|ca| ca.der.clone()).collect();
+        (roots, keys.iter().map(|seed| key(*seed).verify_key().0).collect::<Vec<_>>())
+    };
+    let (roots, keys) = admit(&[&old], &[40]);
+    let callers = Arc::new(Callers::new(&roots, keys).unwrap());
+    let config = callers_server_config(&member(1), Arc::clone(&callers)).unwrap();
+    let (address, mut admitted) = serve_clients(config).await;
+
+    let (before, after) = (identity(&old, 9), identity(&new, 9));
+    let own = Identity::administrator(administrator).unwrap();
+    enter(address, expecting(before.tls(), 1)).await.expect("a caller of the first CA");
+    enter(address, expecting(own.tls(), 1)).await.expect("an administrator");
+    assert!(enter(address, expecting(after.tls(), 1)).await.is_err(), "a caller of a CA that is not there yet");
+    let other = Identity::administrator(key(41)).unwrap();
+    assert!(enter(address, expecting(other.tls(), 1)).await.is_err(), "a key that is no administrator's");
+
+    let (roots, keys) = admit(&[&new], &[41]);
+    callers.replace(&roots, keys).unwrap();
+    assert!(callers.replace(&[vec![1, 2, 3]], Vec::new()).is_err(), "what is no root changes nothing");
+    enter(address, expecting(after.tls(), 1)).await.expect("a caller of the second CA");
+    enter(address, expecting(other.tls(), 1)).await.expect("another administrator");
+    assert!(enter(address, expecting(before.tls(), 1)).await.is_err(), "a caller of the first CA");
+    assert!(enter(address, expecting(own.tls(), 1)).await.is_err(), "who is no administrator any more");
+    for expected in [before.chain(), own.chain(), after.chain(), other.chain()] {
+        assert_eq!(*admitted.recv().await.unwrap().0, expected);
+    }
+}
+
+/// An administrator's key under a chain of somebody's making is a client's affair, and led by no CA of ours.
+#[tokio::test]
+async fn an_administrator_is_admitted_by_its_own_certificate_alone() {
+    let clients = ca("clients");
+    let callers = Callers::new(std::slice::from_ref(&clients.der), vec![key(40).verify_key().0]).unwrap();
+    let config = callers_server_config(&member(1), Arc::new(callers)).unwrap();
+    let (address, _admitted) = serve_clients(config).await;
+    let others = ca("others");
+    let chain = vec![certificate(&others, &key(40), "spiffe://a/b"), others.der.clone()];
+    let posing = TlsIdentity::from_chain(chain, &key(40)).unwrap();
+    assert!(enter(address, expecting(&posing, 1)).await.is_err());
+}
+
+/// Every handle shows the new certificate, in servers and in clients; who pins the key does not notice.
+#[tokio::test]
+async fn a_member_s_certificate_is_renewed_under_what_uses_it() {
+    const DAY: u64 = 86_400_000;
+    let dated = |from: u64| TlsIdentity::self_signed_for(&key(1), "node-1", (from, from + 90 * DAY)).unwrap();
+    // It has ended long ago: dates are not what is relied on.
+    let shown = dated(10_000 * DAY);
+    let first = shown.chain();
+    let pinned = key(2).verify_key().0;
+    let config = peer_server_config(&shown, Arc::new(move |k: &[u8; 32]| *k == pinned)).unwrap();
+    let (address, _admitted) = serve_clients(config).await;
+    let served = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let standing = enter(address, expecting(&member(2), 1)).await.unwrap();
+    assert_eq!(served(&standing), first[0]);
+    shown.renew(&dated(20_000 * DAY));
+    assert_ne!(shown.chain(), first);
+    let next = enter(address, expecting(&member(2), 1)).await.unwrap();
+    assert_eq!(served(&next), shown.chain()[0], "a new handshake shows the new certificate");
+    assert_eq!(served(&standing), first[0], "a connection that stands is not touched");
 }
 
 /// The certificate of one key with the signature of another.

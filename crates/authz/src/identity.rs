@@ -4,9 +4,11 @@
 //! or ECDSA on P-256.
 //!
 //! What is not checked, and why: revocation lists, because certificates are short-lived and
-//! [`quorate_state::change::Change::BlockIdentity`] ends an identity at one log index on every node; the end of a *root*
-//! certificate, because a trust anchor is a name and a key (RFC 5280 section 6.1.1) and its end would lock everybody out at
-//! once.
+//! [`quorate_state::change::Change::BlockIdentity`] ends an identity at one log index on every node.
+//!
+//! The end of a *root* certificate counts, though RFC 5280 (section 6.1.1) would let a trust anchor be a name and a key for ever: a
+//! CA that was forgotten is not to admit callers for ever. It locks everybody out at once, so members say it a month ahead, and the
+//! way back needs no client ([`crate::mandate`]).
 
 use crate::spiffe::{BadSpiffeId, SpiffeId};
 use core::time::Duration;
@@ -117,31 +119,38 @@ pub enum AuthenticationError {
         /// The cluster's.
         expected: String,
     },
+    /// The certificate of the client CA has ended, and with it whatever it issued.
+    #[error("the client CA's own certificate ended at {not_after} ms since 1970")]
+    RootExpired {
+        /// When it ended.
+        not_after: Millis,
+    },
     /// The cluster's own roots cannot be used: nobody is admitted until they are mended.
     #[error("client CA certificate {0} of the cluster is malformed")]
     Root(usize),
 }
 
 impl AuthenticationError {
-    /// A name for audit records and metrics. Stable.
+    /// The code that the caller is told: of the family `unauthenticated`, with the cause. Stable.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::ChainLength(_) => "chain-length",
-            Self::Malformed => "certificate-malformed",
-            Self::NotYetValid { .. } => "certificate-not-yet-valid",
-            Self::Expired { .. } => "certificate-expired",
-            Self::UnknownIssuer => "unknown-issuer",
-            Self::Signature => "certificate-signature",
-            Self::SignatureAlgorithm => "certificate-signature-algorithm",
-            Self::Usage => "certificate-usage",
-            Self::CaAsCaller => "ca-as-caller",
-            Self::Chain(_) => "certificate-chain",
-            Self::KeyType => "key-type",
-            Self::SpiffeIds(_) => "spiffe-id-count",
-            Self::SpiffeId(_) => "spiffe-id-malformed",
-            Self::TrustDomain { .. } => "trust-domain",
-            Self::Root(_) => "client-root-malformed",
+            Self::ChainLength(_) => "unauthenticated_chain_length",
+            Self::Malformed => "unauthenticated_certificate_malformed",
+            Self::NotYetValid { .. } => "unauthenticated_certificate_not_yet_valid",
+            Self::Expired { .. } => "unauthenticated_certificate_expired",
+            Self::UnknownIssuer => "unauthenticated_unknown_issuer",
+            Self::Signature => "unauthenticated_certificate_signature",
+            Self::SignatureAlgorithm => "unauthenticated_certificate_signature_algorithm",
+            Self::Usage => "unauthenticated_certificate_usage",
+            Self::CaAsCaller => "unauthenticated_ca_as_caller",
+            Self::Chain(_) => "unauthenticated_certificate_chain",
+            Self::KeyType => "unauthenticated_key_type",
+            Self::SpiffeIds(_) => "unauthenticated_spiffe_id_count",
+            Self::SpiffeId(_) => "unauthenticated_spiffe_id_malformed",
+            Self::TrustDomain { .. } => "unauthenticated_trust_domain",
+            Self::RootExpired { .. } => "unauthenticated_client_ca_expired",
+            Self::Root(_) => "unauthenticated_client_root_malformed",
         }
     }
 }
@@ -171,7 +180,10 @@ pub fn authenticate(chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Resu
         .verify_for_usage(SIGNATURES, &anchors, &intermediates, time, KeyUsage::client_auth(), None, None)
         .map_err(from_webpki)?;
 
-    let mut not_after = Millis::MAX;
+    let mut not_after = end_of_anchor(path.anchor(), &anchors, &roots.certificates);
+    if not_after < now {
+        return Err(AuthenticationError::RootExpired { not_after });
+    }
     for issuer in path.intermediate_certificates() {
         let der = issuer.der();
         let issuer = parse(&der)?;
@@ -194,6 +206,50 @@ pub fn authenticate(chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Resu
 fn anchors<'a>(roots: &'a [CertificateDer<'a>]) -> Result<Vec<TrustAnchor<'a>>, AuthenticationError> {
     let anchor = |(at, root)| anchor_from_trusted_cert(root).map_err(|_| AuthenticationError::Root(at));
     roots.iter().enumerate().map(anchor).collect()
+}
+
+/// When the root that a path leads to ends: the last of those of its name and key, so that a CA can have its certificate renewed.
+fn end_of_anchor(anchor: &TrustAnchor<'_>, anchors: &[TrustAnchor<'_>], roots: &[Vec<u8>]) -> Millis {
+    let same = |(other, _): &(&TrustAnchor<'_>, _)| {
+        other.subject == anchor.subject && other.subject_public_key_info == anchor.subject_public_key_info
+    };
+    anchors.iter().zip(roots).filter(same).filter_map(|(_, der)| root_end(der)).max().unwrap_or(0)
+}
+
+/// How long ahead the end of what is valid from `from` to `to` is told: 30 days, or a third of what lives shorter than three times as
+/// long, so that nobody is told of what is young.
+#[must_use]
+pub fn told_ahead(from: Millis, to: Millis) -> Millis {
+    const AHEAD: Millis = 30 * 86_400_000;
+    AHEAD.min(to.saturating_sub(from) / 3)
+}
+
+/// The last millisecond of a CA certificate, DER; nothing when it is none.
+#[must_use]
+pub fn root_end(der: &[u8]) -> Option<Millis> {
+    parse(der).ok().map(|root| end_of(&root))
+}
+
+/// The first second of a CA certificate, DER, in milliseconds; nothing when it is none.
+#[must_use]
+pub fn root_begin(der: &[u8]) -> Option<Millis> {
+    let root = parse(der).ok()?;
+    Some(Millis::try_from(root.validity().not_before.timestamp()).unwrap_or(0).saturating_mul(1_000))
+}
+
+/// Whether a certificate can be a root: a CA's, for signing certificates, with a key that chains may be signed with.
+pub(crate) fn root_is_usable(der: &[u8]) -> bool {
+    /// The algorithm of an ECDSA key on P-256 (RFC 5480 section 2.1.1), as a key info begins.
+    const P256: [u8; 23] =
+        [0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+    if der.len() > MAX_CERTIFICATE || anchor_from_trusted_cert(&CertificateDer::from(der)).is_err() {
+        return false;
+    }
+    let Ok(root) = parse(der) else { return false };
+    let key = root.public_key().raw;
+    root.is_ca()
+        && check_key_usage(&root, Place::Issuer).is_ok()
+        && (key.starts_with(&ED25519_SPKI) || key.starts_with(&P256))
 }
 
 /// What only the second parser shows. It sees bytes whose signature the first one has verified.

@@ -6,6 +6,8 @@
 //! certificate chain --authenticate--> Principal --Authority::authorize--> Grant
 //! ```
 //!
+//! One thing goes another way, because it is what mends the first step: new client CAs, by [`Mandate`] of the administrators.
+//!
 //! A [`Principal`] is a name and a key that the cluster's client CA vouches for at a given time; a [`Grant`] is the right of
 //! one principal to one operation on one resource. Whatever executes an operation takes a `Grant`, so that an operation
 //! that nobody authorised does not compile.
@@ -19,9 +21,11 @@
 
 pub mod identity;
 pub mod initial;
+pub mod mandate;
 mod model;
 pub mod policy;
 pub mod spiffe;
 
-pub use identity::{AuthenticationError, Principal, authenticate};
+pub use identity::{AuthenticationError, Principal, authenticate, root_begin, root_end, told_ahead};
+pub use mandate::{Mandate, bearer_name, check_client_roots};
 pub use policy::{Authority, Denial, Facts, Grant, LeaseFacts, PolicyError, validate};

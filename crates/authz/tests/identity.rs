@@ -13,7 +13,7 @@ mod support;
 use quorate_authz::AuthenticationError as E;
 use quorate_authz::identity::{MAX_CERTIFICATE, MAX_CHAIN};
 use quorate_authz::spiffe::BadSpiffeId;
-use quorate_authz::{Principal, authenticate};
+use quorate_authz::{Principal, authenticate, root_begin, root_end, told_ahead};
 use quorate_state::genesis::ClientRoots;
 use quorate_state::ids::Millis;
 use rcgen::{
@@ -264,4 +264,39 @@ fn codes_are_distinct_labels() {
     for code in codes {
         assert_eq!(quorate_state::ids::check_label(code), Ok(()), "{code}");
     }
+}
+
+#[test]
+fn a_root_that_has_ended_admits_nobody() {
+    let mut params = ca_params("client root");
+    params.not_after = date_time_ymd(2026, 6, 20);
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let ca = CertifiedIssuer::self_signed(params, key).unwrap();
+    let chain = [issue(&ca, &leaf_params(&[ALICE]))];
+    let roots = roots(&ca);
+    let end = BEGIN + 19 * 86_400_000;
+    assert_eq!(root_end(ca.der()), Some(end + 999));
+    assert_eq!(root_begin(ca.der()), Some(BEGIN));
+    let principal = authenticate(&chain, &roots, end + 999).unwrap();
+    assert_eq!(principal.not_after(), end + 999, "nobody is admitted beyond the end of the root");
+    assert_eq!(authenticate(&chain, &roots, end + 1_000), Err(E::RootExpired { not_after: end + 999 }));
+    assert_eq!(E::RootExpired { not_after: 0 }.code(), "unauthenticated_client_ca_expired");
+
+    // The same CA with a certificate that was renewed: a chain leads to either, and the later end counts.
+    let mut renewed = ca_params("client root");
+    renewed.not_after = date_time_ymd(2027, 6, 20);
+    let renewed = renewed.self_signed(ca.key()).unwrap().der().to_vec();
+    for certificates in [[renewed.clone(), roots.certificates[0].clone()], [roots.certificates[0].clone(), renewed]] {
+        let both = ClientRoots { certificates: certificates.to_vec(), ..roots.clone() };
+        assert!(authenticate(&chain, &both, end + 1_000).is_ok());
+    }
+}
+
+#[test]
+fn an_end_is_told_a_month_ahead() {
+    const DAY: Millis = 86_400_000;
+    assert_eq!(told_ahead(0, 3_650 * DAY), 30 * DAY);
+    assert_eq!(told_ahead(0, 90 * DAY), 30 * DAY);
+    assert_eq!(told_ahead(0, 9 * DAY), 3 * DAY);
+    assert_eq!(told_ahead(9, 0), 0);
 }

@@ -2,12 +2,16 @@
 //!
 //! The key lies in a file sealed by a passphrase, is open while it signs, and never on a node or custodian.
 
+use crate::duration::instant;
 use crate::files;
+use crate::output::progress;
 use crate::passphrase::Passphrases;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use quorate_api::tls::ed25519_key;
 use quorate_authz::spiffe::SpiffeId;
+use quorate_authz::{root_begin, root_end, told_ahead};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_server::env::Env;
@@ -21,10 +25,10 @@ use std::path::Path;
 use time::OffsetDateTime;
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// How long a CA certificate says it is valid. Its end is not what is relied on: a root is a name and a key.
-const CA_LIFE: Millis = 10 * 365 * 86_400_000;
+/// How long a CA is valid when nobody says.
+pub(crate) const CA_LIFE: Millis = 10 * 365 * 86_400_000;
 /// How far clocks may differ.
-const SKEW: Millis = 60_000;
+pub(crate) const SKEW: Millis = 60_000;
 
 /// A CA in a folder: `<name>.key`, sealed, and `<name>.pem`.
 pub(crate) struct Authority {
@@ -38,12 +42,13 @@ impl Authority {
         folder: &Path,
         name: &str,
         trust_domain: &str,
+        life: Millis,
         passphrases: &Passphrases,
         env: &Env,
     ) -> anyhow::Result<Self> {
         let key = SigningKey::generate(&mut env.rng());
         let pair = key_pair(&key)?;
-        let params = ca_params(name, trust_domain, env.clock.wall())?;
+        let params = ca_params(name, trust_domain, env.clock.wall(), life)?;
         let certificate = params.self_signed(&pair)?;
         let what = format!("the key of the CA ({name}.key)");
         let sealed = passphrases.seal(name, &what, key.seed().expose(), &mut env.rng())?;
@@ -58,19 +63,39 @@ impl Authority {
         name: &str,
         trust_domain: &str,
         passphrases: &Passphrases,
+        env: &Env,
     ) -> anyhow::Result<Self> {
         let key = signing_key(&passphrases.open(name, &folder.join(format!("{name}.key")))?)?;
         let path = folder.join(format!("{name}.pem"));
         let certificate = quorate_api::client::certificates(&files::read(&path)?)?.pop();
         let certificate = certificate.with_context(|| format!("{} holds no certificate", path.display()))?;
+        if ed25519_key(&certificate.as_slice().into()) != Some(key.verify_key().0) {
+            anyhow::bail!("{} is not the certificate of {name}.key beside it", path.display());
+        }
         // Only the name and the key count for what it issues.
-        let params = ca_params(name, trust_domain, 0)?;
-        Ok(Self { certificate, issuer: Issuer::new(params, key_pair(&key)?) })
+        let params = ca_params(name, trust_domain, 0, CA_LIFE)?;
+        let opened = Self { certificate, issuer: Issuer::new(params, key_pair(&key)?) };
+        opened.warn(&path.display().to_string(), env.clock.wall());
+        Ok(opened)
     }
 
     /// The CA's certificate, DER.
     pub(crate) fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// Tells people when it ends soon, or has.
+    fn warn(&self, name: &str, now: Millis) {
+        let (Some(from), Some(to)) = (root_begin(&self.certificate), root_end(&self.certificate)) else { return };
+        if to < now {
+            progress(format_args!(
+                "warning: {name} has ended on {}: nobody is admitted with what it issues; make another one with \
+                 `quorate client-ca replace`, or whoever's CA it is",
+                instant(to)
+            ));
+        } else if to - now < told_ahead(from, to) {
+            progress(format_args!("warning: {name} ends on {}, and with it whatever it has issued", instant(to)));
+        }
     }
 
     /// Issues an identity: a fresh key and a certificate for `id`, as the PEM file that clients load.
@@ -103,13 +128,13 @@ pub(crate) fn signing_key(seed: &SecretVec) -> anyhow::Result<SigningKey> {
     Ok(SigningKey::from_seed(&seed))
 }
 
-fn ca_params(name: &str, trust_domain: &str, now: Millis) -> anyhow::Result<CertificateParams> {
+fn ca_params(name: &str, trust_domain: &str, now: Millis, life: Millis) -> anyhow::Result<CertificateParams> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, format!("Quorate {name} of {trust_domain}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    (params.not_before, params.not_after) = (moment(now.saturating_sub(SKEW))?, moment(now.saturating_add(CA_LIFE))?);
+    (params.not_before, params.not_after) = (moment(now.saturating_sub(SKEW))?, moment(now.saturating_add(life))?);
     Ok(params)
 }
 

@@ -4,7 +4,8 @@ use crate::connection::Connection;
 use crate::output::Format;
 use crate::passphrase::Passphrases;
 use crate::{
-    audit, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret, status, target,
+    audit, client_ca, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret, status,
+    target,
 };
 use clap::{Parser, Subcommand};
 
@@ -37,9 +38,12 @@ enum Command {
     /// Make the cluster's keyrings.
     #[command(subcommand)]
     Keyring(keyring::Command),
-    /// Issue, block and unblock callers.
+    /// Issue, renew, block and unblock callers.
     #[command(subcommand)]
     Identity(identity::Command),
+    /// Replace the CA of callers, by the administrators' word alone.
+    #[command(subcommand)]
+    ClientCa(client_ca::Command),
     /// The customer's side: keys, the custodian itself, freezing it.
     #[command(subcommand)]
     Custodian(custodian::Command),
@@ -99,6 +103,7 @@ impl Cli {
             Command::Node(node) => node::run(&node).await,
             Command::Keyring(command) => keyring::run(command, &connection, &passphrases, output).await,
             Command::Identity(command) => identity::run(command, &connection, &passphrases, output).await,
+            Command::ClientCa(command) => client_ca::run(command, &connection, &passphrases, output).await,
             Command::Custodian(command) => custodian::run(command, &connection, &passphrases, output).await,
             Command::CustomerKey(command) => mount::customer_key(command, &connection, &passphrases, output).await,
             Command::Namespace(command) => mount::namespace(command, &connection, output).await,

@@ -1,15 +1,19 @@
 //! How a command reaches the cluster, and the customer's part: the global client options.
 
+use crate::duration::instant;
 use crate::failure::Stop;
 use crate::operator::load_profile;
+use crate::output::progress;
 use crate::passphrase::Passphrases;
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
 use quorate_api::net::Tcp;
+use quorate_authz::told_ahead;
 use quorate_crypto::customer::CustomerSecret;
 use quorate_server::env::Env;
 use quorate_state::ids::{Millis, parse_hex};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Purpose of a customer's sealed fragment.
@@ -85,10 +89,20 @@ impl Connection {
 
     /// A client of some or all members.
     pub(crate) fn connect(&self, profile: Profile, source: CustomerSource) -> anyhow::Result<Client> {
+        self.connect_as(self.identity()?, profile, source)
+    }
+
+    /// The same as somebody else than the options name.
+    pub(crate) fn connect_as(
+        &self,
+        identity: Identity,
+        profile: Profile,
+        source: CustomerSource,
+    ) -> anyhow::Result<Client> {
         let env = Env::system();
         let clock = Arc::clone(&env.clock);
         let seams = Seams { rng: Box::new(env.rng()), clock: Arc::new(move || clock.wall()), net: Arc::new(Tcp) };
-        let client = Client::new(profile, self.identity()?, source, seams)?;
+        let client = Client::new(profile, identity, source, seams)?;
         Ok(match self.timeout {
             Some(ms) => client.with_timeout(Duration::from_millis(ms)),
             None => client,
@@ -104,12 +118,16 @@ impl Connection {
         let path = self.custodian_identity.as_deref();
         let path = path.ok_or_else(|| missing("identity for the custodian (--custodian-identity)"))?;
         let identity = load_identity(path)?;
+        warn_of_end(path, &identity, Env::system().clock.wall());
         Ok(Custodian::new(address, key, identity.tls())?)
     }
 
     fn identity(&self) -> anyhow::Result<Identity> {
         let missing = || Stop::configuration("nobody is calling: give --identity FILE, or set QUORATE_IDENTITY");
-        load_identity(self.identity.as_deref().ok_or_else(missing)?)
+        let path = self.identity.as_deref().ok_or_else(missing)?;
+        let identity = load_identity(path)?;
+        warn_of_end(path, &identity, Env::system().clock.wall());
+        Ok(identity)
     }
 
     fn open_fragment(&self, path: &Path) -> anyhow::Result<CustomerSecret> {
@@ -127,10 +145,49 @@ pub(crate) fn open_fragment(path: &Path, passphrases: &Passphrases) -> anyhow::R
     })
 }
 
-fn load_identity(path: &Path) -> anyhow::Result<Identity> {
+/// Reads an identity.
+pub(crate) fn load_identity(path: &Path) -> anyhow::Result<Identity> {
     Identity::load(path).map_err(|why| {
         let why = why.to_string();
         let name = path.display().to_string();
         Stop::configuration(if why.starts_with(&name) { why } else { format!("{name}: {why}") })
     })
+}
+
+/// Tells whoever calls that the certificate has ended, or ends soon: a month ahead, or a third of its life.
+fn warn_of_end(path: &Path, identity: &Identity, now: Millis) {
+    // One command may make several clients.
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let Some(line) = identity.valid().and_then(|valid| end_of(valid, now)) else { return };
+    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+        progress(format_args!(
+            "warning: {}: the certificate {line}; `quorate identity renew` renews it",
+            path.display()
+        ));
+    }
+}
+
+fn end_of((from, to): (Millis, Millis), now: Millis) -> Option<String> {
+    match to.checked_sub(now) {
+        None => Some(format!("ended on {}", instant(to))),
+        Some(left) if left < told_ahead(from, to) => Some(format!("ends on {}", instant(to))),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_thirty_days_ahead() {
+        const DAY: Millis = 86_400_000;
+        let year = (1_000 * DAY, 1_365 * DAY);
+        assert_eq!(end_of(year, 1_335 * DAY), None);
+        assert_eq!(end_of(year, 1_335 * DAY + 1).as_deref(), Some("ends on 1973-09-27 00:00:00Z"));
+        assert_eq!(end_of(year, 1_365 * DAY + 1).as_deref(), Some("ended on 1973-09-27 00:00:00Z"));
+        let day = (1_000 * DAY, 1_001 * DAY);
+        assert_eq!(end_of(day, 1_000 * DAY), None, "what lives for a day is not told of when it is young");
+        assert!(end_of(day, 1_001 * DAY - DAY / 3 + 1).is_some(), "but when two thirds of it are over");
+    }
 }

@@ -1,6 +1,6 @@
 //! `quorate init`: the beginning of a cluster, made by its operator from the members' cards. No node is asked or needed.
 
-use crate::authority::Authority;
+use crate::authority::{Authority, CA_LIFE};
 use crate::failure::Stop;
 use crate::files;
 use crate::member::Card;
@@ -60,7 +60,7 @@ impl Init {
         let operator = Operator(self.out.clone());
         files::private_folder(&operator.0)?;
 
-        let authority = Authority::create(&operator.0, CLIENT_CA, &self.trust_domain, passphrases, env)?;
+        let authority = Authority::create(&operator.0, CLIENT_CA, &self.trust_domain, CA_LIFE, passphrases, env)?;
         let keys = (1..=self.administrators)
             .map(|n| {
                 let key = SigningKey::generate(&mut env.rng());

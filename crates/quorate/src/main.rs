@@ -6,6 +6,7 @@
 mod audit;
 mod authority;
 mod cli;
+mod client_ca;
 mod connection;
 mod custodian;
 mod dev;

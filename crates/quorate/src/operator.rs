@@ -79,7 +79,7 @@ impl Operator {
     ) -> anyhow::Result<(SpiffeId, Zeroizing<String>)> {
         let trust_domain = self.genesis()?.client_roots.trust_domain;
         let id = identity(&trust_domain, path)?;
-        let authority = Authority::open(&self.0, CLIENT_CA, &trust_domain, passphrases)?;
+        let authority = Authority::open(&self.0, CLIENT_CA, &trust_domain, passphrases, env)?;
         let pem = authority.issue(&id, ttl, env)?;
         Ok((id, pem))
     }

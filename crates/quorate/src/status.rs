@@ -19,6 +19,11 @@ pub(crate) async fn run(connection: &Connection, output: Format) -> anyhow::Resu
         &json!({ "cluster": profile.cluster.to_string(), "threshold": profile.threshold, "members": members }),
         || text(&answers, &name),
     )?;
+    for (index, answer) in &answers {
+        for alarm in answer.iter().flat_map(|s| &s.alarms) {
+            progress(format_args!("warning: {}: {} [{}]", name(*index), alarm.message, alarm.code));
+        }
+    }
     let up = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
     // Where all refuse for one reason, that is the answer, and not that too few are up.
     let refused = answers.iter().find_map(|(_, answer)| answer.as_ref().err().filter(|f| f.retry == Retry::No));
@@ -63,6 +68,9 @@ fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failu
             "leases": { "intent": s.leases_intent, "active": s.leases_active, "revoking": s.leases_revoking },
             "oldest_revoking": s.oldest_revoking,
             "audit_head": format!("{}:{}", s.audit_seq, s.audit_head),
+            "certificate_not_after": s.certificate_not_after,
+            "client_roots_not_after": s.client_roots_not_after,
+            "alarms": s.alarms.iter().map(|a| json!({ "code": a.code, "message": a.message })).collect::<Vec<_>>(),
         }),
     }
 }
@@ -115,6 +123,15 @@ fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn 
         for fault in &c.faults {
             let proven = if fault.proven { "proven" } else { "not proven" };
             out.push_str(&format!("    {} ({proven}): {}\n", named(&fault.member), fault.what));
+        }
+    }
+    for ends in &best.client_roots_not_after {
+        out.push_str(&format!("the client CA ends on {}\n", instant(*ends)));
+    }
+    for (index, answer) in answers {
+        if let Ok(s) = answer {
+            let ends = instant(s.certificate_not_after);
+            out.push_str(&format!("the certificate of {} ends on {ends}, and renews itself\n", name(*index)));
         }
     }
     if best.oldest_revoking > 0 {

@@ -1,5 +1,6 @@
 //! What every task of a node shares, and how it reads the state.
 
+use crate::certificates::OwnCertificate;
 use crate::env::Env;
 use crate::executor::Executors;
 use crate::issue::Creating;
@@ -7,6 +8,7 @@ use crate::keystore::Keystore;
 use crate::peers::Peers;
 use crate::store::Applied;
 use quorate_api::status::Failure;
+use quorate_api::tls::Callers;
 use quorate_audit::AuditLog;
 use quorate_authz::{Authority, PolicyError};
 use quorate_crypto::threshold::KeyShare;
@@ -36,6 +38,9 @@ pub(crate) struct Core {
     pub(crate) executors: Executors,
     pub(crate) creating: Creating,
     pub(crate) caches: Caches,
+    pub(crate) certificate: OwnCertificate,
+    /// Whom the client port admits.
+    pub(crate) callers: Arc<Callers>,
 }
 
 /// What is computed from the state and kept until the state says otherwise.

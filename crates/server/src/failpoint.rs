@@ -51,6 +51,20 @@ pub(crate) fn hit(_name: &str) -> Result<(), Injected> {
     Ok(())
 }
 
+/// A number that a test puts in the place of one of ours: `FAILPOINTS="certificate.life=return(6)"`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn number(name: &str) -> Option<u64> {
+    fail::fail_point!(name, |value| value.and_then(|value| value.parse().ok()));
+    None
+}
+
+/// None.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn number(_name: &str) -> Option<u64> {
+    None
+}
+
 #[cfg(feature = "failpoints")]
 fn act(name: &str, action: Option<&str>) -> Result<(), Injected> {
     use rustix::process::{Signal, getpid, kill_process};

@@ -19,6 +19,7 @@
 //! | `journal` | the audit records of applied commands |
 
 mod ceremony;
+mod certificates;
 mod clock;
 pub mod config;
 mod core;

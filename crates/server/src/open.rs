@@ -190,7 +190,7 @@ impl Core {
         content: bool,
         proving: &mut BTreeMap<KeyringId, Proving>,
     ) -> Result<OpenedItem, Failure> {
-        debug_assert_eq!(recorded.grant().kind(), Kind::OpenSecret);
+        debug_assert_eq!(recorded.kind(), Kind::OpenSecret);
         let damaged = || Failure::new("storage_failed", "this node's copy of the version is damaged");
         let header = Header::decode(&found.header).map_err(|_| damaged())?;
         let share = self.share(&found.ring)?;

@@ -9,7 +9,7 @@ use crate::core::Core;
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{AuditError, Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
-use quorate_authz::{Denial, Facts, Grant, LeaseFacts, Principal, authenticate};
+use quorate_authz::{Denial, Facts, Grant, LeaseFacts, Mandate, Principal, authenticate};
 use quorate_state::access::is_blocked;
 use quorate_state::change::{Kind, Resource};
 use quorate_state::genesis::client_roots;
@@ -33,17 +33,17 @@ pub(crate) struct Ask {
     pub(crate) details: Vec<(&'static str, Detail)>,
 }
 
-/// A grant whose record is on disk. Made here and nowhere else.
+/// A grant, or the administrators' mandate, whose record is on disk. Made here and nowhere else.
 pub(crate) struct Recorded {
-    grant: Grant,
+    kind: Kind,
     /// The index of the state on which it was decided.
     index: u64,
     authority_version: u64,
 }
 
 impl Recorded {
-    pub(crate) fn grant(&self) -> &Grant {
-        &self.grant
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -102,10 +102,18 @@ impl Core {
             .collect();
         on_disk(try_join_all(receipts)).await?;
         let recorded = decided.into_iter().zip(asks).map(|(d, ask)| match d.verdict {
-            Ok(grant) => Ok(Recorded { grant, index: d.index, authority_version: d.authority_version }),
+            Ok(grant) => Ok(Recorded { kind: grant.kind(), index: d.index, authority_version: d.authority_version }),
             Err(refused) => Err(refusal(&ask, principal, &refused)),
         });
         Ok((recorded.collect(), found))
+    }
+
+    /// Records what administrators decide by themselves: no client stands behind it, and no policy is asked.
+    pub(crate) async fn mandated(&self, mandate: Mandate, ask: Ask) -> Result<Recorded, Failure> {
+        let (index, authority_version) = self.read(|store, index| Ok((index, authority_version(store)?)))?;
+        let entry = self.decision_entry(mandate.bearer(), &ask, index).decision(Decision::Allow, "administrators");
+        on_disk(self.audit.append(entry, Class::Normal)).await?;
+        Ok(Recorded { kind: mandate.kind(), index, authority_version })
     }
 
     fn decide(
@@ -135,12 +143,8 @@ impl Core {
     }
 
     fn decision_record(&self, principal: &Principal, ask: &Ask, decided: &Decided) -> Entry {
-        let mut entry =
-            Entry::new(self.env.clock.wall(), RecordKind::Decision, RecordId::request(&ask.request.0), ask.kind.name())
-                .principal(principal.id().as_str())
-                .resource(&ask.resource.to_string())
-                .index(decided.index);
-        entry = match &decided.verdict {
+        let entry = self.decision_entry(principal.id().as_str(), ask, decided.index);
+        match &decided.verdict {
             Ok(grant) => entry.decision(Decision::Allow, "policy").policies(grant.policies()),
             Err(Refused::Denied(denial)) => {
                 let code = if denial.policies.is_empty() { "no_policy_allows" } else { "forbidden" };
@@ -148,7 +152,15 @@ impl Core {
             }
             Err(Refused::Blocked) => entry.decision(Decision::Deny, "identity_blocked"),
             Err(Refused::NoAuthority) => entry.decision(Decision::Deny, "policies_unreadable"),
-        };
+        }
+    }
+
+    fn decision_entry(&self, who: &str, ask: &Ask, index: u64) -> Entry {
+        let entry =
+            Entry::new(self.env.clock.wall(), RecordKind::Decision, RecordId::request(&ask.request.0), ask.kind.name())
+                .principal(who)
+                .resource(&ask.resource.to_string())
+                .index(index);
         ask.details.iter().fold(entry, |entry, (key, value)| entry.detail(key, value.clone()))
     }
 

@@ -282,6 +282,9 @@ impl Core {
         let head = self.audit.head();
         let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
         let (by_state, oldest) = self.count_leases().await?;
+        let alarms =
+            self.alarms()?.into_iter().map(|a| wire::Alarm { code: a.code.to_owned(), message: a.message }).collect();
+        let client_roots_not_after = self.roots_valid()?.into_iter().map(|(_, to)| to).collect();
         self.read(|store, applied| {
             let [leases_intent, leases_active, leases_revoking] = by_state;
             Ok(wire::ReadStatusReply {
@@ -319,6 +322,9 @@ impl Core {
                 oldest_revoking: oldest,
                 audit_seq: head.seq,
                 audit_head: head.hash.to_string(),
+                certificate_not_after: self.certificate.valid().1,
+                client_roots_not_after,
+                alarms,
             })
         })
     }

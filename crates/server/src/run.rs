@@ -1,5 +1,6 @@
 //! A node from its configuration to its end.
 
+use crate::certificates::OwnCertificate;
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
 use crate::env::Env;
@@ -15,7 +16,7 @@ use quorate_api::MAX_MESSAGE;
 use quorate_api::net::Listener;
 use quorate_api::peer::peer_server::PeerServer;
 use quorate_api::tls::{
-    PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, api_server_config, peer_server_config,
+    Callers, PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, callers_server_config, peer_server_config,
 };
 use quorate_api::vault::vault_server::VaultServer;
 use quorate_audit::AuditLog;
@@ -173,7 +174,10 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
     let me = me.ok_or_else(|| RunError::NotAMember { data: name.to_owned() })?;
     begin_state(&*kv, &genesis, &name.join("db"))?;
-    let tls = TlsIdentity::self_signed(keys.identity(), &me.name)?;
+    let certificate = OwnCertificate::make(keys.identity(), &me.name, env.clock.wall())?;
+    let tls = certificate.shown().clone();
+    let roots = &genesis.client_roots.certificates;
+    let callers = Arc::new(Callers::new(roots, genesis.administrators.keys.clone())?);
 
     let (journal, applied) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
@@ -197,18 +201,14 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         executors: Executors::new(engines),
         creating: Creating::default(),
         caches: Caches::default(),
+        certificate,
+        callers,
     });
 
     let (stop_clients, clients_stopped) = watch::channel(false);
     let (stop_peers, peers_stopped) = watch::channel(false);
     let mut clients = JoinSet::new();
-    clients.spawn(serve_clients(
-        Arc::clone(&core),
-        api_listener,
-        tls.clone(),
-        genesis.client_roots.certificates.clone(),
-        clients_stopped,
-    ));
+    clients.spawn(serve_clients(Arc::clone(&core), api_listener, tls.clone(), clients_stopped));
     let mut peers = JoinSet::new();
     peers.spawn(serve_peers(Arc::clone(&core), peer_listener, tls, peers_stopped));
     found(&raft, &genesis).await;
@@ -219,6 +219,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     tasks.spawn(Arc::clone(&core).drive_clock());
     tasks.spawn(Arc::clone(&core).drive_leases());
     tasks.spawn(Arc::clone(&core).drive_ceremonies());
+    tasks.spawn(Arc::clone(&core).keep_certificates());
+    tasks.spawn(Arc::clone(&core).keep_callers());
     let mut fatal = raft.fatal();
     let port = |ended: Option<Result<Result<(), RunError>, _>>| match ended {
         Some(Ok(Err(error))) => Err(error),
@@ -374,10 +376,9 @@ async fn serve_clients(
     core: Arc<Core>,
     listener: Box<dyn Listener>,
     tls: TlsIdentity,
-    roots: Vec<Vec<u8>>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
-    let config = api_server_config(&tls, &roots)?;
+    let config = callers_server_config(&tls, Arc::clone(&core.callers))?;
     let vault = VaultServer::new(VaultPort(core)).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .tcp_nodelay(true)

@@ -6,7 +6,7 @@ use crate::pipeline::{Ask, Recorded};
 use quorate_api::peer::{EndorseRequest, ProposeRequest};
 use quorate_api::status::Failure;
 use quorate_audit::Detail;
-use quorate_authz::validate;
+use quorate_authz::{Mandate, check_client_roots, validate};
 use quorate_raft::ProposeError;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, Stamp};
@@ -129,12 +129,7 @@ impl Core {
         if let Some(index) = min_index {
             self.wait_applied(index, Duration::from_secs(1)).await?;
         }
-        let principal = self.authenticate(&request.chain)?;
-        if principal.id().as_str() != request.principal || signed.caller() != Some(principal.key()) {
-            return Err(Failure::new("not_your_request", "the request's caller or key is not that of its certificate"));
-        }
         let administrators = self.read(|store, _| quorate_state::genesis::administrators(store))?;
-        signed.verify(request, &administrators).map_err(Failure::from)?;
         let now = self.clock()?;
         if request.not_after.saturating_add(LATE) < now {
             return Err(Failure::from(Refusal::TooLate { not_after: request.not_after, now }));
@@ -145,6 +140,18 @@ impl Core {
             resource: request.change.resource(),
             details: vec![("request_hash", hash_detail(&signed.hash()))],
         };
+        if let Change::SetClientRoots { certificates } = &request.change {
+            // No client: perhaps there is none left whom the present roots admit.
+            let mandate = Mandate::of(signed, request, &administrators).map_err(Failure::from)?;
+            check_client_roots(certificates, now).map_err(Failure::from)?;
+            let recorded = self.mandated(mandate, ask).await?;
+            return Ok((self.sign_endorsement(&recorded, signed)?, recorded.index()));
+        }
+        let principal = self.authenticate(&request.chain)?;
+        if principal.id().as_str() != request.principal || signed.caller() != Some(principal.key()) {
+            return Err(Failure::new("not_your_request", "the request's caller or key is not that of its certificate"));
+        }
+        signed.verify(request, &administrators).map_err(Failure::from)?;
         let recorded = self.allow(&principal, ask).await?;
         match &request.change {
             // Not before: whoever may not write policies has no business with their compiler.

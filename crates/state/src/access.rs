@@ -1,12 +1,14 @@
 //! Namespaces, mounts, customer keys, keyrings, policies, blocked identities.
 
 use crate::change::KeyringClass;
+use crate::genesis::{ClientRoots, client_roots};
 use crate::ids::{ClusterId, CustomerKeyId, KeyringId, MemberIndex, SessionId, check_label, check_namespace};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_crypto::identity::VerifyKey;
+use std::collections::BTreeSet;
 
 /// The namespace that the vault keeps for itself: no client may make, mount or write in it.
 pub const SYSTEM_NAMESPACE: &str = "sys";
@@ -300,6 +302,26 @@ pub(crate) fn delete_policy(tx: &mut Tx<'_>, index: u64, label: &str) -> Result<
     }
     tx.delete(at);
     policy_changed(tx, index)?;
+    Ok(Outcome::Done)
+}
+
+/// How many client CAs there can be.
+pub const MAX_ROOTS: usize = 4;
+/// The largest certificate of one, in bytes.
+pub const MAX_ROOT: usize = 16 * 1024;
+
+/// Other roots can take something away: from everybody whom the old ones vouched for.
+pub(crate) fn set_client_roots(tx: &mut Tx<'_>, certificates: &[Vec<u8>]) -> Result<Outcome, StoreError> {
+    let distinct: BTreeSet<&Vec<u8>> = certificates.iter().collect();
+    let fits = (1..=MAX_ROOTS).contains(&certificates.len()) && distinct.len() == certificates.len();
+    if !fits || certificates.iter().any(|der| der.is_empty() || der.len() > MAX_ROOT) {
+        let why = "must be 1 to 4 distinct certificates of at most 16 KiB";
+        return Ok(Outcome::Refused(Refusal::invalid("certificates", why)));
+    }
+    // The trust domain stays: policies name callers in it.
+    let roots = ClientRoots { certificates: certificates.to_vec(), ..client_roots(tx)? };
+    roots.save(tx);
+    tighten(tx)?;
     Ok(Outcome::Done)
 }
 

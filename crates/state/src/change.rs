@@ -170,6 +170,12 @@ pub enum Change {
         /// The lease.
         lease: LeaseId,
     },
+    /// Puts other client CAs in the place of those that there are. Needs the administrators' signatures, and nothing else: no
+    /// client's certificate and no policy, so that it can be done when every certificate has ended.
+    SetClientRoots {
+        /// 1 to [`crate::access::MAX_ROOTS`] CA certificates, DER; every endorser has read them.
+        certificates: Vec<Vec<u8>>,
+    },
 }
 
 /// What only looks. Answered by nodes from their own state, never logged in Raft.
@@ -288,6 +294,8 @@ kinds! {
     RenewLease = "lease.renew", "lease:renew", "Submit";
     /// [`Change::RevokeLease`]
     RevokeLease = "lease.revoke", "lease:revoke", "Submit";
+    /// [`Change::SetClientRoots`]
+    SetClientRoots = "client-roots.set", "client-roots:set", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -375,6 +383,7 @@ impl Change {
             Self::IssueLease { .. } => Kind::IssueLease,
             Self::RenewLease { .. } => Kind::RenewLease,
             Self::RevokeLease { .. } => Kind::RevokeLease,
+            Self::SetClientRoots { .. } => Kind::SetClientRoots,
         }
     }
 
@@ -397,7 +406,7 @@ impl Change {
             Self::BlockIdentity { principal } | Self::UnblockIdentity { principal } => {
                 Resource::Identity(principal.clone())
             }
-            Self::BeginKeyGeneration { .. } => Resource::Cluster,
+            Self::BeginKeyGeneration { .. } | Self::SetClientRoots { .. } => Resource::Cluster,
             Self::PutTarget { name, .. } => Resource::Target(name.clone()),
             Self::PutRole { name, .. } | Self::DeleteRole { name } => Resource::Role(name.clone()),
             Self::IssueLease { role, .. } => Resource::Role(role.clone()),
@@ -416,7 +425,8 @@ impl Change {
             | Self::BlockIdentity { .. }
             | Self::PutRole { .. }
             | Self::DeleteRole { .. }
-            | Self::RevokeLease { .. } => true,
+            | Self::RevokeLease { .. }
+            | Self::SetClientRoots { .. } => true,
             Self::PutSecret { .. }
             | Self::UndeleteSecret { .. }
             | Self::CreateNamespace { .. }
@@ -430,8 +440,7 @@ impl Change {
         }
     }
 
-    /// Whether m of the k administrators must sign the request besides the caller, and `expected_authority_version`
-    /// must be given: what changes who may do what.
+    /// Whether m of the k administrators must sign the request besides the caller: what changes who may do what.
     #[must_use]
     pub fn needs_administrators(&self) -> bool {
         match self {
@@ -439,7 +448,8 @@ impl Change {
             | Self::DeletePolicy { .. }
             | Self::BlockIdentity { .. }
             | Self::UnblockIdentity { .. }
-            | Self::BeginKeyGeneration { .. } => true,
+            | Self::BeginKeyGeneration { .. }
+            | Self::SetClientRoots { .. } => true,
             Self::PutSecret { .. }
             | Self::DeleteSecret { .. }
             | Self::UndeleteSecret { .. }
@@ -454,6 +464,15 @@ impl Change {
             | Self::RenewLease { .. }
             | Self::RevokeLease { .. } => false,
         }
+    }
+}
+
+impl Change {
+    /// Whether the request must name the authority version that its signers saw. Of what administrators sign, only new client
+    /// roots need not: they stand for themselves, and whoever needs them cannot ask for a version.
+    #[must_use]
+    pub fn names_authority_version(&self) -> bool {
+        self.needs_administrators() && !matches!(self, Self::SetClientRoots { .. })
     }
 }
 

@@ -125,7 +125,7 @@ fn endorsed(
     }
     let current = authority_version(tx)?;
     let expected = request.expected_authority_version;
-    if expected.is_some_and(|v| v != current) || (expected.is_none() && request.change.needs_administrators()) {
+    if expected.is_some_and(|v| v != current) || (expected.is_none() && request.change.names_authority_version()) {
         return refuse(Refusal::Stale { current });
     }
     clock.save(tx);
@@ -236,5 +236,6 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         ),
         Change::RenewLease { lease, ttl } => lease::renew(tx, lease, *ttl),
         Change::RevokeLease { lease } => lease::revoke(tx, index, lease),
+        Change::SetClientRoots { certificates } => access::set_client_roots(tx, certificates),
     }
 }

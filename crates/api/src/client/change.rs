@@ -267,6 +267,19 @@ impl Client {
         self.submit(&self.sign(change, Some(by))).await
     }
 
+    /// Puts other client CAs (certificates, DER) in the place of those that there are. For a client that is an administrator:
+    /// [`super::Identity::administrator`]; of certificates of clients none needs to be valid.
+    ///
+    /// # Errors
+    /// `not_by_administrators`, `invalid_argument`; the members'.
+    pub async fn set_client_roots(
+        &self,
+        certificates: Vec<Vec<u8>>,
+        keys: &[&SigningKey],
+    ) -> Result<Submitted, Failure> {
+        self.administer(Change::SetClientRoots { certificates }, &Administrators { keys, authority_version: 0 }).await
+    }
+
     /// Begins the generation of a keyring; the ceremony then runs by itself, see [`Client::status`].
     ///
     /// # Errors
@@ -340,12 +353,14 @@ impl Client {
     /// Signs, without sending: for requests whose administrators sign elsewhere.
     #[must_use]
     pub fn sign(&self, change: Change, by: Option<&Administrators<'_>>) -> SignedRequest {
+        let named = by.filter(|_| change.names_authority_version());
+        let expected_authority_version = named.map(|a| a.authority_version);
         let request = Request {
             cluster: self.profile.cluster,
             id: self.request_id(),
             change,
             reply_to: None,
-            expected_authority_version: by.map(|a| a.authority_version),
+            expected_authority_version,
             not_after: self.now().saturating_add(VALIDITY),
             principal: self.identity.principal().to_owned(),
             chain: self.identity.chain().to_vec(),

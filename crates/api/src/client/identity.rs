@@ -4,6 +4,7 @@ use crate::tls::{TlsError, TlsIdentity};
 use quorate_crypto::encoding::{Malformed, Reader};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::secret::Secret;
+use quorate_state::ids::Millis;
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
 use std::fs::File;
 use std::io::Read as _;
@@ -67,6 +68,26 @@ impl Identity {
         let tls = TlsIdentity::from_chain(chain.clone(), &key)?;
         let principal = chain.first().and_then(|leaf| spiffe_id(leaf)).ok_or(IdentityError::Principal)?;
         Ok(Self { chain, key, principal, tls })
+    }
+
+    /// An administrator's own, for the one change that takes no client: a self-signed certificate over its key, made here.
+    ///
+    /// # Errors
+    /// [`IdentityError::Tls`].
+    pub fn administrator(key: SigningKey) -> Result<Self, IdentityError> {
+        let chain = TlsIdentity::self_signed(&key, "administrator")?.chain();
+        let tls = TlsIdentity::from_chain(chain.clone(), &key)?;
+        let principal = format!("administrator:{}", quorate_state::ids::hex(&key.verify_key().0));
+        Ok(Self { chain, key, principal, tls })
+    }
+
+    /// From when to when its own certificate is valid, milliseconds since 1970; nothing when that cannot be read.
+    #[must_use]
+    pub fn valid(&self) -> Option<(Millis, Millis)> {
+        let (_, certificate) = X509Certificate::from_der(self.chain.first()?).ok()?;
+        let ms = |seconds: i64| Millis::try_from(seconds).unwrap_or(0).saturating_mul(1_000);
+        let validity = certificate.validity();
+        Some((ms(validity.not_before.timestamp()), ms(validity.not_after.timestamp())))
     }
 
     /// From the text of a PEM file.

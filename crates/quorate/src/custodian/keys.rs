@@ -7,7 +7,7 @@
 //! server.pem              the custodian's own key and certificate, readable by its owner only
 //! ```
 
-use crate::authority::{Authority, server_identity, signing_key};
+use crate::authority::{Authority, CA_LIFE, server_identity, signing_key};
 use crate::connection::FRAGMENT;
 use crate::failure::Stop;
 use crate::files;
@@ -78,7 +78,7 @@ impl Keygen {
         seal("owner.key", OWNER, owner.seed().expose())?;
         let secret = CustomerSecret::generate(suite, &mut env.rng());
         seal("fragment.key", FRAGMENT, secret.encode().expose())?;
-        Authority::create(&folder.0, CUSTOMER_CA, &self.trust_domain, passphrases, env)?;
+        Authority::create(&folder.0, CUSTOMER_CA, &self.trust_domain, CA_LIFE, passphrases, env)?;
         let server_key = SigningKey::generate(&mut env.rng());
         let server = server_identity("custodian", &server_key)?;
         files::make(&folder.file("server.pem"), server.as_bytes(), files::PRIVATE)?;
@@ -134,7 +134,7 @@ impl CustomerFolder {
     ) -> anyhow::Result<(SpiffeId, Zeroizing<String>)> {
         let trust_domain = self.public_file()?.trust_domain;
         let id = identity(&trust_domain, path)?;
-        let pem = Authority::open(&self.0, CUSTOMER_CA, &trust_domain, passphrases)?.issue(&id, ttl, env)?;
+        let pem = Authority::open(&self.0, CUSTOMER_CA, &trust_domain, passphrases, env)?.issue(&id, ttl, env)?;
         Ok((id, pem))
     }
 }

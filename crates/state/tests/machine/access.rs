@@ -4,13 +4,15 @@ use crate::world::*;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_crypto::sealed::MAX_NAMESPACE;
 use quorate_state::access::{
-    CustomerKey, MAX_POLICY, customer_key, is_blocked, mounts, namespaces, policies, policy_epoch,
+    CustomerKey, MAX_POLICY, MAX_ROOT, customer_key, is_blocked, mounts, namespaces, policies, policy_epoch,
 };
 use quorate_state::change::Change;
 use quorate_state::command::Command;
+use quorate_state::genesis::client_roots;
 use quorate_state::ids::{CustomerKeyId, KeyringId};
 use quorate_state::lease::{State, Why, lease};
 use quorate_state::outcome::{Outcome, Refusal};
+use quorate_state::request::SignedRequest;
 
 fn namespace(name: &str) -> Change {
     Change::CreateNamespace { namespace: name.to_owned() }
@@ -205,4 +207,38 @@ fn blocking_an_identity_ends_its_leases_and_nobody_else_s() {
         assert_eq!((ended.revoking_index, ended.ended_at), (Some(world.index), Some(world.now())));
     }
     assert_eq!(lease(&world.store, &hers).unwrap().unwrap().state, State::Active);
+}
+
+#[test]
+fn administrators_put_other_client_roots_in_place_and_nothing_but_roots_changes() {
+    let mut world = World::bare();
+    let trust_domain = client_roots(&world.store).unwrap().trust_domain;
+    let set = |names: &[&str]| Change::SetClientRoots {
+        certificates: names.iter().map(|name| name.as_bytes().to_vec()).collect(),
+    };
+    let before = world.authority();
+    // Brought by somebody whom no client CA knows: the machine asks for signatures alone.
+    assert_eq!(world.submit_as("administrator:00", set(&["new", "old"])), Outcome::Done);
+    let roots = client_roots(&world.store).unwrap();
+    assert_eq!(roots.certificates, [b"new".to_vec(), b"old".to_vec()]);
+    assert_eq!(roots.trust_domain, trust_domain, "policies go on naming the same callers");
+    assert_eq!(world.authority(), before + 1, "what was endorsed for callers of the old roots is stale");
+
+    let big = "x".repeat(MAX_ROOT + 1);
+    for bad in [vec![], vec!["a", "a"], vec![""], vec!["1", "2", "3", "4", "5"], vec![big.as_str()]] {
+        assert_invalid(&world.submit(set(&bad)), "certificates");
+    }
+    assert_eq!(client_roots(&world.store).unwrap(), roots, "what is refused changes nothing");
+
+    let request = world.request(set(&["mine"]));
+    let alone = SignedRequest::sign(&request, &key(ALICE), &[]);
+    assert_eq!(world.send(&alone), Outcome::Refused(Refusal::NotByAdministrators { got: 0, needed: 2 }));
+    let one = SignedRequest::sign(&request, &key(ALICE), &[&key("admin-2")]);
+    assert_eq!(world.send(&one), Outcome::Refused(Refusal::NotByAdministrators { got: 1, needed: 2 }));
+    let twice = SignedRequest::sign(&request, &key(ALICE), &[&key("admin-2"), &key("admin-2")]);
+    assert_eq!(world.send(&twice), Outcome::Refused(Refusal::BadSignature));
+    let signed = World::sign(&request);
+    let by_one = world.endorsed(&signed, world.endorse(&signed, &[2]));
+    assert_eq!(world.apply(&by_one), Outcome::Refused(Refusal::NotEndorsed { got: 1, needed: 2 }));
+    assert_eq!(client_roots(&world.store).unwrap(), roots);
 }

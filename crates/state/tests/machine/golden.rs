@@ -72,6 +72,7 @@ fn changes(world: &mut World) -> Vec<Change> {
         issue("reader", Some(HOUR)),
         Change::RenewLease { lease, ttl: HOUR },
         Change::RevokeLease { lease },
+        Change::SetClientRoots { certificates: vec![b"a CA".to_vec(), b"another CA".to_vec()] },
     ]
 }
 

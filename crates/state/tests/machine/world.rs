@@ -198,7 +198,7 @@ impl World {
         Request {
             cluster: self.cluster,
             id: RequestId(bytes(&format!("request {}", self.serial))),
-            expected_authority_version: change.needs_administrators().then(|| self.authority()),
+            expected_authority_version: change.names_authority_version().then(|| self.authority()),
             change,
             reply_to: None,
             not_after: self.now() + MINUTE,

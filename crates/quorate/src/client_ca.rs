@@ -1,0 +1,206 @@
+//! `quorate client-ca replace`: another CA of callers, by the administrators' word alone.
+//!
+//! The way back when every certificate of a caller has ended, the CA's own among them, and the way to get rid of a CA whose key is not
+//! the operator's alone any more. It calls as an administrator: no client's certificate is needed, and no policy is asked.
+
+use crate::authority::{Authority, CA_LIFE};
+use crate::connection::Connection;
+use crate::duration::{self, instant};
+use crate::files;
+use crate::operator::{CLIENT_CA, Operator, open_administrators};
+use crate::output::{Format, progress};
+use crate::passphrase::Passphrases;
+use anyhow::Context as _;
+use quorate_api::client::{CustomerSource, Identity, certificates};
+use quorate_authz::root_end;
+use quorate_crypto::identity::SigningKey;
+use quorate_server::env::Env;
+use quorate_state::ids::Millis;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// `quorate client-ca`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a new CA and have the members admit its callers, and no others. Can be repeated when it was interrupted.
+    Replace {
+        /// The operator's folder.
+        #[arg(long, value_name = "FOLDER")]
+        operator: PathBuf,
+        /// An administrator's sealed key, once for each that must sign; those in the operator's folder otherwise.
+        #[arg(long = "administrator", value_name = "FILE")]
+        administrators: Vec<PathBuf>,
+        /// How long the new CA is to be valid; ten years otherwise.
+        #[arg(long, value_parser = duration::parse)]
+        ttl: Option<Millis>,
+        /// Go on admitting callers of the present CA, until its end or the next replacement.
+        #[arg(long)]
+        keep_old: bool,
+    },
+}
+
+/// Runs `quorate client-ca`.
+pub(crate) async fn run(
+    command: Command,
+    connection: &Connection,
+    passphrases: &Passphrases,
+    output: Format,
+) -> anyhow::Result<()> {
+    let Command::Replace { operator, administrators, ttl, keep_old } = command;
+    let operator = Operator(operator);
+    let env = Env::system();
+    let place = Place::of(&operator, env.clock.wall());
+    if !place.is_installed() {
+        let keys = match administrators.as_slice() {
+            [] => operator.administrators(passphrases)?,
+            files => open_administrators(files, passphrases)?,
+        };
+        let authority = place.made(&operator, ttl.unwrap_or(CA_LIFE), passphrases, &env)?;
+        let mut roots = vec![authority.certificate().to_vec()];
+        if keep_old {
+            roots.extend(certificate(&operator.file(&format!("{CLIENT_CA}.pem")))?);
+        }
+        install(&operator, connection, roots, &keys).await?;
+    }
+    place.finish()?;
+    let path = operator.file(&format!("{CLIENT_CA}.pem"));
+    let ends = certificate(&path)?.and_then(|der| root_end(&der)).unwrap_or(0);
+    output.show(&json!({ "client_ca": path, "not_after": ends }), || {
+        let folder = operator.0.display();
+        format!(
+            "the members admit callers of the new CA, which is valid until {}\n\n\
+             next: a new certificate for every caller, first of all your own:\n  \
+             quorate identity renew {folder}/admin.pem --operator {folder}\n",
+            instant(ends)
+        )
+    })
+}
+
+/// Has the members take the new roots. Each of t members checks the administrators' signatures itself.
+async fn install(
+    operator: &Operator,
+    connection: &Connection,
+    roots: Vec<Vec<u8>>,
+    keys: &[SigningKey],
+) -> anyhow::Result<()> {
+    let bearer = keys.first().context("no administrator's key is given")?;
+    let identity = Identity::administrator(SigningKey::from_seed(&bearer.seed()))?;
+    let profile = match &connection.profile {
+        Some(_) => connection.profile()?,
+        None => operator.profile()?,
+    };
+    let client = connection.connect_as(identity, profile, CustomerSource::None)?;
+    let keys: Vec<&SigningKey> = keys.iter().collect();
+    let done = client.set_client_roots(roots, &keys).await?;
+    progress(format_args!("the members admit by the new CA from log index {} on", done.index));
+    Ok(())
+}
+
+/// The first certificate of a PEM file; nothing where there is no file.
+fn certificate(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let found = certificates(&files::read(path)?).with_context(|| path.display().to_string())?;
+    Ok(found.into_iter().next())
+}
+
+/// Where the new CA lies until the members have it, and where the old one goes then. Each step can be repeated.
+struct Place {
+    present: PathBuf,
+    next: PathBuf,
+    old: PathBuf,
+}
+
+impl Place {
+    fn of(operator: &Operator, now: Millis) -> Self {
+        let next = operator.file(&format!("{CLIENT_CA}-next"));
+        Self { present: operator.0.clone(), next, old: operator.file(&format!("{CLIENT_CA}-until-{}", now / 1_000)) }
+    }
+
+    /// Whether an earlier run got as far as the members, and was interrupted then: the key goes first.
+    fn is_installed(&self) -> bool {
+        self.next.join(pem()).exists() && !self.next.join(key()).exists()
+    }
+
+    /// The new CA: that of an earlier run, or a fresh one.
+    fn made(
+        &self,
+        operator: &Operator,
+        life: Millis,
+        passphrases: &Passphrases,
+        env: &Env,
+    ) -> anyhow::Result<Authority> {
+        let trust_domain = operator.genesis()?.client_roots.trust_domain;
+        if self.next.join(pem()).exists() {
+            progress("a new CA is there already, of a run that was interrupted");
+            return Authority::open(&self.next, CLIENT_CA, &trust_domain, passphrases, env);
+        }
+        if self.next.exists() {
+            // Without a certificate nobody has ever heard of that key.
+            std::fs::remove_dir_all(&self.next).with_context(|| self.next.display().to_string())?;
+        }
+        files::private_folder(&self.next)?;
+        Authority::create(&self.next, CLIENT_CA, &trust_domain, life, passphrases, env)
+    }
+
+    /// Puts the new CA in the place of the old one, which is kept: what it sealed and signed may have to be looked at.
+    fn finish(&self) -> anyhow::Result<()> {
+        for file in [key(), pem()] {
+            let (present, next) = (self.present.join(&file), self.next.join(&file));
+            if !next.exists() {
+                continue;
+            }
+            if present.exists() {
+                files::private_folder(&self.old)?;
+                std::fs::rename(&present, self.old.join(&file)).with_context(|| present.display().to_string())?;
+            }
+            std::fs::rename(&next, &present).with_context(|| next.display().to_string())?;
+            files::sync_folder_of(&present)?;
+        }
+        std::fs::remove_dir(&self.next).with_context(|| self.next.display().to_string())
+    }
+}
+
+fn key() -> String {
+    format!("{CLIENT_CA}.key")
+}
+
+fn pem() -> String {
+    format!("{CLIENT_CA}.pem")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::tests::begin;
+
+    #[test]
+    fn a_replacement_that_was_interrupted_anywhere_goes_on_with_the_same_ca() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Env::system();
+        let passphrases = Passphrases::file(&folder.path().join("passphrase"));
+        let (operator, _) = begin(folder.path()).create(&passphrases, &env).unwrap();
+        let place = Place::of(&operator, 7_000);
+        let read = |path: PathBuf| std::fs::read(path).unwrap();
+        let old = read(operator.file(&pem()));
+
+        // Before the certificate: the key is nobody's.
+        files::private_folder(&place.next).unwrap();
+        std::fs::write(place.next.join(key()), b"half a key").unwrap();
+        let made = place.made(&operator, CA_LIFE, &passphrases, &env).unwrap().certificate().to_vec();
+        // Before the members had it, or after, and nobody knows: the same is sent again.
+        assert!(!place.is_installed());
+        assert_eq!(place.made(&operator, CA_LIFE, &passphrases, &env).unwrap().certificate(), made);
+        // After the key had moved.
+        files::private_folder(&place.old).unwrap();
+        std::fs::rename(operator.file(&key()), place.old.join(key())).unwrap();
+        std::fs::rename(place.next.join(key()), operator.file(&key())).unwrap();
+        assert!(place.is_installed(), "the members have it: nobody has to sign again");
+        place.finish().unwrap();
+        assert_eq!(certificate(&operator.file(&pem())).unwrap(), Some(made), "the new one is in place");
+        assert_eq!(read(place.old.join(pem())), old, "the old one is kept");
+        assert!(!place.next.exists());
+        operator.issue("app/x", 60_000, &passphrases, &env).expect("key and certificate belong together");
+    }
+}
