@@ -311,7 +311,7 @@ pub const MAX_ROOTS: usize = 4;
 pub const MAX_ROOT: usize = 16 * 1024;
 
 /// Other roots can take something away: from everybody whom the old ones vouched for.
-pub(crate) fn set_client_roots(tx: &mut Tx<'_>, certificates: &[Vec<u8>]) -> Result<Outcome, StoreError> {
+pub(crate) fn set_client_roots(tx: &mut Tx<'_>, index: u64, certificates: &[Vec<u8>]) -> Result<Outcome, StoreError> {
     let distinct: BTreeSet<&Vec<u8>> = certificates.iter().collect();
     let fits = (1..=MAX_ROOTS).contains(&certificates.len()) && distinct.len() == certificates.len();
     if !fits || certificates.iter().any(|der| der.is_empty() || der.len() > MAX_ROOT) {
@@ -321,7 +321,7 @@ pub(crate) fn set_client_roots(tx: &mut Tx<'_>, certificates: &[Vec<u8>]) -> Res
     // The trust domain stays: policies name callers in it.
     let roots = ClientRoots { certificates: certificates.to_vec(), ..client_roots(tx)? };
     roots.save(tx);
-    tighten(tx)?;
+    tighten(tx, index)?;
     Ok(Outcome::Done)
 }
 

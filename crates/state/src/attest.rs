@@ -43,8 +43,7 @@ impl Attestation {
     pub fn sign(cluster: &ClusterId, roster: u64, member: MemberIndex, applied: Applied, key: &SigningKey) -> Self {
         let mut attestation = Self { roster, member, applied, signature: [0; 64] };
         let Applied { index, log, state } = &attestation.applied;
-        let fields: [&[u8]; 6] =
-            [&cluster.0, &roster.to_be_bytes(), &[member], &index.to_be_bytes(), log, state];
+        let fields: [&[u8]; 6] = [&cluster.0, &roster.to_be_bytes(), &[member], &index.to_be_bytes(), log, state];
         attestation.signature = key.sign("attest", &fields);
         attestation
     }

@@ -236,6 +236,6 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         ),
         Change::RenewLease { lease, ttl } => lease::renew(tx, lease, *ttl),
         Change::RevokeLease { lease } => lease::revoke(tx, index, lease),
-        Change::SetClientRoots { certificates } => access::set_client_roots(tx, certificates),
+        Change::SetClientRoots { certificates } => access::set_client_roots(tx, index, certificates),
     }
 }
