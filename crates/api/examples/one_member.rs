@@ -9,6 +9,7 @@
 //! `QUORATE_CUSTODIAN_IDENTITY`. The member in between learns what every member may know: who asks, and for what.
 
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
+use quorate_api::net::Tcp;
 use quorate_state::ids::parse_hex;
 use rand_core::UnwrapErr;
 use std::error::Error;
@@ -44,11 +45,11 @@ fn customer() -> Result<CustomerSource, Box<dyn Error>> {
     Ok(CustomerSource::Custodian(Custodian::new(&address, key, caller.tls())?))
 }
 
-/// The client takes randomness and time from here.
+/// The client takes randomness, time and the network from here.
 fn seams() -> Seams {
     let now = || {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     };
-    Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(now) }
+    Seams { rng: Box::new(UnwrapErr(getrandom::SysRng)), clock: Arc::new(now), net: Arc::new(Tcp) }
 }

@@ -224,7 +224,8 @@ impl Client {
         let mut pause = BACKOFF.0;
         let mut last = Failure::new(NOT_ENOUGH_MEMBERS, "no member is known");
         loop {
-            let mut members = self.order().into_iter();
+            let reached = |m: &MemberIndex| self.vaults.contains_key(m);
+            let mut members = self.order().into_iter().filter(reached).collect::<Vec<_>>().into_iter();
             let mut asked = FuturesUnordered::new();
             let mut newest = None;
             loop {

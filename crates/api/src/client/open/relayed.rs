@@ -61,6 +61,7 @@ impl Client {
         self.pass(via, id, ask, question.not_after, members, limit)
             .map(move |(member, answer)| {
                 let question = OpenRequest { content: content.contains(&member), ..question.clone() };
+                let answer = self.heard(member, answer);
                 (member, answer.and_then(|answer| self.opened(member, &question, &answer)))
             })
             .boxed()
