@@ -193,15 +193,23 @@ async fn a_client_and_too_few_administrators_change_no_roots(cluster: &Cluster) 
 async fn another_client_ca(cluster: &Cluster) {
     let before = cluster.client("demo").unwrap().with_timeout(SHORT);
     opens("by the first CA", &before).await;
+    let file = format!("{}/second.pem", cluster.text("/folder").unwrap());
+    let operator_folder = operator(cluster);
+    done("an addition", &operate(cluster, &["client-ca", "replace", "--operator", &operator_folder, "--keep-old"]));
+    let issue = ["identity", "issue", "--operator", &operator_folder, "--name", "app/demo", "--out", &file];
+    done("an identity of the second CA", &operate(cluster, &issue));
+    opens("the first CA's callers beside", &before).await;
+    opens("the first CA's callers on new connections", &cluster.client("demo").unwrap()).await;
+    opens("the second CA's", &cluster.client_as(Identity::load(Path::new(&file)).unwrap(), &ALL).unwrap()).await;
     let seconds = 18;
     let replace = ["client-ca", "replace", "--operator", &operator(cluster), "--ttl", &format!("{seconds}s")];
-    done("the first replacement", &operate(cluster, &replace));
+    done("a replacement", &operate(cluster, &replace));
     let begin = Instant::now();
     let shut_out = before.get(NAMESPACE, "app/demo/lasting", None).await;
     refused("the first CA's callers are out at once, on connections that stand too", &["unauthenticated"], shut_out);
 
     renew_all(cluster, "1h");
-    opens("by the second CA", &cluster.client("demo").unwrap()).await;
+    opens("by the third CA", &cluster.client("demo").unwrap()).await;
     let profile = cluster.text("/profile").unwrap();
     let status = || {
         let output = cluster.cli("admin", &["status", "--output", "json", "--profile", profile], b"").unwrap();

@@ -58,12 +58,14 @@ pub(crate) async fn run(
         let authority = place.made(&operator, ttl.unwrap_or(CA_LIFE), passphrases, &env)?;
         let mut roots = vec![authority.certificate().to_vec()];
         if keep_old {
-            roots.extend(certificate(&operator.file(&format!("{CLIENT_CA}.pem")))?);
+            // One that has ended admits nobody, and the members do not take it.
+            let old = certificate(&operator.file(&pem()))?;
+            roots.extend(old.filter(|der| root_end(der).is_some_and(|end| end > env.clock.wall())));
         }
         install(&operator, connection, roots, &keys).await?;
     }
     place.finish()?;
-    let path = operator.file(&format!("{CLIENT_CA}.pem"));
+    let path = operator.file(&pem());
     let ends = certificate(&path)?.and_then(|der| root_end(&der)).unwrap_or(0);
     output.show(&json!({ "client_ca": path, "not_after": ends }), || {
         let folder = operator.0.display();

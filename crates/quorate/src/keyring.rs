@@ -22,8 +22,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How often to look.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often to look, for each member: every look is a decision of each of them, which it records and syncs.
+const LOOK: Duration = Duration::from_millis(80);
 /// How long a leader may take to be found.
 const LEADER: Duration = Duration::from_secs(120);
 /// How long one ceremony may take.
@@ -114,6 +114,10 @@ pub(crate) async fn create(
     Ok(profile)
 }
 
+fn look(client: &Client) -> Duration {
+    LOOK * u32::try_from(client.profile().members.len()).unwrap_or(1)
+}
+
 /// Waits until t members name the same leader.
 pub(crate) async fn wait_for_leader(client: &Client) -> anyhow::Result<()> {
     let deadline = Instant::now() + LEADER;
@@ -140,7 +144,7 @@ pub(crate) async fn wait_for_leader(client: &Client) -> anyhow::Result<()> {
             progress("waiting for the members to have a leader");
             told = true;
         }
-        sleep(LOOK).await;
+        sleep(look(client)).await;
     }
 }
 
@@ -179,7 +183,7 @@ async fn ceremony(client: &Client, session: &SessionId, class: KeyringClass) -> 
             let message = format!("the key ceremony did not end in {} s ({shown})", CEREMONY.as_secs());
             return Err(Stop::refused("ceremony", message, "every member must be up for it; look at `quorate status`"));
         }
-        sleep(LOOK).await;
+        sleep(look(client)).await;
     }
 }
 

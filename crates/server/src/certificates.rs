@@ -106,13 +106,11 @@ impl Core {
             .iter()
             .filter_map(|valid| ending("client_ca_ends", "the certificate of the client CA", advice, *valid, now));
         let advice = "it renews itself, and has not: look at this node's log";
-        let own = ending(
-            "member_certificate_ends",
-            "this member's certificate",
-            advice,
-            self.certificate.valid(),
-            self.env.clock.wall(),
-        );
+        let (_, to) = self.certificate.valid();
+        // Without the day by which it is dated back.
+        let life = (to.saturating_sub(self.certificate.life), to);
+        let wall = self.env.clock.wall();
+        let own = ending("member_certificate_ends", "this member's certificate", advice, life, wall);
         Ok(roots.chain(own).collect())
     }
 
