@@ -305,3 +305,21 @@ fn keys(example: &str) -> BTreeSet<&str> {
         })
         .collect()
 }
+
+/// What makes a member crash or lie is in no product: it is behind a feature that nothing turns on, and a release build refuses it.
+#[test]
+fn failpoints_and_lies_are_in_no_product() {
+    let server = read("crates/server/src/ceremony.rs");
+    let guarded = |at: &str| server.contains(&format!("#[cfg(feature = \"failpoints\")]\n{at}"));
+    assert!(guarded("mod hostile;") && guarded("        let messages = hostile::instead("), "both are behind the feature");
+    assert_eq!(server.matches("hostile").count(), 2, "and nothing else of it is there");
+    let refusal = "#[cfg(all(feature = \"failpoints\", not(debug_assertions)))]\ncompile_error!(";
+    assert!(read("crates/server/src/failpoint.rs").contains(refusal), "a release build refuses the feature");
+    for (name, text) in texts().iter().filter(|(name, _)| name.ends_with("Cargo.toml")) {
+        let default = text.lines().find(|line| line.starts_with("default"));
+        assert!(!default.is_some_and(|line| line.contains("failpoints")), "{name}: not by default");
+    }
+    let making = read("Makefile");
+    let build = making.split("\nbuild:").nth(1).unwrap().split("\n\n").next().unwrap();
+    assert!(!build.contains("failpoints"), "`make build` is without: {build}");
+}

@@ -33,6 +33,8 @@ mod witness;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod fuzz;
 
 pub use codec::CodecError;
 pub use config::Config;

@@ -116,6 +116,10 @@ fn check_caller(pattern: &str) -> Result<(), String> {
 }
 
 #[cfg(test)]
+#[path = "../../../../fuzz/driver.rs"]
+mod driver;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
@@ -135,6 +139,41 @@ pub(crate) mod tests {
              paths = ['vault/billing/', 'vault/one']\n",
             "07".repeat(32)
         )
+    }
+
+    /// Mutations of a good file: a message or a configuration, never a panic.
+    #[test]
+    fn every_configuration_for_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("custodian.toml");
+        let tried = driver::fuzz("custodian-toml", vec![good().into_bytes()], |input| {
+            std::fs::write(&path, input).unwrap();
+            let object = ObjectLabel {
+                payload_suite: 1,
+                cluster: [7; 32],
+                secret_id: [1; 16],
+                version_id: [1; 16],
+                created: 1,
+                writer_id: "spiffe://x/y".to_owned(),
+                padded_len: 64,
+            };
+            if let Ok(config) = CustodianConfig::load(&path) {
+                let wrap = WrapLabel {
+                    wrap_suite: 1,
+                    keyring_id: [1; 32],
+                    namespace: "nobody".to_owned(),
+                    path: "x/y".to_owned(),
+                    wrap_no: 0,
+                    wrapped_by: "spiffe://x/y".to_owned(),
+                };
+                let named = config.allow.iter().any(|rule| rule.namespace == "nobody");
+                assert!(
+                    named || !config.allows("spiffe://x/y", &object, &wrap),
+                    "nothing is allowed that no rule names"
+                );
+            }
+        });
+        assert!(tried > 0);
     }
 
     #[test]
