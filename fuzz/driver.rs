@@ -113,7 +113,7 @@ impl Random {
             // A length or a count, in either order of its bytes.
             _ => {
                 let n = [u32::MAX, 1 << 31, 0x0100_0000, 1 << 16, self.below(300) as u32][self.below(5)];
-                let bytes = if self.next() % 2 == 0 { n.to_be_bytes() } else { n.to_le_bytes() };
+                let bytes = if self.below(2) == 0 { n.to_be_bytes() } else { n.to_le_bytes() };
                 input.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = from);
             }
         }

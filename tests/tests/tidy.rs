@@ -311,7 +311,10 @@ fn keys(example: &str) -> BTreeSet<&str> {
 fn failpoints_and_lies_are_in_no_product() {
     let server = read("crates/server/src/ceremony.rs");
     let guarded = |at: &str| server.contains(&format!("#[cfg(feature = \"failpoints\")]\n{at}"));
-    assert!(guarded("mod hostile;") && guarded("        let messages = hostile::instead("), "both are behind the feature");
+    assert!(
+        guarded("mod hostile;") && guarded("        let messages = hostile::instead("),
+        "both are behind the feature"
+    );
     assert_eq!(server.matches("hostile").count(), 2, "and nothing else of it is there");
     let refusal = "#[cfg(all(feature = \"failpoints\", not(debug_assertions)))]\ncompile_error!(";
     assert!(read("crates/server/src/failpoint.rs").contains(refusal), "a release build refuses the feature");
