@@ -230,7 +230,7 @@ async fn strangers(cluster: &Cluster) {
         let node =
             TlsIdentity::self_signed(&SigningKey::from_seed(&Secret::from_slice(&[9; 32]).unwrap()), name).unwrap();
         let channel = connect(&member.api_address, member.key, &node, name, CLIENT).unwrap();
-        let answer = VaultClient::new(channel).read_status(ReadStatusRequest {}).await;
+        let answer = VaultClient::new(channel).read_status(ReadStatusRequest::default()).await;
         assert!(answer.is_err(), "{name} answers a client that shows a node's kind of certificate");
     }
 }

@@ -103,6 +103,8 @@ table! {
         "The cluster has no leader, or this node knows none." "try again in a second; if it stays, look whether a majority is up";
     "not_enough_members" NOT_ENOUGH_MEMBERS Unavailable Later
         "Fewer members answered than it takes." "bring members back";
+    "not_effective" NOT_EFFECTIVE Unavailable Later
+        "The change is committed, and not every member has confirmed that it has applied it." "wait, or bring back the members that are named: until then do not rely on them to refuse";
     "unknown_outcome" UNKNOWN_OUTCOME Unavailable Later
         "The request was proposed, and what became of it is not known." "send the same request with the same id: it happens once";
     "audit_unavailable" AUDIT_UNAVAILABLE Unavailable Elsewhere

@@ -3,6 +3,7 @@
 use crate::authority::SKEW;
 use crate::connection::{Connection, load_identity};
 use crate::duration::{self, instant};
+use crate::effect::Effect;
 use crate::files;
 use crate::operator::Operator;
 use crate::output::Format;
@@ -52,6 +53,8 @@ pub(crate) enum Command {
         id: String,
         #[command(flatten)]
         signers: Signers,
+        #[command(flatten)]
+        effect: Effect,
     },
     /// Admit a blocked identity again.
     Unblock {
@@ -84,12 +87,15 @@ pub(crate) async fn run(
                 format!("{} is {id} with a new key, valid until {}", file.display(), instant(ends))
             })
         }
-        Command::Block { id, signers } => {
+        Command::Block { id, signers, effect } => {
             let change = Change::BlockIdentity { principal: id.clone() };
             let done = signers.administer(connection, passphrases, change).await?;
             let ended = if let Outcome::Leases { changed } = &done.outcome { changed.len() } else { 0 };
-            output.show(&json!({ "id": id, "index": done.index, "leases_ended": ended }), || {
-                format!("{id} is blocked from log index {} on; {ended} of its leases are being revoked", done.index)
+            let effect = effect.of(connection, &done).await?;
+            let document = json!({ "id": id, "index": done.index, "leases_ended": ended, "effect": effect.document() });
+            output.show(&document, || {
+                let index = done.index;
+                format!("{id} is blocked from log index {index} on; {ended} of its leases are being revoked\n{effect}")
             })
         }
         Command::Unblock { id, signers } => {

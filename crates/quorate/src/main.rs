@@ -11,6 +11,7 @@ mod connection;
 mod custodian;
 mod dev;
 mod duration;
+mod effect;
 mod failure;
 mod files;
 mod identity;

@@ -4,6 +4,7 @@ use crate::failure::Stop;
 use crate::files;
 use crate::output::Format;
 use anyhow::Context as _;
+use quorate_server::config::NodeConfig;
 use quorate_server::env::Env;
 use quorate_server::keystore::{Keystore, KeystoreError};
 use quorate_state::ids::{check_label, hex, parse_hex};
@@ -62,6 +63,12 @@ pub(crate) fn address_of(text: &str) -> Result<String, String> {
 pub(crate) enum Command {
     /// Make a new member: its identity, its storage key, and its public card.
     Create(Create),
+    /// Drop the applied state of a member that is down: its next start rebuilds it from the log or from other members.
+    ForgetState {
+        /// Its configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// `quorate member create`.
@@ -108,7 +115,17 @@ impl Create {
 
 /// Runs `quorate member`.
 pub(crate) fn run(command: &Command, output: Format) -> anyhow::Result<()> {
-    let Command::Create(create) = command;
+    let create = match command {
+        Command::Create(create) => create,
+        Command::ForgetState { config } => {
+            let config = NodeConfig::load(config).map_err(Stop::configuration)?;
+            quorate_server::forget_state(&config).map_err(|why| Stop::Fatal(why.to_string()))?;
+            let folder = config.data_dir.display();
+            return output.show(&serde_json::json!({ "data_dir": config.data_dir }), || {
+                format!("the applied state in {folder} is gone; the next start of the member rebuilds it\n")
+            });
+        }
+    };
     let card = create.create(&Env::system())?;
     output.show(&serde_json::json!({ "name": card.name, "key": card.key, "card": create.card }), || {
         format!(

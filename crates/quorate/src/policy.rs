@@ -1,6 +1,7 @@
 //! `quorate policy`: the rules, and the administrators' signatures that changing them takes.
 
 use crate::connection::Connection;
+use crate::effect::Effect;
 use crate::failure::Stop;
 use crate::files;
 use crate::operator::{Operator, open_administrators};
@@ -59,6 +60,8 @@ pub(crate) enum Command {
         file: PathBuf,
         #[command(flatten)]
         signers: Signers,
+        #[command(flatten)]
+        effect: Effect,
     },
     /// Show a policy's text.
     Get {
@@ -73,6 +76,8 @@ pub(crate) enum Command {
         name: String,
         #[command(flatten)]
         signers: Signers,
+        #[command(flatten)]
+        effect: Effect,
     },
 }
 
@@ -84,7 +89,7 @@ pub(crate) async fn run(
     output: Format,
 ) -> anyhow::Result<()> {
     match command {
-        Command::Put { name, file, signers } => {
+        Command::Put { name, file, signers, effect } => {
             let text = files::read_text(&file)?;
             // The same check that every endorser makes, before anybody types a passphrase.
             quorate_authz::validate(&name, &text).map_err(|why| {
@@ -94,8 +99,9 @@ pub(crate) async fn run(
             })?;
             let change = Change::PutPolicy { name: name.clone(), text };
             let done = signers.administer(connection, passphrases, change).await?;
-            output.show(&json!({ "name": name, "index": done.index }), || {
-                format!("policy {name} holds from log index {} on", done.index)
+            let effect = effect.of(connection, &done).await?;
+            output.show(&json!({ "name": name, "index": done.index, "effect": effect.document() }), || {
+                format!("policy {name} holds from log index {} on\n{effect}", done.index)
             })
         }
         Command::Get { name } => {
@@ -116,10 +122,13 @@ pub(crate) async fn run(
                 table(["POLICY", "BYTES"], answer.policies.iter().map(|p| [p.name.clone(), p.text.len().to_string()]))
             })
         }
-        Command::Delete { name, signers } => {
+        Command::Delete { name, signers, effect } => {
             let change = Change::DeletePolicy { name: name.clone() };
             let done = signers.administer(connection, passphrases, change).await?;
-            output.show(&json!({ "name": name, "index": done.index }), || format!("policy {name} is removed"))
+            let effect = effect.of(connection, &done).await?;
+            output.show(&json!({ "name": name, "index": done.index, "effect": effect.document() }), || {
+                format!("policy {name} is removed\n{effect}")
+            })
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::duration::instant;
 use crate::output::{Format, progress, table};
 use quorate_api::status::{Failure, NOT_ENOUGH_MEMBERS, Retry};
-use quorate_api::vault::ReadStatusReply;
+use quorate_api::vault::{Confirmation, ReadStatusReply};
 use quorate_state::ids::{MemberIndex, hex};
 use serde_json::{Value, json};
 
@@ -71,6 +71,11 @@ fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failu
             "certificate_not_after": s.certificate_not_after,
             "client_roots_not_after": s.client_roots_not_after,
             "alarms": s.alarms.iter().map(|a| json!({ "code": a.code, "message": a.message })).collect::<Vec<_>>(),
+            "purged": s.purged,
+            "tightened_index": s.tightened_index,
+            "confirmations": s.confirmations.iter().map(|c| json!({
+                "member": c.member, "index": c.index, "complaint": c.complaint,
+            })).collect::<Vec<_>>(),
         }),
     }
 }
@@ -132,6 +137,19 @@ fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn 
         if let Ok(s) = answer {
             let ends = instant(s.certificate_not_after);
             out.push_str(&format!("the certificate of {} ends on {ends}, and renews itself\n", name(*index)));
+        }
+    }
+    // Who has not confirmed the rules in force, and whose word is not believed.
+    let behind = |c: &&Confirmation| c.index < best.tightened_index;
+    let member = |c: &Confirmation| MemberIndex::try_from(c.member).map_or_else(|_| c.member.to_string(), name);
+    let missing: Vec<String> = best.confirmations.iter().filter(behind).map(member).collect();
+    if !missing.is_empty() {
+        let (index, missing) = (best.tightened_index, missing.join(", "));
+        out.push_str(&format!("the rules of log index {index} are in force, not yet confirmed by {missing}\n"));
+    }
+    for (index, answer) in answers {
+        for c in answer.iter().flat_map(|s| &s.confirmations).filter(|c| !c.complaint.is_empty()) {
+            out.push_str(&format!("{} says of {}: {}\n", name(*index), member(c), c.complaint));
         }
     }
     if best.oldest_revoking > 0 {

@@ -20,14 +20,8 @@ pub struct Config {
     pub election_min: Duration,
     /// See `election_min`.
     pub election_max: Duration,
-    /// A snapshot is taken every so many entries; 0 for never. 10,000.
+    /// The log is compacted every so many entries, as soon as enough members vouch for the state there; 0 for never. 10,000.
     pub snapshot_every: u64,
-    /// Whether this node takes a snapshot from whoever leads. Off.
-    ///
-    /// # Security
-    /// A snapshot is state without the entries behind it, so nothing in it can be checked but its hash. Where entries carry their own
-    /// proofs, a member that takes one trusts the sender as it trusts nobody else.
-    pub accept_snapshots: bool,
     /// Entries that stay in the log below a snapshot, so that a restarted follower needs no snapshot. 20,000.
     pub keep_entries: u64,
     /// Largest proposal, in bytes. 2 MiB; at most 4 MiB, so that an append fits its message.
@@ -54,7 +48,6 @@ impl Config {
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(450),
             snapshot_every: 10_000,
-            accept_snapshots: false,
             keep_entries: 20_000,
             max_proposal: 2 << 20,
             in_flight_bytes: 16 << 20,

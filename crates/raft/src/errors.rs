@@ -88,6 +88,20 @@ pub struct Behind {
     pub applied: u64,
 }
 
+/// Why a node can't say what its checkpoint at an index is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// It is not there yet.
+    #[error(transparent)]
+    Behind(#[from] Behind),
+    /// It passed that index too long ago, or came past it by a snapshot.
+    #[error("the checkpoint at that index is not remembered")]
+    Forgotten,
+    /// The node's store failed.
+    #[error("raft has stopped")]
+    Stopped,
+}
+
 /// Why no read index was obtained.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadIndexError {

@@ -12,8 +12,10 @@
 //! sync ends the node, see [`Raft::fatal`].
 //!
 //! What it does not protect from: a member that does not follow the protocol. Consensus decides the order of entries, not whether they
-//! should be believed; that is decided above, by signatures in the entries.
+//! should be believed; that is decided above, by signatures in the entries. A state without its entries, which is what a snapshot is, is
+//! taken only against a proof that the caller's [`Notary`] accepts, and after every row was counted.
 
+mod checkpoint;
 mod codec;
 mod config;
 mod entry;
@@ -24,6 +26,7 @@ mod log;
 mod machine;
 mod network;
 mod raft;
+mod rebuild;
 mod service;
 mod snapshot;
 mod state;
@@ -36,10 +39,11 @@ mod conformance;
 #[cfg(test)]
 mod fuzz;
 
+pub use checkpoint::{Checkpoint, Notary, Unattested};
 pub use codec::CodecError;
 pub use config::Config;
-pub use errors::{Behind, InitError, MembershipError, OpenError, ProposeError, ReadIndexError};
-pub use machine::{Effect, Entry, Machine, MachineError, View};
+pub use errors::{Behind, CheckpointError, InitError, MembershipError, OpenError, ProposeError, ReadIndexError};
+pub use machine::{Effect, Entry, Machine, MachineError, Recount, View, WrongState};
 pub use network::{Dialer, Link};
 pub use raft::{Committed, Raft, Status};
 pub use service::{Authenticate, PeerService, Peers};

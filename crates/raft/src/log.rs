@@ -78,6 +78,15 @@ impl LogStore {
         })
     }
 
+    /// Whether the log holds another entry in the place of `id`.
+    ///
+    /// # Errors
+    /// The store failed, or holds what does not decode.
+    pub(crate) fn contradicts(kv: &dyn Kv, id: &LogId) -> io::Result<bool> {
+        let held = kv.get(Table::Log, &key(id.index))?.map(codec::decode_entry).transpose()?;
+        Ok(held.is_some_and(|entry| entry.log_id != *id))
+    }
+
     fn meta<T>(&self, key: &[u8], decode: impl FnOnce(&[u8]) -> Result<T, CodecError>) -> io::Result<Option<T>> {
         Ok(self.kv.get(Table::Meta, key)?.map(|bytes| decode(&bytes)).transpose()?)
     }
@@ -214,7 +223,11 @@ fn key(index: u64) -> [u8; 8] {
     index.to_be_bytes()
 }
 
-fn purged(kv: &dyn Kv) -> io::Result<Option<LogId>> {
+/// Up to where the log was purged.
+///
+/// # Errors
+/// The store failed, or holds what does not decode.
+pub(crate) fn purged(kv: &dyn Kv) -> io::Result<Option<LogId>> {
     let stored = kv.get(Table::Meta, PURGED)?;
     Ok(stored.map(|bytes| codec::decode_log_id(&bytes)).transpose()?.flatten())
 }

@@ -67,9 +67,39 @@ pub trait Machine: Send + Sync + 'static {
     /// [`MachineError`] stops this node for good: it is for states that can't be, not for proposals that are refused.
     fn apply(&self, view: &dyn View, entry: Entry<'_>) -> Result<Effect, MachineError>;
 
+    /// The hash of the state in `view`, as the state keeps it of itself: of every row but its own. Called after every entry that wrote, so
+    /// it should cost little.
+    ///
+    /// # Errors
+    /// [`MachineError`] if the state has none.
+    fn digest(&self, view: &dyn View) -> Result<[u8; 32], MachineError>;
+
+    /// Begins to recount a state that comes row by row, in the order of keys, against a digest that enough members vouch for.
+    fn recount(&self, digest: [u8; 32]) -> Box<dyn Recount>;
+
     /// All entries up to `index` are applied and readable. Called in order, after the writes are in the store, also after a snapshot was
     /// installed. For waking those who wait; it must not block.
     fn committed(&self, index: u64) {
         let _ = index;
     }
 }
+
+/// A state being recounted: see [`Machine::recount`].
+pub trait Recount: Send {
+    /// The next row.
+    ///
+    /// # Errors
+    /// Nothing that may follow can make this the expected state.
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), WrongState>;
+
+    /// There are no more rows.
+    ///
+    /// # Errors
+    /// This is not the expected state.
+    fn finish(self: Box<Self>) -> Result<(), WrongState>;
+}
+
+/// A state that does not have the hash that members vouch for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongState(pub String);

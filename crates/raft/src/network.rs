@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{
     FutureExt, Stream, StreamExt,
     future::{BoxFuture, Shared},
@@ -36,9 +35,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    Node, codec,
-    entry::{LogId, StoredMembership, Types, Vote},
-    snapshot::{Image, Part},
+    Node,
+    checkpoint::Notary,
+    entry::{LogId, Types, Vote},
+    snapshot::{Image, Outgoing},
     wire::{self, peer_client::PeerClient},
 };
 
@@ -101,6 +101,7 @@ pub(crate) struct Pool {
     id: u64,
     cluster: [u8; 32],
     dialer: Arc<dyn Dialer>,
+    notary: Arc<dyn Notary>,
     /// Connections live on the runtime of consensus, whoever asks for them.
     runtime: tokio::runtime::Handle,
     /// How long a stream with unanswered requests may stay silent.
@@ -110,9 +111,15 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// The pool of the node that runs on the current runtime.
-    pub(crate) fn new(id: u64, cluster: [u8; 32], dialer: Arc<dyn Dialer>, patience: Duration) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        cluster: [u8; 32],
+        dialer: Arc<dyn Dialer>,
+        notary: Arc<dyn Notary>,
+        patience: Duration,
+    ) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        Self { id, cluster, dialer, runtime, patience, channels: Mutex::default() }
+        Self { id, cluster, dialer, notary, runtime, patience, channels: Mutex::default() }
     }
 
     pub(crate) async fn client(&self, to: u64, node: &Node, class: Link) -> io::Result<Client> {
@@ -403,20 +410,23 @@ impl NetSnapshot<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         const CLASS: Link = Link::Snapshot;
-        let Image::Outgoing(parts) = snapshot.snapshot else {
+        let Image::Outgoing(Outgoing { point, parts }) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot is not for sending").into());
         };
-        let begin = begin(&vote, snapshot.meta.last_log_id.as_ref(), &snapshot.meta.last_membership);
+        // No member would take it without; a moment later there may be enough who vouch for it.
+        let proof =
+            self.pool.notary.attest(&point.checkpoint()).await.map_err(|error| Unreachable::<Types>::new(&error))?;
+        let begin = point.begin(Some((&vote).into()), proof);
         let broken = Arc::new(Mutex::new(None));
         let noted = broken.clone();
         let body = ReceiverStream::new(parts).scan((), move |(), part| {
             let chunk = part
-                .map(|part| wire::SnapshotChunk { part: Some(chunk(part)) })
-                // The stream ends without its seal, and the receiver throws away what it has.
+                .map(wire::SnapshotChunk::from)
+                // The stream ends before its end, and the receiver throws away what it has.
                 .map_err(|error| *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error));
             std::future::ready(chunk.ok())
         });
-        let chunks = futures::stream::iter([wire::SnapshotChunk { part: Some(begin) }]).chain(body);
+        let chunks = futures::stream::iter([begin]).chain(body);
         let send = self.within(option.soft_ttl(), RPCTypes::InstallSnapshot, async {
             let mut client = self.client(CLASS).await?;
             let reply = client.snapshot(chunks).await.map_err(|status| self.failed(CLASS, &status))?;
@@ -434,23 +444,5 @@ impl NetSnapshot<Types> for Peer {
             );
         }
         Ok(result?)
-    }
-}
-
-fn begin(vote: &Vote, last: Option<&LogId>, membership: &StoredMembership) -> wire::snapshot_chunk::Part {
-    wire::snapshot_chunk::Part::Begin(wire::SnapshotBegin {
-        vote: Some(vote.into()),
-        last: wire::log_id(last),
-        membership: codec::encode_applied(last, membership).into(),
-    })
-}
-
-fn chunk(part: Part) -> wire::snapshot_chunk::Part {
-    match part {
-        Part::Records(records) => wire::snapshot_chunk::Part::Records(records),
-        Part::End(seal) => wire::snapshot_chunk::Part::End(wire::SnapshotEnd {
-            records: seal.records,
-            sha256: Bytes::copy_from_slice(&seal.sha256),
-        }),
     }
 }

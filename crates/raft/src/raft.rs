@@ -17,14 +17,16 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     AcceptedMembership, Node,
+    checkpoint::{Checkpoint, Notary},
     config::Config,
     entry::{Payload, Types},
-    errors::{Behind, InitError, MembershipError, OpenError, ProposeError, ReadIndexError, refusal},
+    errors::{Behind, CheckpointError, InitError, MembershipError, OpenError, ProposeError, ReadIndexError, refusal},
     flush::Flusher,
-    kv::{Batch, Kv, KvError, Table},
+    kv::{Batch, Kv, Table},
     log::LogStore,
     machine::{Machine, View},
     network::{Dialer, Link, Network, Pool},
+    rebuild::Rebuild,
     service::{Authenticate, Consensus, PeerService, Peers},
     state::{Current, StateStore},
     tail::Tail,
@@ -51,6 +53,8 @@ pub struct Status {
     pub committed: u64,
     /// Last entry applied to the state.
     pub applied: u64,
+    /// Last entry that was purged from this node's log; 0 for none.
+    pub purged: u64,
     /// Voters of the accepted membership.
     pub voters: BTreeSet<u64>,
     /// Nodes that follow without a vote.
@@ -87,6 +91,7 @@ struct Inner {
     raft: Consensus,
     state: StateStore,
     tail: Arc<Tail>,
+    flusher: Flusher,
     pool: Arc<Pool>,
     budget: Semaphore,
     status: watch::Receiver<Status>,
@@ -107,10 +112,15 @@ impl Raft {
         kv: Arc<dyn Kv>,
         machine: Arc<dyn Machine>,
         dialer: Arc<dyn Dialer>,
+        notary: Arc<dyn Notary>,
     ) -> Result<Self, OpenError> {
         let settings = Arc::new(config.openraft()?);
         claim(&*kv, &config)?;
         let fatal = watch::Sender::new(None);
+        let patience = config.election_max * 2;
+        let pool = Arc::new(Pool::new(config.id, config.cluster, dialer, notary.clone(), patience));
+        let rebuild = Rebuild { config: &config, kv: &kv, machine: &*machine, notary: &*notary, pool: &pool };
+        rebuild.run().await?;
         let current = Current::load(&*kv)?;
         let tail = Arc::new(LogStore::load_tail(&*kv, current.applied, &current.membership)?);
         let witness = config.witness.as_deref().map(Witness::open).transpose()?;
@@ -121,17 +131,18 @@ impl Raft {
         }
         let flusher = Flusher::start(kv.clone(), tail.clone(), witness, fatal.clone())?;
         flusher.sync().await?;
-        let state = StateStore::open(kv.clone(), machine, flusher.clone(), tail.clone(), current, fatal.clone())?;
-        let log = LogStore::new(kv, flusher, tail.clone(), wire::MAX_MESSAGE / 2);
-        let pool = Arc::new(Pool::new(config.id, config.cluster, dialer, config.election_max * 2));
+        let state =
+            StateStore::open(kv.clone(), machine, notary, flusher.clone(), tail.clone(), current, fatal.clone())?;
+        let log = LogStore::new(kv, flusher.clone(), tail.clone(), wire::MAX_MESSAGE / 2);
         let network = Network { pool: pool.clone() };
         let raft = Consensus::new(config.id, settings, network, log, state.clone())
             .await
             .map_err(|error| OpenError::Storage(io::Error::other(error)))?;
+        state.run();
         let budget = Semaphore::new(config.in_flight_bytes.min(Semaphore::MAX_PERMITS));
         let status = follow(&raft, fatal.clone());
         let fatal = fatal.subscribe();
-        Ok(Self { inner: Arc::new(Inner { config, raft, state, tail, pool, budget, status, fatal }) })
+        Ok(Self { inner: Arc::new(Inner { config, raft, state, tail, flusher, pool, budget, status, fatal }) })
     }
 
     /// The service that peers call. It belongs on a port of its own, behind connections that authenticate members.
@@ -188,13 +199,26 @@ impl Raft {
         self.inner.state.read(f)
     }
 
-    /// SHA-256 over the whole state at the applied index, equal on all nodes at the same index. Reads everything and holds applies
-    /// back meanwhile: for tests and for administrators.
+    /// Where this node is, and what its state is there.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.inner.state.checkpoint(None).unwrap_or(Checkpoint { index: 0, log: [0; 32], state: [0; 32] })
+    }
+
+    /// The checkpoint at exactly `index`, if this node passed it, and not too long ago.
+    pub fn checkpoint_at(&self, index: u64) -> Option<Checkpoint> {
+        self.inner.state.checkpoint(Some(index))
+    }
+
+    /// A checkpoint that this node can sign for: it has applied `index`, and no crash will take it back behind that. Exactly the one of
+    /// `index`, or the newest.
     ///
     /// # Errors
-    /// The store failed.
-    pub fn digest(&self) -> Result<(u64, [u8; 32]), KvError> {
-        self.inner.state.digest()
+    /// [`CheckpointError`].
+    pub async fn settled(&self, index: u64, exact: bool, timeout: Duration) -> Result<Checkpoint, CheckpointError> {
+        self.wait_applied(index, timeout).await?;
+        let found = self.inner.state.checkpoint(exact.then_some(index)).ok_or(CheckpointError::Forgotten)?;
+        self.inner.flusher.sync().await.map_err(|_| CheckpointError::Stopped)?;
+        Ok(found)
     }
 
     /// The node's status as it changes.
@@ -291,7 +315,7 @@ impl Raft {
         change.map(drop).map_err(|error| refusal(self.inner.config.id, error))
     }
 
-    /// Takes a snapshot now, which lets the log be purged up to the entries to keep.
+    /// Compacts the log as soon as enough members vouch for the state: purges it up to the entries to keep.
     ///
     /// # Errors
     /// [`ProposeError::Stopped`].
@@ -316,6 +340,7 @@ impl Raft {
 
     /// Stops the node. A leader hands over first, and waits for it, for a bounded time.
     pub async fn shutdown(&self) {
+        self.inner.state.stop();
         let _ = self.hand_over().await;
         // A panic of the core has been reported as fatal already.
         drop(self.inner.raft.shutdown().await);
@@ -408,6 +433,7 @@ fn status(metrics: &openraft::RaftMetrics<Types>) -> Status {
         last_log_index: metrics.last_log_index.unwrap_or_default(),
         committed: metrics.local_committed.map_or(0, |id| id.index),
         applied: metrics.last_applied.map_or(0, |id| id.index),
+        purged: metrics.purged.map_or(0, |id| id.index),
         voters: membership.voter_ids().collect(),
         learners: membership.membership().learner_ids().collect(),
         joint: membership.get_joint_config().len() > 1,

@@ -1,15 +1,16 @@
 //! The state store: openraft's `RaftStateMachine` over the state table.
 //!
 //! All state keys carry a generation before them. One generation is in force; a snapshot is received into a new one, and a single batch
-//! with the pointer, the applied id and the membership makes it the state. A crash at any point leaves one whole state in force, and the
+//! with the pointer, the applied id, the membership and the chain makes it the state. A crash at any point leaves one whole state in force, and the
 //! next start removes what is left of others.
 
 use std::{
     io,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -20,17 +21,28 @@ use openraft::{
 use tokio::sync::watch;
 
 use crate::{
+    checkpoint::{self, Checkpoint, History, Notary},
     codec,
     entry::{EntryPayload, LogEntry, LogId, Reply, StoredMembership, Types},
     flush::Flusher,
     kv::{Batch, Kv, KvError, Pair, Table},
+    log,
     machine::{Effect, Entry, Machine, View},
-    snapshot::{self, Image, Part, Verifier},
+    snapshot::{self, Image, Outgoing, Part, Point, Staged, Staging, drop_generation, state_key},
     tail::{AcceptedMembership, Tail},
 };
 
 const APPLIED: &[u8] = b"applied";
 const GENERATION: &[u8] = b"generation";
+/// The hash chain of the entries up to the applied one.
+const CHAIN: &[u8] = b"chain";
+/// As [`APPLIED`], where the state was last vouched for: the log may be purged up to some way before it.
+const ATTESTED: &[u8] = b"attested";
+/// As [`APPLIED`], of a state that is no longer there: until another is in its place.
+const LOST: &[u8] = b"lost";
+
+/// How long to wait before members are asked again to vouch for the state.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 type Snapshot = alias::SnapshotOf<Types, Image>;
@@ -41,6 +53,9 @@ pub(crate) struct Current {
     pub(crate) generation: u64,
     pub(crate) applied: Option<LogId>,
     pub(crate) membership: StoredMembership,
+    chain: [u8; 32],
+    /// The state's own hash; of no meaning before the state is opened.
+    digest: [u8; 32],
 }
 
 impl Current {
@@ -56,25 +71,48 @@ impl Current {
             }
             None => 0,
         };
-        Ok(Self { generation, applied, membership })
+        let chain = match kv.get(Table::Meta, CHAIN)? {
+            Some(bytes) => bytes.try_into().map_err(|_| codec::CodecError::Malformed("chain"))?,
+            None if applied.is_none() => checkpoint::START,
+            None => return Err(codec::CodecError::Malformed("chain").into()),
+        };
+        Ok(Self { generation, applied, membership, chain, digest: [0; 32] })
     }
 
     fn applied_index(&self) -> u64 {
         self.applied.map_or(0, |id| id.index)
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::of(self.applied.as_ref(), &self.membership, &self.chain, self.digest)
+    }
+
+    fn point(&self) -> Point {
+        let Self { applied, membership, chain, digest, .. } = self.clone();
+        Point { applied, membership, chain, state: digest }
     }
 }
 
 /// Puts `initial`, the state before the first entry, into a store that has none, and returns `None`; where the store has a state, changes
 /// nothing and returns the value of `marker` in it. To be called before the node is opened, with the same pairs on every node.
 ///
+/// A store that has applied entries and yet no state has lost it: it begins again, and the node rebuilds it when it is opened.
+///
 /// # Errors
 /// The store failed, or holds what does not decode.
 pub fn begin(kv: &dyn Kv, initial: Vec<Pair>, marker: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let generation = Current::load(kv)?.generation;
+    let Current { generation, applied, membership, .. } = Current::load(kv)?;
     if let Some(found) = kv.get(Table::State, &state_key(generation, marker))? {
         return Ok(Some(found));
     }
-    let mut batch = Batch::new();
+    let mut batch = drop_generation(generation);
+    if applied.is_some() {
+        tracing::warn!(applied = applied.map(|id| id.index), "the state is gone: it will be rebuilt");
+        batch.put(Table::Meta, LOST, codec::encode_applied(applied.as_ref(), &membership));
+        for key in [APPLIED, CHAIN, ATTESTED] {
+            batch.delete(Table::Meta, key);
+        }
+    }
     for (key, value) in initial {
         batch.put(Table::State, state_key(generation, &key), value);
     }
@@ -83,16 +121,53 @@ pub fn begin(kv: &dyn Kv, initial: Vec<Pair>, marker: &[u8]) -> io::Result<Optio
     Ok(None)
 }
 
+/// The membership of a state that was lost, if it was.
+///
+/// # Errors
+/// The store failed, or holds what does not decode.
+pub(crate) fn lost(kv: &dyn Kv) -> io::Result<Option<StoredMembership>> {
+    let stored = kv.get(Table::Meta, LOST)?;
+    Ok(stored.map(|bytes| codec::decode_applied(&bytes)).transpose()?.map(|(_, membership)| membership))
+}
+
+/// A lost state has another in its place: the one before the log, from which all entries follow.
+///
+/// # Errors
+/// The store failed.
+pub(crate) fn found(kv: &dyn Kv) -> io::Result<()> {
+    let mut batch = Batch::new();
+    batch.delete(Table::Meta, LOST);
+    Ok(kv.write(batch)?)
+}
+
+/// What makes a staged state the one in force, all at once.
+pub(crate) fn switch(staged: &Staged) -> Batch {
+    let Staged { generation, point, .. } = staged;
+    let applied = codec::encode_applied(point.applied.as_ref(), &point.membership);
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, GENERATION, generation.to_be_bytes());
+    batch.put(Table::Meta, APPLIED, applied.clone());
+    batch.put(Table::Meta, ATTESTED, applied);
+    batch.put(Table::Meta, CHAIN, point.chain);
+    batch.delete(Table::Meta, LOST);
+    batch
+}
+
 struct Shared {
     kv: Arc<dyn Kv>,
     machine: Arc<dyn Machine>,
+    notary: Arc<dyn Notary>,
     flusher: Flusher,
     tail: Arc<Tail>,
     /// Held for writing only while a batch becomes visible: readers see the state between two entries, never in one.
     current: RwLock<Current>,
+    history: Mutex<History>,
     next_generation: AtomicU64,
     applied: watch::Sender<u64>,
     fatal: watch::Sender<Option<String>>,
+    /// Consensus runs: before, it only asks what there is.
+    running: AtomicBool,
+    stopped: watch::Sender<bool>,
 }
 
 /// The applied state of one node.
@@ -101,13 +176,14 @@ pub(crate) struct StateStore(Arc<Shared>);
 
 impl StateStore {
     /// # Errors
-    /// The store failed.
+    /// The store failed, or the state has no hash.
     pub(crate) fn open(
         kv: Arc<dyn Kv>,
         machine: Arc<dyn Machine>,
+        notary: Arc<dyn Notary>,
         flusher: Flusher,
         tail: Arc<Tail>,
-        current: Current,
+        mut current: Current,
         fatal: watch::Sender<Option<String>>,
     ) -> io::Result<Self> {
         let generation = current.generation;
@@ -115,10 +191,37 @@ impl StateStore {
         leftovers.delete_range(Table::State, Vec::new(), generation.to_be_bytes());
         leftovers.delete_range(Table::State, (generation + 1).to_be_bytes(), [0xff; 9]);
         kv.write(leftovers)?;
-        let applied = watch::Sender::new(current.applied_index());
-        let next_generation = AtomicU64::new(generation + 1);
-        let current = RwLock::new(current);
-        Ok(Self(Arc::new(Shared { kv, machine, flusher, tail, current, next_generation, applied, fatal })))
+        current.digest = machine.digest(&StateView { kv: &*kv, generation }).map_err(io::Error::other)?;
+        let mut history = History::default();
+        history.push(current.checkpoint());
+        Ok(Self(Arc::new(Shared {
+            kv,
+            machine,
+            notary,
+            flusher,
+            tail,
+            applied: watch::Sender::new(current.applied_index()),
+            history: Mutex::new(history),
+            next_generation: AtomicU64::new(generation + 1),
+            current: RwLock::new(current),
+            fatal,
+            running: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
+        })))
+    }
+
+    /// Consensus runs.
+    pub(crate) fn run(&self) {
+        self.0.running.store(true, Ordering::Release);
+    }
+
+    /// Consensus is about to end.
+    pub(crate) fn stop(&self) {
+        self.0.stopped.send_replace(true);
+    }
+
+    pub(crate) fn notary(&self) -> &dyn Notary {
+        &*self.0.notary
     }
 
     /// Runs `f` on the state as it is after some entry; nothing is applied meanwhile.
@@ -132,17 +235,18 @@ impl StateStore {
         self.0.applied.subscribe()
     }
 
-    /// The applied index and the hash of the state there.
-    pub(crate) fn digest(&self) -> Result<(u64, [u8; 32]), KvError> {
-        let current = self.current();
-        let sha256 = snapshot::digest(&*self.0.kv, current.generation.to_be_bytes())?;
-        Ok((current.applied_index(), sha256))
+    /// The checkpoint at an index, or the newest; `None` if it is not remembered.
+    pub(crate) fn checkpoint(&self, index: Option<u64>) -> Option<Checkpoint> {
+        match index {
+            Some(index) => self.0.history.lock().unwrap_or_else(PoisonError::into_inner).at(index),
+            None => Some(self.current().checkpoint()),
+        }
     }
 
-    /// A place beside the state in which to gather a snapshot.
-    pub(crate) fn stage(&self) -> Staging {
+    /// A place beside the state in which to gather the state at `point`.
+    pub(crate) fn stage(&self, point: Point) -> Staging {
         let generation = self.0.next_generation.fetch_add(1, Ordering::Relaxed);
-        Staging { staged: Staged { state: self.clone(), generation, installed: false }, verifier: Verifier::default() }
+        Staging::new(self.0.kv.clone(), generation, &*self.0.machine, point)
     }
 
     fn current(&self) -> RwLockReadGuard<'_, Current> {
@@ -153,7 +257,8 @@ impl StateStore {
     fn apply_one(&self, entry: LogEntry) -> io::Result<Reply> {
         let shared = &self.0;
         // This is the only writer, so the state can't move between computing the effect and writing it.
-        let Current { generation, mut membership, .. } = self.current().clone();
+        let Current { generation, mut membership, chain, digest, .. } = self.current().clone();
+        let chain = checkpoint::link(&chain, &entry);
         let mut effect = Effect::default();
         match &entry.payload {
             EntryPayload::Blank => {}
@@ -161,14 +266,12 @@ impl StateStore {
                 let view = StateView { kv: &*shared.kv, generation };
                 let committed =
                     Entry { index: entry.log_id.index, term: entry.log_id.leader_id.term, payload: &payload.0 };
-                effect = shared.machine.apply(&view, committed).map_err(|error| {
-                    shared.fatal.send_replace(Some(error.to_string()));
-                    io::Error::other(error)
-                })?;
+                effect = shared.machine.apply(&view, committed).map_err(|error| self.give_up(error))?;
             }
             EntryPayload::Membership(new) => membership = StoredMembership::new(Some(entry.log_id), new.clone()),
         }
         let mut batch = Batch::new();
+        let writes = !effect.writes.is_empty();
         for (key, value) in effect.writes {
             let key = state_key(generation, &key);
             match value {
@@ -177,21 +280,29 @@ impl StateStore {
             }
         }
         batch.put(Table::Meta, APPLIED, codec::encode_applied(Some(&entry.log_id), &membership));
+        batch.put(Table::Meta, CHAIN, chain);
         let is_membership = matches!(entry.payload, EntryPayload::Membership(_));
-        self.commit(batch, Current { generation, applied: Some(entry.log_id), membership }, is_membership)?;
+        let new = Current { generation, applied: Some(entry.log_id), membership, chain, digest };
+        self.commit(batch, new, is_membership, writes)?;
         Ok(Reply(effect.reply))
     }
 
-    fn commit(&self, batch: Batch, new: Current, membership_changed: bool) -> io::Result<()> {
+    /// Makes a batch and what it leads to visible at once. `rewritten` says that rows of the state are in it.
+    fn commit(&self, batch: Batch, mut new: Current, membership_changed: bool, rewritten: bool) -> io::Result<()> {
         let shared = &self.0;
         let index = new.applied_index();
         {
             let mut current = shared.current.write().unwrap_or_else(PoisonError::into_inner);
             shared.flusher.check()?;
             shared.kv.write(batch).map_err(|error| shared.flusher.fail(error))?;
+            if rewritten {
+                let view = StateView { kv: &*shared.kv, generation: new.generation };
+                new.digest = shared.machine.digest(&view).map_err(|error| self.give_up(error))?;
+            }
             if membership_changed {
                 shared.tail.settled(new.applied, AcceptedMembership::of(&new.membership));
             }
+            shared.history.lock().unwrap_or_else(PoisonError::into_inner).push(new.checkpoint());
             *current = new;
         }
         shared.applied.send_replace(index);
@@ -199,18 +310,38 @@ impl StateStore {
         Ok(())
     }
 
-    async fn pin(&self) -> io::Result<Snapshot> {
-        // The callers run in turn with `apply`, so nothing is applied between reading `current` and pinning the image.
-        let current = self.current().clone();
-        let meta = SnapshotMeta { last_log_id: current.applied, last_membership: current.membership };
-        let image = snapshot::read_image(self.0.kv.clone(), current.generation.to_be_bytes()).await?;
-        Ok(Snapshot { meta, snapshot: image })
+    fn give_up(&self, error: crate::machine::MachineError) -> io::Error {
+        self.0.fatal.send_replace(Some(error.to_string()));
+        io::Error::other(error)
+    }
+
+    /// Begins to read the state as it is now. To be called in turn with applying: nothing may be applied between the two steps.
+    pub(crate) async fn pin(&self) -> io::Result<Outgoing> {
+        let (generation, point) = {
+            let current = self.current();
+            (current.generation, current.point())
+        };
+        Ok(snapshot::read_image(self.0.kv.clone(), generation, point).await?)
+    }
+
+    /// Where the state was last vouched for, without its records.
+    fn attested(&self) -> io::Result<Option<Snapshot>> {
+        let kv = &*self.0.kv;
+        let stored = match kv.get(Table::Meta, ATTESTED)? {
+            None if log::purged(kv)?.is_some() => kv.get(Table::Meta, APPLIED)?,
+            stored => stored,
+        };
+        let stored = stored.map(|bytes| codec::decode_applied(&bytes)).transpose()?;
+        Ok(stored.map(|(last_log_id, last_membership)| Snapshot {
+            meta: SnapshotMeta { last_log_id, last_membership },
+            snapshot: Image::Absent,
+        }))
     }
 }
 
 impl RaftStateMachine<Types> for StateStore {
     type SnapshotData = Image;
-    type SnapshotBuilder = PinnedImage;
+    type SnapshotBuilder = Compaction;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let current = self.current().clone();
@@ -231,33 +362,29 @@ impl RaftStateMachine<Types> for StateStore {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> PinnedImage {
-        PinnedImage(self.pin().await)
+    async fn get_snapshot_builder(&mut self) -> Compaction {
+        Compaction { image: Some(self.pin().await), state: self.clone() }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
         let mut staged = match snapshot {
             Image::Incoming(staged) => staged,
-            Image::Outgoing(mut parts) => {
-                let mut staging = self.stage();
+            // Of this node itself, for openraft's suite: nothing that came from elsewhere gets here unproved.
+            Image::Outgoing(Outgoing { point, mut parts }) => {
+                let mut staging = self.stage(point);
                 loop {
                     match parts.recv().await.ok_or(KvError::Closed)?? {
                         Part::Records(chunk) => staging.write(&chunk)?,
-                        Part::End(seal) => break staging.finish(&seal)?,
+                        Part::End => break staging.finish()?,
                     }
                 }
             }
+            Image::Absent => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let old = self.current().generation;
-        let new = Current {
-            generation: staged.generation,
-            applied: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-        };
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, GENERATION, new.generation.to_be_bytes());
-        batch.put(Table::Meta, APPLIED, codec::encode_applied(new.applied.as_ref(), &new.membership));
-        self.commit(batch, new, true)?;
+        let Point { applied, membership, chain, state } = staged.point.clone();
+        let new = Current { generation: staged.generation, applied, membership, chain, digest: state };
+        self.commit(switch(&staged), new, true, false)?;
         staged.installed = true;
         // The leader will count on this state: it must be durable before it hears of it.
         self.0.flusher.sync().await?;
@@ -265,70 +392,75 @@ impl RaftStateMachine<Types> for StateStore {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        if !self.0.running.load(Ordering::Acquire) {
+            return self.attested();
+        }
         if self.current().applied.is_none() {
             return Ok(None);
         }
-        self.pin().await.map(Some)
+        // A fresh one: whoever sends it has it vouched for first.
+        let image = self.pin().await?;
+        Ok(Some(described(image)))
     }
 }
 
-/// The image of the state at the moment at which openraft decided to take a snapshot.
-///
-/// Nothing is stored: the state itself is durable, and a follower that needs a snapshot is sent a fresh image. What openraft takes from this
-/// is the id up to which the log may be purged.
-pub(crate) struct PinnedImage(io::Result<Snapshot>);
+fn described(image: Outgoing) -> Snapshot {
+    let Point { applied, membership, .. } = image.point.clone();
+    let meta = SnapshotMeta { last_log_id: applied, last_membership: membership };
+    Snapshot { meta, snapshot: Image::Outgoing(image) }
+}
 
-impl RaftSnapshotBuilder<Types> for PinnedImage {
+/// A snapshot to be taken, in openraft's words: the log may be purged up to some way before it.
+///
+/// Nothing is stored: the state itself is durable, and a member that needs a snapshot is sent a fresh image. But the log must not go before
+/// enough members vouch for a state that replaces it, so this waits until they do, as long as it takes, at an index that moves with the state.
+pub(crate) struct Compaction {
+    image: Option<io::Result<Outgoing>>,
+    state: StateStore,
+}
+
+impl RaftSnapshotBuilder<Types> for Compaction {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        std::mem::replace(&mut self.0, Err(KvError::Closed.into()))
-    }
-}
-
-/// A snapshot being received.
-pub(crate) struct Staging {
-    staged: Staged,
-    verifier: Verifier,
-}
-
-impl Staging {
-    /// Adds a chunk of records.
-    ///
-    /// # Errors
-    /// The chunk is misframed or out of order, or the store failed.
-    pub(crate) fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        let pairs = self.verifier.records(chunk).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let mut batch = Batch::new();
-        for (key, value) in pairs {
-            batch.put(Table::State, state_key(self.staged.generation, &key), value);
+        let shared = self.state.0.clone();
+        let mut stopped = shared.stopped.subscribe();
+        let mut image = self.image.take().transpose()?;
+        let mut refused = 0_u32;
+        loop {
+            // The image only for the first try: it must not hold the store's past for longer.
+            let snapshot = image.take().map_or_else(|| self.absent(), |image| (image.point.clone(), described(image)));
+            let (point, snapshot) = snapshot;
+            let checkpoint = point.checkpoint();
+            match shared.notary.attest(&checkpoint).await {
+                Ok(_) => {
+                    let mut batch = Batch::new();
+                    let at = codec::encode_applied(point.applied.as_ref(), &point.membership);
+                    batch.put(Table::Meta, ATTESTED, at);
+                    shared.flusher.check()?;
+                    shared.kv.write(batch).map_err(|error| shared.flusher.fail(error))?;
+                    return Ok(snapshot);
+                }
+                Err(error) => {
+                    if refused.is_multiple_of(60) {
+                        tracing::warn!(%error, "the log is not compacted before enough members vouch for the state");
+                    }
+                    refused = refused.saturating_add(1);
+                }
+            }
+            drop(snapshot);
+            if tokio::time::timeout(ASK_AGAIN, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
+                return Err(KvError::Closed.into());
+            }
         }
-        Ok(self.staged.state.0.kv.write(batch)?)
-    }
-
-    /// The snapshot, if it is whole and what its hash says.
-    ///
-    /// # Errors
-    /// It is not.
-    pub(crate) fn finish(self, seal: &snapshot::Seal) -> io::Result<Staged> {
-        self.verifier.finish(seal).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(self.staged)
     }
 }
 
-/// A received snapshot beside the state. Removed when dropped without having become the state.
-pub(crate) struct Staged {
-    state: StateStore,
-    generation: u64,
-    installed: bool,
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if !self.installed {
-            // What can't be removed now is removed at the next start.
-            drop(self.state.0.kv.write(drop_generation(self.generation)));
-        }
+impl Compaction {
+    fn absent(&self) -> (Point, Snapshot) {
+        let point = self.state.current().point();
+        let meta = SnapshotMeta { last_log_id: point.applied, last_membership: point.membership.clone() };
+        (point, Snapshot { meta, snapshot: Image::Absent })
     }
 }
 
@@ -351,14 +483,4 @@ impl View for StateView<'_> {
         }
         Ok(pairs)
     }
-}
-
-fn state_key(generation: u64, key: &[u8]) -> Vec<u8> {
-    [&generation.to_be_bytes(), key].concat()
-}
-
-fn drop_generation(generation: u64) -> Batch {
-    let mut batch = Batch::new();
-    batch.delete_range(Table::State, generation.to_be_bytes(), (generation + 1).to_be_bytes());
-    batch
 }

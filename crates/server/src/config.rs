@@ -39,10 +39,12 @@ pub struct RaftConfig {
     pub election_min_ms: u64,
     /// The longest; also how long a leader's silence must last before anybody stands.
     pub election_max_ms: u64,
-    /// A snapshot every so many entries.
+    /// The log is compacted every so many entries, as soon as t members vouch for the state.
     pub snapshot_every: u64,
-    /// Takes a snapshot from whoever leads: for one start of a member that is too far behind, when no member is corrupt.
-    pub accept_snapshots: bool,
+    /// Entries that stay in the log all the same: a member that is no further behind needs no snapshot.
+    pub keep_entries: u64,
+    /// Members compare their states at every index divisible by this.
+    pub attest_every: u64,
 }
 
 impl Default for RaftConfig {
@@ -52,7 +54,8 @@ impl Default for RaftConfig {
             election_min_ms: 300,
             election_max_ms: 450,
             snapshot_every: 10_000,
-            accept_snapshots: false,
+            keep_entries: 20_000,
+            attest_every: 4_096,
         }
     }
 }

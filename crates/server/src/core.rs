@@ -1,5 +1,6 @@
 //! What every task of a node shares, and how it reads the state.
 
+use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
 use crate::env::Env;
 use crate::executor::Executors;
@@ -31,10 +32,11 @@ pub(crate) struct Core {
     pub(crate) me: MemberIndex,
     /// The roster of genesis; membership does not change in this version.
     pub(crate) roster: Roster,
-    pub(crate) keys: Keystore,
+    pub(crate) keys: Arc<Keystore>,
     pub(crate) raft: Raft,
     pub(crate) audit: AuditLog,
-    pub(crate) peers: Peers,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) attestor: Arc<Attestor>,
     pub(crate) executors: Executors,
     pub(crate) creating: Creating,
     pub(crate) caches: Caches,

@@ -18,6 +18,7 @@
 //! | `keystore` | what a member keeps outside the replicated store |
 //! | `journal` | the audit records of applied commands |
 
+mod attest;
 mod ceremony;
 mod certificates;
 mod clock;
@@ -42,7 +43,7 @@ mod store;
 mod submit;
 
 pub use executor::MakeEngine;
-pub use run::{Parts, RunError, run, serve};
+pub use run::{Parts, RunError, forget_state, run, serve};
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,11 @@
 //! The replicated machine: hands log entries to `state`, and tells the journal what became of them.
 
+use crate::failpoint;
 use crate::store::Applied;
-use quorate_raft::{Effect, Entry, Machine, MachineError, View};
+use quorate_raft::{Effect, Entry, Machine, MachineError, View, WrongState};
 use quorate_state::change::Resource;
 use quorate_state::command::Command;
+use quorate_state::hash::{Recount, StateHash, hash_key};
 use quorate_state::ids::{ClusterId, LeaseId, RequestId};
 use quorate_state::machine::{Position, apply};
 use quorate_state::outcome::Outcome;
@@ -40,14 +42,42 @@ impl VaultMachine {
 impl Machine for VaultMachine {
     fn apply(&self, view: &dyn View, entry: Entry<'_>) -> Result<Effect, MachineError> {
         let at = Position { index: entry.index, term: entry.term };
-        let (writes, outcome) =
+        let (mut writes, outcome) =
             apply(&Applied(view), &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
+        // A test damages this member's state: what it says of itself is no longer what the others have.
+        if let Some(Some(hash)) = writes.get_mut(&hash_key())
+            && failpoint::hit("machine.damage").is_err()
+        {
+            hash.reverse();
+            hash.rotate_right(1);
+        }
         let reply = encode(&outcome);
         // The journal is this member's own log: it has no part in what the machine computes, and never holds it up.
         if self.journal.try_send(describe(at, entry.payload, outcome)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(Effect { writes: writes.into_iter().collect(), reply })
+    }
+
+    fn digest(&self, view: &dyn View) -> Result<[u8; 32], MachineError> {
+        StateHash::load(&Applied(view)).map(|hash| hash.digest()).map_err(|e| MachineError(e.to_string()))
+    }
+
+    fn recount(&self, digest: [u8; 32]) -> Box<dyn quorate_raft::Recount> {
+        Box::new(Rows(Recount::of(digest)))
+    }
+}
+
+/// A state on its way from another member.
+struct Rows(Recount);
+
+impl quorate_raft::Recount for Rows {
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), WrongState> {
+        self.0.row(key, value).map_err(|e| WrongState(e.to_string()))
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), WrongState> {
+        self.0.finish().map_err(|e| WrongState(e.to_string()))
     }
 }
 

@@ -7,21 +7,27 @@ use quorate_api::vault as wire;
 use quorate_audit::Detail;
 use quorate_authz::Principal;
 use quorate_crypto::reshare::Phase;
+use quorate_raft::Checkpoint;
 use quorate_state::access::{self, CustomerKey, customer_key, keyrings, mounts, namespaces};
+use quorate_state::attest::Attestation;
 use quorate_state::ceremony::{Session, faults, sessions};
 use quorate_state::change::{Kind, Query};
 use quorate_state::clock::ClusterClock;
 use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId};
 use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::Refusal;
-use quorate_state::request::authority_version;
+use quorate_state::request::{authority_version, tightened_index};
 use quorate_state::secrets::{self, VersionState};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::target::{roles, target, targets};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest page of a list.
 const PAGE: u32 = 1_000;
+/// How long a question may wait for members to attest.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 impl Core {
     /// Authorises and records a question of one node, and makes sure that its state is as new as the question.
@@ -269,7 +275,11 @@ impl Core {
         Ok((by_state, oldest.unwrap_or(0)))
     }
 
-    pub(crate) async fn read_status(&self, principal: &Principal) -> Result<wire::ReadStatusReply, Failure> {
+    pub(crate) async fn read_status(
+        self: &Arc<Self>,
+        principal: &Principal,
+        question: &wire::ReadStatusRequest,
+    ) -> Result<wire::ReadStatusReply, Failure> {
         // What this node knows, however old: a status that needed a leader would be of no use without one.
         let ask = Ask {
             request: RequestId(self.env.random()),
@@ -278,6 +288,15 @@ impl Core {
             details: Vec::new(),
         };
         self.allow(principal, ask).await?;
+        let tightened_index = self.read(|store, _| tightened_index(store))?;
+        let effective_index = if question.effective_index == 0 { tightened_index } else { question.effective_index };
+        if question.wait_ms > 0 {
+            let patience = Duration::from_millis(question.wait_ms.into()).min(LONGEST_WAIT);
+            self.confirm(effective_index, patience).await;
+        }
+        // Only what no crash takes back.
+        let own = self.raft.settled(0, false, Duration::ZERO).await.ok();
+        let confirmations = self.confirmations(own.as_ref());
         let raft = self.raft.watch().borrow().clone();
         let head = self.audit.head();
         let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
@@ -325,8 +344,35 @@ impl Core {
                 certificate_not_after: self.certificate.valid().1,
                 client_roots_not_after,
                 alarms,
+                tightened_index,
+                effective_index,
+                confirmations,
+                purged: raft.purged,
             })
         })
+    }
+}
+
+impl Core {
+    /// The members' own words about where they are, as far as this one has them.
+    fn confirmations(&self, own: Option<&Checkpoint>) -> Vec<wire::Confirmation> {
+        let words = |attestation: Option<&Attestation>, member: MemberIndex, complaint: String| wire::Confirmation {
+            member: u32::from(member),
+            index: attestation.map_or(0, |a| a.applied.index),
+            attestation: attestation.and_then(|a| borsh::to_vec(a).ok()).unwrap_or_default(),
+            complaint,
+        };
+        let members = self.roster.members.iter().map(|m| m.index);
+        members
+            .map(|member| {
+                if member == self.me {
+                    let own = own.map(|checkpoint| self.attestor.sign(checkpoint));
+                    return words(own.as_ref(), member, String::new());
+                }
+                let seen = self.attestor.known(member);
+                words(seen.newest.as_ref(), member, seen.complaint.map_or_else(String::new, |c| c.to_string()))
+            })
+            .collect()
     }
 }
 

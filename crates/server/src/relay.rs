@@ -72,7 +72,7 @@ impl Core {
         let signed = SignedQuestion::decode(bytes).map_err(Failure::from)?;
         let question = signed.question().map_err(Failure::from)?;
         let answer = self
-            .consider(&signed, &question, via)
+            .weigh(&signed, &question, via)
             .await
             .unwrap_or_else(|failure| Answer::Refused { code: failure.code.to_owned(), reason: failure.message });
         seal(&question, &signed.hash(), self.me, self.keys.identity(), &answer, &mut self.env.rng())
@@ -81,7 +81,7 @@ impl Core {
 
     /// Nothing that `via` says counts: the caller is who the certificate and the signature say, by this member's own roots
     /// and clock.
-    async fn consider(
+    async fn weigh(
         &self,
         signed: &SignedQuestion,
         question: &Question,

@@ -1,5 +1,6 @@
 //! A node from its configuration to its end.
 
+use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
@@ -21,14 +22,15 @@ use quorate_api::tls::{
 use quorate_api::vault::vault_server::VaultServer;
 use quorate_audit::AuditLog;
 use quorate_raft::kv::{Kv, KvError, RocksKv};
-use quorate_raft::{Config, InitError, Node, Raft};
+use quorate_raft::{Config, InitError, Node, Notary, Raft};
 use quorate_state::genesis::{BadGenesis, Genesis};
 use quorate_state::ids::ClusterId;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -117,6 +119,15 @@ pub enum RunError {
     /// The log can no longer be relied on: the process must end at once.
     #[error("the replicated log failed: {0}; the process ends, so that it promises nothing that it cannot keep")]
     Fatal(String),
+    /// This member's state is not that of the others.
+    #[error(
+        "t members attest another state at index {index} than this member has: it is damaged, and the process ends; \
+         `quorate member forget-state` has it rebuilt at the next start"
+    )]
+    Diverged {
+        /// Where.
+        index: u64,
+    },
 }
 
 /// What a node is made of. [`run`] makes it of files, RocksDB, PostgreSQL and the operating system; a simulation of its own.
@@ -139,6 +150,8 @@ pub struct Parts {
     pub api_listener: Box<dyn Listener>,
     /// Makes the engine of a target.
     pub engines: Box<MakeEngine>,
+    /// Members compare their states at every index divisible by this. Each asks by itself, so it need not be the same on all.
+    pub attest_every: u64,
 }
 
 /// Runs a node until `shutdown`, then hands leadership over and stops.
@@ -157,6 +170,7 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
         peer_listener: listen(&env, config.peer_listen).await?,
         api_listener: listen(&env, config.api_listen).await?,
         engines: make_real(),
+        attest_every: config.raft.attest_every,
         env,
         genesis,
         keys,
@@ -169,7 +183,7 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
 /// # Errors
 /// [`RunError`].
 pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let Parts { env, genesis, keys, audit, kv, raft, peer_listener, api_listener, engines } = parts;
+    let Parts { env, genesis, keys, audit, kv, raft, peer_listener, api_listener, engines, attest_every } = parts;
     let cluster = genesis.cluster();
     let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
     let me = me.ok_or_else(|| RunError::NotAMember { data: name.to_owned() })?;
@@ -187,12 +201,32 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         members: genesis.roster.members.clone(),
         identity: tls.clone(),
     });
-    let raft = Raft::open(Config { id: me.raft_id, cluster: cluster.0, ..raft }, kv, machine, dialer).await?;
+    let peers = Arc::new(Peers::new(&env.net, &genesis.roster, me.index, &tls)?);
+    let keys = Arc::new(keys);
+    let attestor = Arc::new(Attestor {
+        cluster,
+        roster: genesis.roster.clone(),
+        me: me.index,
+        keys: Arc::clone(&keys),
+        peers: Arc::clone(&peers),
+        seen: Mutex::default(),
+        diverged: watch::Sender::new(None),
+    });
+    let raft = Config { id: me.raft_id, cluster: cluster.0, ..raft };
+    let opening = Raft::open(raft, kv, machine, dialer, Arc::clone(&attestor) as Arc<dyn Notary>);
+    let mut shutdown = pin!(shutdown);
+    // A member that lost its state waits here for the others, for as long as it takes.
+    let raft = tokio::select! {
+        biased;
+        raft = opening => raft?,
+        () = &mut shutdown => return Ok(()),
+    };
     let core = Arc::new(Core {
         cluster,
         name: me.name.clone(),
         me: me.index,
-        peers: Peers::new(&env.net, &genesis.roster, me.index, &tls)?,
+        peers,
+        attestor,
         env,
         roster: genesis.roster.clone(),
         keys,
@@ -221,7 +255,9 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     tasks.spawn(Arc::clone(&core).drive_ceremonies());
     tasks.spawn(Arc::clone(&core).keep_certificates());
     tasks.spawn(Arc::clone(&core).keep_callers());
+    tasks.spawn(Arc::clone(&core).drive_attestations(attest_every));
     let mut fatal = raft.fatal();
+    let mut diverged = core.attestor.diverged.subscribe();
     let port = |ended: Option<Result<Result<(), RunError>, _>>| match ended {
         Some(Ok(Err(error))) => Err(error),
         _ => Err(RunError::Fatal("a port ended".to_owned())),
@@ -231,7 +267,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         biased;
         // At once: what is under way must not be answered by a node whose log cannot be relied on.
         why = failed(&mut fatal) => return Err(RunError::Fatal(why)),
-        () = shutdown => {}
+        index = alone(&mut diverged) => return Err(RunError::Diverged { index }),
+        () = &mut shutdown => {}
         ended = clients.join_next() => return port(ended),
         ended = peers.join_next() => return port(ended),
         // None of them ends by itself, and a node without one of them would only seem to work.
@@ -244,6 +281,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     let _ = stop_clients.send(true);
     let _ = timeout(Duration::from_secs(3), clients.join_next()).await;
     tasks.abort_all();
+    let _ = timeout(Duration::from_secs(1), core.say_goodbye()).await;
     let _ = timeout(Duration::from_secs(5), raft.shutdown()).await;
     let _ = stop_peers.send(true);
     let _ = timeout(Duration::from_secs(1), peers.join_next()).await;
@@ -263,6 +301,25 @@ async fn hand_over(core: &Core, raft: &Raft) {
             tracing::info!(to, "leadership handed over");
         }
         _ => tracing::warn!("nobody took the leadership over: the others will elect a leader"),
+    }
+}
+
+/// Drops the applied state of a member that is down: at its next start it is rebuilt from the log, or from a state that t members vouch
+/// for. Keys, shares, log and audit log stay.
+///
+/// # Errors
+/// [`RunError`]
+pub fn forget_state(config: &NodeConfig) -> Result<(), RunError> {
+    let path = config.data_dir.join("db");
+    RocksKv::drop_state(&path).map_err(|source| RunError::Store { path, source })
+}
+
+/// The index at which t others have another state than this member.
+async fn alone(diverged: &mut watch::Receiver<Option<u64>>) -> u64 {
+    match diverged.wait_for(Option::is_some).await {
+        Ok(index) => index.unwrap_or_default(),
+        // It is never sent again; the others end this.
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -322,7 +379,7 @@ fn raft_config(config: &NodeConfig) -> Config {
     raft.election_min = Duration::from_millis(config.raft.election_min_ms);
     raft.election_max = Duration::from_millis(config.raft.election_max_ms);
     raft.snapshot_every = config.raft.snapshot_every;
-    raft.accept_snapshots = config.raft.accept_snapshots;
+    raft.keep_entries = config.raft.keep_entries;
     // Beside the store, not in it: it tells when the store has lost the end of its log.
     raft.witness = Some(config.data_dir.join("log.witness"));
     raft

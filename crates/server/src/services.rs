@@ -39,7 +39,9 @@ impl Vault for VaultPort {
     async fn submit(&self, request: Request<vw::SubmitRequest>) -> Result<Response<vw::SubmitReply>, Status> {
         let chain = Self::chain(&request)?;
         let signed = decode_signed(&request.get_ref().signed_request)?;
-        let issues = signed.request().is_ok_and(|r| matches!(r.change, Change::IssueLease { .. }));
+        let change = signed.request().ok().map(|r| r.change);
+        let issues = matches!(change, Some(Change::IssueLease { .. }));
+        let takes_away = change.is_some_and(|c| c.takes_away());
         let done = self.0.submit(&chain, signed).await?;
         let lease = match &done.outcome {
             // The leader answered when the lease was active; this node's own state may be a little behind.
@@ -52,8 +54,10 @@ impl Vault for VaultPort {
             }
             _ => None,
         };
+        let unconfirmed = if takes_away { self.0.glance(done.index).await } else { Vec::new() };
+        let unconfirmed = unconfirmed.into_iter().map(u32::from).collect();
         let outcome = encode(&done.outcome);
-        Ok(Response::new(vw::SubmitReply { outcome, index: done.index, term: done.term, lease }))
+        Ok(Response::new(vw::SubmitReply { outcome, index: done.index, term: done.term, lease, unconfirmed }))
     }
 
     async fn open(&self, request: Request<vw::OpenRequest>) -> Result<Response<vw::OpenReply>, Status> {
@@ -116,7 +120,7 @@ impl Vault for VaultPort {
         request: Request<vw::ReadStatusRequest>,
     ) -> Result<Response<vw::ReadStatusReply>, Status> {
         let caller = self.caller(&request)?;
-        Ok(Response::new(self.0.read_status(&caller).await?))
+        Ok(Response::new(self.0.read_status(&caller, request.get_ref()).await?))
     }
 
     type RelayStream = BoxStream<'static, Result<vw::RelayedAnswer, Status>>;
@@ -183,6 +187,11 @@ impl Peer for PeerPort {
         self.member(&request)?;
         let reading = self.0.reading(request.get_ref().follows)?;
         Ok(Response::new(pw::ReadClockReply { reading: borsh::to_vec(&reading).unwrap_or_default() }))
+    }
+
+    async fn attest(&self, request: Request<pw::AttestRequest>) -> Result<Response<pw::AttestReply>, Status> {
+        let member = self.member(&request)?;
+        Ok(Response::new(self.0.attested(member, request.into_inner()).await))
     }
 
     async fn open_target(

@@ -9,7 +9,7 @@ use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::sealed::{ObjectTemplate, Sealed, WrapTemplate, seal};
 use quorate_state::access::SYSTEM_NAMESPACE;
 use quorate_state::change::Change;
-use quorate_state::ids::{CustomerKeyId, KeyringId, Millis, SessionId, hex};
+use quorate_state::ids::{CustomerKeyId, KeyringId, MemberIndex, Millis, SessionId, hex};
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
 use quorate_state::store::decode;
@@ -47,6 +47,9 @@ pub struct Submitted {
     pub term: u64,
     /// For a lease: as it was when the credential had become usable.
     pub lease: Option<Lease>,
+    /// For a change that takes something away: members of whom the answering one does not know yet that they have applied it.
+    /// [`Client::effective`] asks for their own words.
+    pub unconfirmed: Vec<MemberIndex>,
 }
 
 /// A target, without its password.
@@ -389,7 +392,13 @@ impl Client {
             decode(0, &reply.outcome).map_err(|_| Failure::new(BAD_ANSWER, "the outcome is in no known format"))?;
         match outcome {
             Outcome::Refused(refusal) => Err(refusal.into()),
-            outcome => Ok(Submitted { outcome, index: reply.index, term: reply.term, lease: reply.lease }),
+            outcome => Ok(Submitted {
+                outcome,
+                index: reply.index,
+                term: reply.term,
+                lease: reply.lease,
+                unconfirmed: reply.unconfirmed.iter().filter_map(|m| MemberIndex::try_from(*m).ok()).collect(),
+            }),
         }
     }
 }

@@ -11,7 +11,16 @@ use crate::vault::{
     ReadStatusRequest, ReadVersionsReply, ReadVersionsRequest, SecretInfo,
 };
 use futures::future::join_all;
+use quorate_state::attest::Attestation;
 use quorate_state::ids::{LeaseId, MemberIndex};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long one question waits for members to attest.
+const ATTEST: Duration = Duration::from_secs(2);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(200);
 
 impl Client {
     /// Every path below a prefix.
@@ -120,11 +129,48 @@ impl Client {
         }
     }
 
+    /// Asks until every pinned member has attested an index at or past `index`, or `patience` is over. Returns who has not: the
+    /// change at `index` is *effective* when that is nobody, and then no honest member acts on the rules before it.
+    ///
+    /// # Security
+    /// What counts is each member's own signature, whoever passes it on: members that lie can hold this up, not bring it about.
+    pub async fn effective(&self, index: u64, patience: Duration) -> Vec<MemberIndex> {
+        let deadline = Instant::now() + patience;
+        let mut missing: BTreeSet<MemberIndex> = self.profile.members.iter().map(|m| m.index).collect();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait_ms = u32::try_from(left.min(ATTEST).as_millis()).unwrap_or(0);
+            let asked = self.vaults.values().cloned().map(|mut vault| async move {
+                let question = ReadStatusRequest { effective_index: index, wait_ms };
+                call(CALL, vault.read_status(question)).await
+            });
+            for reply in join_all(asked).await.into_iter().flatten() {
+                for word in reply.confirmations {
+                    if let Some(member) = self.confirms(index, &word.attestation) {
+                        missing.remove(&member);
+                    }
+                }
+            }
+            if missing.is_empty() || Instant::now() >= deadline {
+                return missing.into_iter().collect();
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// The member whose attestation of an index at or past `index` this is.
+    fn confirms(&self, index: u64, attestation: &[u8]) -> Option<MemberIndex> {
+        let word: Attestation = borsh::from_slice(attestation).ok()?;
+        let member = self.profile.member(word.member)?;
+        let counts = word.applied.index >= index && word.is_signed(&self.profile.cluster, &member.key);
+        counts.then_some(member.index)
+    }
+
     /// Every member's own view, asked at once.
     pub async fn status(&self) -> Vec<(MemberIndex, Result<ReadStatusReply, Failure>)> {
         let ask = |(member, vault): (&MemberIndex, &crate::vault::vault_client::VaultClient<_>)| {
             let (member, mut vault) = (*member, vault.clone());
-            async move { (member, call(CALL, vault.read_status(ReadStatusRequest {})).await) }
+            async move { (member, call(CALL, vault.read_status(ReadStatusRequest::default())).await) }
         };
         join_all(self.vaults.iter().map(ask)).await
     }

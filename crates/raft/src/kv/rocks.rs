@@ -45,6 +45,12 @@ impl RocksKv {
     /// Such a directory is to be set aside, never to be opened in a laxer way: a log that silently lost its end lets a node vote for what
     /// it has promised not to.
     pub fn open(path: &Path, seal: Arc<dyn ValueSeal>) -> Result<Self, KvError> {
+        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
+        let db = Db::open_cf_descriptors(&Self::options(), path, families).map_err(engine)?;
+        Ok(Self { db, seal })
+    }
+
+    fn options() -> Options {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -57,9 +63,20 @@ impl RocksKv {
         options.set_wal_bytes_per_sync(0);
         options.set_max_total_wal_size(256 << 20);
         options.set_keep_log_file_num(4);
+        options
+    }
+
+    /// Drops the replicated state of the store in `path`, and nothing else: log, votes and what was promised stay. The node rebuilds the
+    /// state when it is opened next.
+    ///
+    /// # Errors
+    /// [`KvError::Engine`] if the directory can't be opened, as [`RocksKv::open`] has it, or is in use.
+    pub fn drop_state(path: &Path) -> Result<(), KvError> {
+        let mut options = Self::options();
+        options.create_if_missing(false);
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
         let db = Db::open_cf_descriptors(&options, path, families).map_err(engine)?;
-        Ok(Self { db, seal })
+        db.drop_cf(Table::State.name()).map_err(engine)
     }
 
     fn family(&self, table: Table) -> Result<Arc<BoundColumnFamily<'_>>, KvError> {

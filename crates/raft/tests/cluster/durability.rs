@@ -13,7 +13,7 @@ use quorate_raft::{
     kv::{Batch, Kv, KvError, MemKv, Pair, RocksKv, Table},
 };
 
-use crate::harness::{CLUSTER, Cluster, Inverting, PATIENCE, Register, node, within};
+use crate::harness::{CLUSTER, Cluster, Inverting, PATIENCE, Register, Registry, last_index, node, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_from_disk_keeps_everything() {
@@ -60,45 +60,6 @@ async fn losing_power_everywhere_loses_no_acknowledged_write() {
             }
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_behind_the_purged_log_gets_a_snapshot() {
-    let mut cluster = Cluster::start(3, false, |config| {
-        config.snapshot_every = 50;
-        config.keep_entries = 10;
-    })
-    .await;
-    cluster.set("gone", "by then").await;
-    let leader = cluster.leader().await;
-    let behind = leader % 3 + 1;
-    cluster.kill(behind);
-    let stopped_at = last_index(cluster.memory(behind));
-    // More than one chunk of records, so that the stream is one.
-    let large = "x".repeat(20_000);
-    let mut last = 0;
-    for i in 0..120 {
-        last = cluster.set(&format!("k{:02}", i % 60), &large).await.index;
-    }
-    for id in cluster.ids() {
-        cluster.node(id).snapshot().await.unwrap();
-        purged(cluster.memory(id), stopped_at + 1).await;
-    }
-    // Nobody holds the entries that it needs next.
-    cluster.start_node(behind).await;
-    cluster.converge(last).await;
-    purged(cluster.memory(behind), stopped_at).await;
-    assert_eq!(cluster.node(behind).digest().unwrap(), cluster.node(leader).digest().unwrap());
-    assert_eq!(cluster.node(behind).membership().voters.len(), 3);
-
-    // The installed state is durable: nothing of it is lost with the power.
-    cluster.lose_power(behind);
-    cluster.start_node(behind).await;
-    cluster.converge(last).await;
-    let last = cluster.set("after", "snapshot").await.index;
-    cluster.converge(last).await;
-    assert_eq!(cluster.get(behind, "after").as_deref(), Some("snapshot"));
-    assert_eq!(cluster.get(behind, "k59").as_deref(), Some(large.as_str()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,29 +153,12 @@ async fn alone(config: Config, kv: Arc<dyn Kv>) -> Result<Raft, OpenError> {
             Err(std::io::ErrorKind::NotConnected.into())
         }
     }
-    tokio::time::timeout(PATIENCE, Raft::open(config, kv, Arc::new(Register), Arc::new(Nobody))).await.unwrap()
-}
-
-/// Waits until the log holds nothing up to `index`.
-async fn purged(kv: &MemKv, index: u64) {
-    within("the purge", async {
-        while first_index(kv) <= index {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-fn first_index(kv: &MemKv) -> u64 {
-    kv.scan(Table::Log, &[], &[], 1).unwrap().first().map_or(u64::MAX, index)
-}
-
-fn last_index(kv: &MemKv) -> u64 {
-    kv.last(Table::Log).unwrap().as_ref().map_or(0, index)
-}
-
-fn index(pair: &Pair) -> u64 {
-    u64::from_be_bytes(pair.0.as_slice().try_into().unwrap())
+    tokio::time::timeout(
+        PATIENCE,
+        Raft::open(config, kv, Arc::new(Register), Arc::new(Nobody), Arc::new(Registry::default())),
+    )
+    .await
+    .unwrap()
 }
 
 /// A store that counts its syncs.

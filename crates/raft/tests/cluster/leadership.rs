@@ -13,7 +13,7 @@ async fn a_proposal_reaches_every_node() {
     let done = cluster.set("colour", "blue").await;
     assert_eq!(done.reply, b"red", "the reply is the machine's");
     cluster.converge(done.index).await;
-    let digests: BTreeSet<_> = cluster.ids().iter().map(|id| cluster.node(*id).digest().unwrap().1).collect();
+    let digests: BTreeSet<_> = cluster.ids().iter().map(|id| cluster.node(*id).checkpoint().state).collect();
     assert_eq!(digests.len(), 1);
     for id in cluster.ids() {
         assert_eq!(cluster.get(id, "colour").as_deref(), Some("blue"));

@@ -11,3 +11,4 @@ mod durability;
 mod harness;
 mod leadership;
 mod reads;
+mod snapshots;
