@@ -234,7 +234,7 @@ async fn one_that_lies_and_one_that_is_silent(cluster: &Cluster) {
     let demo = cluster.client("demo").unwrap();
     let put = demo.put(NAMESPACE, "app/demo/silent", b"said", None).await.unwrap();
     let others: Vec<MemberIndex> = [1, 2, 3].into_iter().filter(|m| *m != liar).collect();
-    let missing = cluster.through("admin", &others).unwrap().effective(put.index, Duration::from_secs(2)).await;
+    let missing = cluster.admin().unwrap().effective(put.index, Duration::from_secs(2)).await;
     assert_eq!(missing, [liar], "the silent one is named, and nobody else");
     compact_past(cluster, put.index, &others).await;
     opens("with a silent member", &demo, "app/demo/silent", b"said").await;

@@ -78,6 +78,8 @@ fn stores(kv: Arc<dyn Kv>) -> (LogStore, StateStore) {
     let flusher = Flusher::start(kv.clone(), tail.clone(), None, fatal.clone()).unwrap();
     let (machine, notary) = (Arc::new(Inert), Arc::new(Trusting));
     let state = StateStore::open(kv.clone(), machine, notary, flusher.clone(), tail.clone(), current, fatal).unwrap();
+    // The suite installs what it is given, so it is given images.
+    state.run();
     (LogStore::new(kv, flusher, tail, 1 << 20), state)
 }
 

@@ -246,6 +246,8 @@ impl Core {
                 });
             }
             while let Ok(Some(_)) = timeout_at(deadline, asked.join_next()).await {}
+            // Who was not there in time is still heard, and judged, for the next one who asks.
+            asked.detach_all();
             sleep_until(round.min(deadline)).await;
         }
     }

@@ -1,6 +1,7 @@
 //! What one node answers alone, from its own state: names, numbers and states, never content.
 
 use crate::core::Core;
+use crate::failpoint;
 use crate::pipeline::Ask;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
@@ -296,6 +297,7 @@ impl Core {
         }
         // Only what no crash takes back.
         let own = self.raft.settled(0, false, Duration::ZERO).await.ok();
+        let own = own.filter(|_| failpoint::hit("attest.silent").is_ok());
         let confirmations = self.confirmations(own.as_ref());
         let raft = self.raft.watch().borrow().clone();
         let head = self.audit.head();
