@@ -177,7 +177,7 @@ impl Core {
             return AttestReply::default();
         }
         if !ask.attestation.is_empty() {
-            self.consider(sender, &ask.attestation).await;
+            self.compare(sender, &ask.attestation).await;
         }
         match self.raft.settled(ask.index, ask.exact, APPLY).await {
             Ok(checkpoint) => {
@@ -190,7 +190,7 @@ impl Core {
     }
 
     /// Compares another member's word with this one's own log.
-    pub(crate) async fn consider(&self, member: MemberIndex, bytes: &[u8]) {
+    pub(crate) async fn compare(&self, member: MemberIndex, bytes: &[u8]) {
         let attestor = &self.attestor;
         let Ok(attestation) = borsh::from_slice::<Attestation>(bytes) else {
             return attestor.complain(member, Complaint::Invalid);
@@ -241,7 +241,7 @@ impl Core {
                     if let Ok(Ok(reply)) = timeout(ANSWER, peer.attest(ask)).await
                         && !reply.get_ref().attestation.is_empty()
                     {
-                        core.consider(member, &reply.get_ref().attestation).await;
+                        core.compare(member, &reply.get_ref().attestation).await;
                     }
                 });
             }
@@ -269,7 +269,7 @@ impl Core {
                 if let Ok(Ok(reply)) = timeout(ANSWER, peer.attest(ask)).await
                     && !reply.get_ref().attestation.is_empty()
                 {
-                    core.consider(member, &reply.get_ref().attestation).await;
+                    core.compare(member, &reply.get_ref().attestation).await;
                 }
             });
         }

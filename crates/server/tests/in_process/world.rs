@@ -201,6 +201,7 @@ impl World {
             peer_listener: env.net.listen(peer_port(index)).await.unwrap(),
             api_listener: env.net.listen(api_port(index)).await.unwrap(),
             engines: Box::new(move |_| Ok(Arc::new(target.executor()))),
+            attest_every: 16,
             env,
         };
         place.life = Some(tokio::spawn(async move {
