@@ -3,7 +3,7 @@
 #[path = "../../../fuzz/driver.rs"]
 mod driver;
 
-use crate::{codec, snapshot::Verifier};
+use crate::{codec, snapshot::Unframer};
 
 /// Entries, votes, log ids, applied positions with their membership: the golden bytes first.
 #[test]
@@ -36,7 +36,7 @@ fn every_image_for_a_moment() {
     };
     let seed = [record(b"a", b"1"), record(b"b", b""), record(b"bc", &[7; 40])].concat();
     let tried = driver::fuzz("image", vec![seed], |input| {
-        let whole = Verifier::default().records(input);
+        let whole = Unframer::default().records(input);
         if let Ok(pairs) = &whole {
             assert!(pairs.is_sorted_by(|a, b| a.0 < b.0), "the keys of an image rise");
             assert_eq!(
@@ -46,8 +46,8 @@ fn every_image_for_a_moment() {
             );
         }
         let (first, second) = input.split_at(input.len() / 2);
-        let mut verifier = Verifier::default();
-        let _ = verifier.records(first).and_then(|_| verifier.records(second));
+        let mut unframer = Unframer::default();
+        let _ = unframer.records(first).and_then(|_| unframer.records(second));
     });
     assert!(tried > 0);
 }
