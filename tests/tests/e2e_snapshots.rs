@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const NAMESPACE: &str = "default";
+/// What a client says that t members do not open for: by all, or by some of those it asked.
+const NOT_OPENED: [&str; 4] = ["identity_blocked", "disagreement", "denied", "not_enough_members"];
 const ELECTION: Duration = Duration::from_secs(20);
 const RETURN: Duration = Duration::from_secs(45);
 
@@ -273,7 +275,7 @@ async fn a_laggard_in_the_dark(cluster: &Cluster) {
     );
     refused(
         "an honest member that knows",
-        &["identity_blocked"],
+        &NOT_OPENED,
         through(&[1, 2]).get(NAMESPACE, "app/demo/lasting", None).await,
     );
     opens("one corrupt, one in the dark: what `effective` is for", &through(&[1, 3]), "app/demo/lasting", b"lasting")
@@ -287,11 +289,7 @@ async fn a_laggard_in_the_dark(cluster: &Cluster) {
         let effective = admin.effective(done.index, Duration::from_millis(300)).await.is_empty();
         let opened = through(&[1, 3]).get(NAMESPACE, "app/demo/lasting", None).await;
         if effective {
-            refused(
-                "after the block was reported as effective",
-                &["identity_blocked", "disagreement", "denied", "not_enough_members"],
-                opened,
-            );
+            refused("after the block was reported as effective", &NOT_OPENED, opened);
             break;
         }
         before += u32::from(opened.is_ok());
@@ -305,7 +303,7 @@ async fn a_laggard_in_the_dark(cluster: &Cluster) {
     for pair in [[1, 2], [1, 3], [2, 3]] {
         for _ in 0..5 {
             let opened = through(&pair).get(NAMESPACE, "app/demo/lasting", None).await;
-            refused("afterwards", &["identity_blocked", "disagreement", "denied", "not_enough_members"], opened);
+            refused("afterwards", &NOT_OPENED, opened);
         }
     }
 }

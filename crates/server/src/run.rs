@@ -316,10 +316,11 @@ pub fn forget_state(config: &NodeConfig) -> Result<(), RunError> {
 
 /// The index at which t others have another state than this member.
 async fn alone(diverged: &mut watch::Receiver<Option<u64>>) -> u64 {
-    match diverged.wait_for(Option::is_some).await {
-        Ok(index) => index.unwrap_or_default(),
+    let index = diverged.wait_for(Option::is_some).await.ok().and_then(|index| *index);
+    match index {
+        Some(index) => index,
         // It is never sent again; the others end this.
-        Err(_) => std::future::pending().await,
+        None => std::future::pending().await,
     }
 }
 
