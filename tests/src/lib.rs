@@ -5,10 +5,14 @@
 
 pub mod audit;
 pub mod auditor;
+pub mod canary;
+pub mod capture;
 mod cluster;
 pub mod database;
+pub mod memory;
 mod people;
 mod process;
+pub mod shares;
 
 pub use audit::{Line, Sought};
 pub use cluster::{Cluster, Options};

@@ -219,10 +219,21 @@ pub fn callers_server_config(identity: &TlsIdentity, callers: Arc<Callers>) -> R
     Ok(finish_server(config))
 }
 
+/// Has a test read what our own processes say to each other: the keys of every connection go to the file that
+/// `SSLKEYLOGFILE` names. No other build can be asked to.
+#[cfg(feature = "failpoints")]
+fn key_log() -> Arc<dyn rustls::KeyLog> {
+    Arc::new(rustls::KeyLogFile::new())
+}
+
 fn finish_server(mut config: ServerConfig) -> Arc<ServerConfig> {
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    #[cfg(feature = "failpoints")]
+    {
+        config.key_log = key_log();
+    }
     Arc::new(config)
 }
 
@@ -242,5 +253,9 @@ pub fn client_config(identity: &TlsIdentity, expected: [u8; 32]) -> Result<Arc<C
     config.resumption = Resumption::disabled();
     // The pin is the name; what would be sent is of no use to anybody but an observer.
     config.enable_sni = false;
+    #[cfg(feature = "failpoints")]
+    {
+        config.key_log = key_log();
+    }
     Ok(Arc::new(config))
 }

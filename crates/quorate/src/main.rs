@@ -34,14 +34,26 @@ use clap::Parser as _;
 use cli::Cli;
 use failure::Told;
 use output::Format;
+use std::alloc::System;
 use std::io::Write as _;
 use std::process::ExitCode;
+use zeroizing_alloc::ZeroAlloc;
 
 /// The stack of each worker thread. The policy engine recurses over a policy and gives up, closed, when a stack runs low:
 /// with this much every member decides alike whatever stands on its stack.
 const STACK: usize = 8 << 20;
 
+/// Wipes what is freed: libraries keep copies of what passes through them, and give their buffers back as they are
+/// (docs/adr/0014).
+#[global_allocator]
+static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
+
 fn main() -> ExitCode {
+    if let Err(why) = process::keep_memory_private() {
+        // Better no process than one whose keys end up in a file.
+        let _ = std::io::stderr().write_all(format!("quorate: {why:#}\n").as_bytes());
+        return ExitCode::FAILURE;
+    }
     let cli = Cli::parse();
     let output = cli.output;
     let ended = tokio::runtime::Builder::new_multi_thread()
