@@ -7,6 +7,10 @@ use quorate_state::outcome::Refusal;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
+mod uncoded;
+
+pub use uncoded::coded;
+
 /// The trailer that carries the code.
 pub const TRAILER: &str = "quorate-code";
 

@@ -103,7 +103,7 @@ impl RealDisk {
         let lock =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("audit.lock"))?;
         lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => io::Error::from(io::ErrorKind::ResourceBusy),
+            TryLockError::WouldBlock => io::Error::new(io::ErrorKind::ResourceBusy, "another process has it open"),
             TryLockError::Error(e) => e,
         })?;
         Ok(Self { dir: Dir::new(path), handle: File::open(path)?, files: BTreeMap::new(), _lock: lock })

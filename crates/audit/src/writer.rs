@@ -108,13 +108,13 @@ pub enum OpenError {
         cluster: String,
     },
     /// More is damaged than a crash can tear. Nothing was changed.
-    #[error("the audit log is damaged")]
+    #[error("the audit log is damaged: {0}")]
     Corrupt(#[from] Corruption),
     /// The record about the recovery could not be written.
-    #[error("the recovery could not be recorded")]
+    #[error("the recovery could not be recorded: {0}")]
     NotRecorded(#[source] AuditError),
     /// The storage failed, or had no room for a new log; `ResourceBusy` if another process has the log open.
-    #[error("could not open the audit log")]
+    #[error("could not open the audit log: {0}")]
     Io(#[from] io::Error),
 }
 

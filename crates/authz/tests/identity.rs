@@ -263,6 +263,7 @@ fn codes_are_distinct_labels() {
     assert_eq!(codes.len(), all.len());
     for code in codes {
         assert_eq!(quorate_state::ids::check_label(code), Ok(()), "{code}");
+        assert!(code.starts_with("unauthenticated_"), "{code}: clients know the family, not the cause");
     }
 }
 

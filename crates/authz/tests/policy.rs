@@ -314,6 +314,9 @@ fn templates_and_empty_and_long_texts_are_refused() {
     assert!(validate("p", &format!("{fits} ")).is_err());
 }
 
+/// The stack of a node's worker threads.
+const STACK: usize = 8 << 20;
+
 #[test]
 fn deep_nesting_is_an_error_not_a_crash() {
     let policy = |open: &str, close: &str, depth: usize| {
@@ -340,19 +343,17 @@ fn deep_nesting_is_an_error_not_a_crash() {
         let full = (MAX_POLICY - 200) / (open.len() + close.len());
         for depth in [14, 20, 50, 60, 255, 1_000, full] {
             let text = policy(open, close, depth.min(full));
-            let checked = std::thread::Builder::new().stack_size(2 << 20).spawn(move || validate("p", &text).is_err());
-            assert!(checked.unwrap().join().unwrap() || depth < 1_000, "{open} {close} {depth}");
+            let checked = std::thread::Builder::new().stack_size(STACK).spawn(move || validate("p", &text).is_err());
+            assert!(checked.unwrap().join().unwrap() || depth < 60, "{open} {close} {depth}");
         }
     }
-    // What is accepted ends in a decision too, in the stack of a worker thread: Cedar may give up on it, and then denies.
+    // What is accepted is decided alike on every worker thread: in such a stack Cedar does not give up on it.
     let who = principal(BILLING);
     for text in [policy("(", ")", 20), policy("", " && context.now > 0", 12), policy("1 + ", "", 54)] {
-        let who = who.clone();
+        let (who, what) = (who.clone(), text.clone());
         let decide = move || opens(&authority(&[&text]), &who, "app/x");
-        let decided = std::thread::Builder::new().stack_size(2 << 20).spawn(decide).unwrap().join().unwrap();
-        if let Err(denial) = decided {
-            assert!(denial.errors[0].contains("recursion limit"), "{denial:?}");
-        }
+        let decided = std::thread::Builder::new().stack_size(STACK).spawn(decide).unwrap().join().unwrap();
+        assert!(decided.is_ok(), "{what}: {decided:?}");
     }
     let many: String = (0..1_000).map(|i| format!("Quorate::Role::\"if ({i}\", ")).collect();
     let text = format!(

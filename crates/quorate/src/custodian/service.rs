@@ -19,7 +19,7 @@ use quorate_api::custodian::{
 };
 use quorate_api::status::{
     AUDIT_UNAVAILABLE, CUSTODIAN_DENIED, CUSTODIAN_FROZEN, CUSTODIAN_OTHER_KEY, Failure, INTERNAL, INVALID_ARGUMENT,
-    UNAUTHENTICATED,
+    UNAUTHENTICATED, coded,
 };
 use quorate_api::tls::{ClientChain, accept_clients, api_server_config};
 use quorate_audit::{AuditLog, Class, Decision, Detail, Entry, Kind, Receipt, RecordId};
@@ -73,6 +73,7 @@ async fn serve_on(
     };
     let served = tonic::transport::Server::builder()
         .tcp_nodelay(true)
+        .layer(coded())
         .add_service(service)
         .serve_with_incoming_shutdown(accept_clients(listener, tls), until);
     // Answers under way get a moment; a client that will not let go does not keep the custodian.
