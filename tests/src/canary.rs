@@ -4,6 +4,7 @@
 //! Only pieces of a form are looked for, of 16 bytes of the secret and more: an allocator overwrites the head of what is freed,
 //! and what is left of the tail is a leak all the same. A piece has 64 random bits at least, so that no hit is chance.
 
+use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use quorate_state::ids::hex;
 use std::collections::{BTreeMap, HashMap};

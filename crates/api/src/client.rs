@@ -208,10 +208,10 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.any_until(|_| false, ask).await
+        self.any_until(|failure| failure.retry == Retry::No, ask).await
     }
 
-    /// As [`Client::any`]; `give_up` names further failures that are for good.
+    /// As [`Client::any`]; `give_up` says which failures are for good.
     async fn any_until<T, F>(
         &self,
         give_up: impl Fn(&Failure) -> bool,
@@ -246,7 +246,7 @@ impl Client {
                 let patience = if asked.len() < 2 && members.len() > 0 { HEDGE } else { CALL * 2 };
                 match tokio::time::timeout(patience, asked.next()).await {
                     Ok(Some((member, answer))) => match self.heard(member, answer) {
-                        Err(failure) if failure.retry == Retry::No || give_up(&failure) => return Err(failure),
+                        Err(failure) if give_up(&failure) => return Err(failure),
                         Err(failure) => last = failure,
                         answer => return answer,
                     },

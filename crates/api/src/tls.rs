@@ -29,6 +29,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -204,15 +205,20 @@ pub fn peer_server_config(identity: &TlsIdentity, pins: Pins) -> Result<Arc<Serv
 /// # Errors
 /// [`TlsError::Roots`], [`TlsError::Rustls`].
 pub fn api_server_config(identity: &TlsIdentity, client_roots: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
-    callers_server_config(identity, Arc::new(Callers::new(client_roots, Vec::new())?))
+    callers_server_config(identity, Arc::new(Callers::new(client_roots, Vec::new())?), Arc::new(DefaultTimeProvider))
 }
 
-/// The client port of a node: whom `callers` admit in the moment of the handshake.
+/// The client port of a node: whom `callers` admit in the moment of the handshake, at the time at which certificates must be
+/// valid: a node's is cluster time, whatever its own clock shows.
 ///
 /// # Errors
 /// [`TlsError::Rustls`].
-pub fn callers_server_config(identity: &TlsIdentity, callers: Arc<Callers>) -> Result<Arc<ServerConfig>, TlsError> {
-    let config = ServerConfig::builder_with_provider(provider())
+pub fn callers_server_config(
+    identity: &TlsIdentity,
+    callers: Arc<Callers>,
+    time: Arc<dyn TimeProvider>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = ServerConfig::builder_with_details(provider(), time)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(callers)
         .with_cert_resolver(identity.resolver());

@@ -15,6 +15,7 @@ use quorate_api::tls::{
     Callers, ClientChain, PeerKey, TlsIdentity, accept_clients, accept_peers, api_server_config, callers_server_config,
     client_config, peer_server_config, provider,
 };
+use rustls::time_provider::DefaultTimeProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, NamedGroup, ProtocolVersion, ServerConfig};
 use std::net::SocketAddr;
@@ -148,7 +149,7 @@ async fn callers_change_while_the_port_is_open() {
     };
     let (roots, keys) = admit(&[&old], &[40]);
     let callers = Arc::new(Callers::new(&roots, keys).unwrap());
-    let config = callers_server_config(&member(1), Arc::clone(&callers)).unwrap();
+    let config = callers_server_config(&member(1), Arc::clone(&callers), Arc::new(DefaultTimeProvider)).unwrap();
     let (address, mut admitted) = serve_clients(config).await;
 
     let (before, after) = (identity(&old, 9), identity(&new, 9));
@@ -176,7 +177,7 @@ async fn callers_change_while_the_port_is_open() {
 async fn an_administrator_is_admitted_by_its_own_certificate_alone() {
     let clients = ca("clients");
     let callers = Callers::new(std::slice::from_ref(&clients.der), vec![key(40).verify_key().0]).unwrap();
-    let config = callers_server_config(&member(1), Arc::new(callers)).unwrap();
+    let config = callers_server_config(&member(1), Arc::new(callers), Arc::new(DefaultTimeProvider)).unwrap();
     let (address, _admitted) = serve_clients(config).await;
     let others = ca("others");
     let chain = vec![certificate(&others, &key(40), "spiffe://a/b"), others.der.clone()];

@@ -28,6 +28,7 @@ mod driver;
 pub mod env;
 mod executor;
 mod failpoint;
+mod format;
 mod issue;
 mod journal;
 pub mod keystore;

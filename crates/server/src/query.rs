@@ -14,7 +14,9 @@ use quorate_state::attest::Attestation;
 use quorate_state::ceremony::{Session, faults, sessions};
 use quorate_state::change::{Kind, Query};
 use quorate_state::clock::ClusterClock;
-use quorate_state::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId};
+use quorate_state::ids::{
+    CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId, check_namespace, check_path,
+};
 use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::Refusal;
 use quorate_state::request::{authority_version, tightened_index};
@@ -24,6 +26,15 @@ use quorate_state::target::{roles, target, targets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Refuses a namespace and a path that nothing can have, before anybody decides on them. No path is the whole namespace.
+pub(crate) fn check_place(namespace: &str, path: &str) -> Result<(), Failure> {
+    check_namespace(namespace).map_err(|why| Failure::from(Refusal::invalid("namespace", why)))?;
+    if path.is_empty() {
+        return Ok(());
+    }
+    check_path(path).map_err(|why| Failure::from(Refusal::invalid("path", why)))
+}
 
 /// The longest page of a list.
 const PAGE: u32 = 1_000;
@@ -53,6 +64,7 @@ impl Core {
         principal: &Principal,
         ask: wire::ListSecretsRequest,
     ) -> Result<wire::ListSecretsReply, Failure> {
+        check_place(&ask.namespace, &ask.prefix)?;
         let query = Query::ListSecrets { namespace: ask.namespace.clone(), prefix: ask.prefix.clone() };
         self.asked(principal, &query).await?;
         let limit = page(ask.limit);
@@ -78,6 +90,7 @@ impl Core {
         principal: &Principal,
         ask: wire::ReadVersionsRequest,
     ) -> Result<wire::ReadVersionsReply, Failure> {
+        check_place(&ask.namespace, &ask.path)?;
         let query = Query::ReadVersions { namespace: ask.namespace.clone(), path: ask.path.clone() };
         self.asked(principal, &query).await?;
         let secret = self.read(|store, _| secrets::secret(store, &ask.namespace, &ask.path))?;
@@ -118,6 +131,7 @@ impl Core {
         request: RequestId,
         via: Option<MemberIndex>,
     ) -> Result<wire::ReadMountsReply, Failure> {
+        check_place(&ask.namespace, "")?;
         let query = Query::ReadMounts { namespace: ask.namespace.clone() };
         self.asked_as(principal, &query, request, self.passed_on_by(via)).await?;
         self.read(|store, _| {
@@ -219,6 +233,10 @@ impl Core {
         principal: &Principal,
         ask: wire::ListLeasesRequest,
     ) -> Result<wire::ListLeasesReply, Failure> {
+        if !matches!(ask.state.as_str(), "" | "intent" | "active" | "revoking" | "revoked") {
+            let why = "must be intent, active, revoking, revoked or nothing";
+            return Err(Failure::from(Refusal::invalid("state", why)));
+        }
         let all = match self.asked(principal, &Query::ListLeases).await {
             Ok(()) => true,
             // Not everybody's: then the caller's own, which need no further right.

@@ -16,6 +16,7 @@ use crate::store::Seal;
 use quorate_api::MAX_MESSAGE;
 use quorate_api::net::Listener;
 use quorate_api::peer::peer_server::PeerServer;
+use quorate_api::status::coded;
 use quorate_api::tls::{
     Callers, PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, callers_server_config, peer_server_config,
 };
@@ -25,6 +26,8 @@ use quorate_raft::kv::{Kv, KvError, RocksKv};
 use quorate_raft::{Config, InitError, Node, Notary, Raft};
 use quorate_state::genesis::{BadGenesis, Genesis};
 use quorate_state::ids::ClusterId;
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -94,6 +97,16 @@ pub enum RunError {
     /// Consensus.
     #[error(transparent)]
     Raft(#[from] quorate_raft::OpenError),
+    /// The data folder was written by a later release.
+    #[error(
+        "{path} is a data folder of format {found}, and this release knows format 1 only; it is left as it is: start the release that wrote it"
+    )]
+    LaterFormat {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
     /// The audit log.
     #[error("the audit log in {path}: {source}")]
     Audit {
@@ -163,6 +176,7 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
     let keys = Keystore::open(&config.data_dir, &config.seal_key)?;
     let me = genesis.roster.by_key(&keys.identity().verify_key().0);
     let me = me.ok_or_else(|| RunError::NotAMember { data: config.data_dir.clone() })?;
+    crate::format::check(&config.data_dir)?;
     let parts = Parts {
         audit: open_audit(&config, &me.name, &genesis.cluster(), &env)?,
         kv: open_store(&config, &keys, &env)?,
@@ -430,19 +444,36 @@ async fn serve_peers(
     Ok(())
 }
 
+/// The time at which a client's certificate must be valid: what this node decides by, not what its own clock shows.
+struct ClusterTime(Arc<Core>);
+
+impl std::fmt::Debug for ClusterTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClusterTime")
+    }
+}
+
+impl TimeProvider for ClusterTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.clock().ok()?)))
+    }
+}
+
 async fn serve_clients(
     core: Arc<Core>,
     listener: Box<dyn Listener>,
     tls: TlsIdentity,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), RunError> {
-    let config = callers_server_config(&tls, Arc::clone(&core.callers))?;
+    let time = Arc::new(ClusterTime(Arc::clone(&core)));
+    let config = callers_server_config(&tls, Arc::clone(&core.callers), time)?;
     let vault = VaultServer::new(VaultPort(core)).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .max_concurrent_streams(Some(MAX_STREAMS))
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .layer(coded())
         .add_service(vault)
         .serve_with_incoming_shutdown(accept_clients(listener, config), until(stopped))
         .await?;

@@ -3,12 +3,13 @@
 use crate::core::Core;
 use crate::issue::injected;
 use crate::pipeline::{Ask, Recorded};
+use crate::query::check_place;
 use quorate_api::peer::{EndorseRequest, ProposeRequest};
 use quorate_api::status::Failure;
 use quorate_audit::Detail;
 use quorate_authz::{Mandate, check_client_roots, validate};
 use quorate_raft::ProposeError;
-use quorate_state::change::Change;
+use quorate_state::change::{Change, Resource};
 use quorate_state::command::{Command, Stamp};
 use quorate_state::ids::{LeaseId, MemberIndex};
 use quorate_state::outcome::{Outcome, Refusal};
@@ -54,7 +55,7 @@ impl Core {
             let done = self.propose_somewhere(command, deadline).await?;
             let error = match done.outcome {
                 // The rules changed in between: t members decide anew, on a state that knows it.
-                Outcome::Refused(refusal @ Refusal::Stale { .. }) if request.expected_authority_version.is_none() => {
+                Outcome::Refused(refusal @ Refusal::Stale { .. }) if !request.change.needs_administrators() => {
                     self.wait_applied(done.index, Duration::from_secs(1)).await?;
                     Failure::from(refusal)
                 }
@@ -134,10 +135,14 @@ impl Core {
         if request.not_after.saturating_add(LATE) < now {
             return Err(Failure::from(Refusal::TooLate { not_after: request.not_after, now }));
         }
+        let resource = request.change.resource();
+        if let Resource::Secret { namespace, path } = &resource {
+            check_place(namespace, path)?;
+        }
         let ask = Ask {
             request: request.id,
             kind: request.change.kind(),
-            resource: request.change.resource(),
+            resource,
             details: vec![("request_hash", hash_detail(&signed.hash()))],
         };
         if let Change::SetClientRoots { certificates } = &request.change {

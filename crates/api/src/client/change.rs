@@ -1,7 +1,9 @@
 //! What changes something: sealed and signed here, sent until its outcome is known.
 
 use super::{Client, lock};
-use crate::status::{BAD_ANSWER, CLIENT_SETUP, Failure, NOT_FOUND, NOT_PINNED, STALE_AUTHORITY};
+use crate::status::{
+    BAD_ANSWER, CLIENT_SETUP, Failure, NOT_FOUND, NOT_PINNED, REQUEST_TOO_LATE, Retry, STALE_AUTHORITY,
+};
 use crate::vault::{Lease, Mount, SubmitRequest};
 use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::identity::SigningKey;
@@ -14,6 +16,7 @@ use quorate_state::outcome::Outcome;
 use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
 use quorate_state::store::decode;
 use quorate_state::target::credential_path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How long a request stays valid: room for retries, and below the limit by more than clocks differ.
 const VALIDITY: Millis = MAX_VALIDITY / 2;
@@ -381,7 +384,15 @@ impl Client {
         let bytes = borsh::to_vec(signed).map_err(|why| Failure::new(CLIENT_SETUP, why))?;
         // The same bytes stay stale for ever when they name a version: only a new signature helps.
         let final_when_stale = request.expected_authority_version.is_some();
-        let give_up = |failure: &Failure| final_when_stale && failure.code == STALE_AUTHORITY;
+        // One member whose clock is ahead does not decide that a request is over; t of them do, or this clock does.
+        let too_late = AtomicUsize::new(0);
+        let give_up = |failure: &Failure| match failure.code {
+            STALE_AUTHORITY => final_when_stale,
+            REQUEST_TOO_LATE => {
+                request.not_after <= self.now() || too_late.fetch_add(1, Ordering::Relaxed) + 1 >= self.threshold()
+            }
+            _ => failure.retry == Retry::No,
+        };
         let reply = self
             .any_until(give_up, |mut vault| {
                 let request = SubmitRequest { signed_request: bytes.clone() };

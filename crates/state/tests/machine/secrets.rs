@@ -249,6 +249,31 @@ fn a_header_is_taken_only_with_its_proof() {
     assert!(matches!(world.submit(put("app/x", good, None)), Outcome::Stored { .. }));
 }
 
+/// Every third byte of one class, every seventeenth of the other (which is mostly ML-KEM): that no byte at all may change is shown
+/// in `crates/crypto/tests/sealed.rs`, and here that `apply` asks, and keeps nothing.
+#[test]
+fn a_flipped_bit_anywhere_in_a_header_is_refused() {
+    let mut world = World::new();
+    for (path, step) in [("app/x", 3), ("safe/x", 17)] {
+        let good = world.seal(path).make();
+        for at in (0..good.header.len()).step_by(step) {
+            let mut broken = good.clone();
+            broken.header[at] ^= 1 << (at % 8);
+            let outcome = world.submit(put(path, broken, None));
+            assert!(
+                matches!(&outcome, Outcome::Refused(Refusal::Unacceptable { .. })),
+                "{path}, byte {at} of {}: {outcome:?}",
+                good.header.len()
+            );
+        }
+        assert_eq!(secret(&world.store, "team", path).unwrap(), None, "{path}: nothing is stored");
+        assert!(
+            matches!(world.submit(put(path, good, None)), Outcome::Stored { number: 1, .. }),
+            "{path}: no id is used up"
+        );
+    }
+}
+
 #[test]
 fn a_ciphertext_serves_in_one_place() {
     let mut world = World::new();

@@ -1,0 +1,53 @@
+//! The format of a data folder: one file that says it, read before anything else is touched.
+
+use crate::run::RunError;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+
+/// The format that this release reads and writes.
+const FORMAT: &str = "1";
+
+/// Refuses a folder of a later release and leaves it as it is; marks a folder that has no mark.
+///
+/// # Errors
+/// [`RunError::LaterFormat`]; [`RunError::Read`] when the mark can be neither read nor made.
+pub(crate) fn check(data: &Path) -> Result<(), RunError> {
+    let path = data.join("format");
+    let failed = |source| RunError::Read { path: path.clone(), source };
+    match fs::read_to_string(&path) {
+        Ok(found) if found.trim_end() == FORMAT => Ok(()),
+        Ok(found) => {
+            let found = found.chars().take(16).filter(|c| !c.is_control()).collect();
+            Err(RunError::LaterFormat { path: data.to_owned(), found })
+        }
+        Err(why) if why.kind() == ErrorKind::NotFound => mark(data, &path).map_err(failed),
+        Err(why) => Err(failed(why)),
+    }
+}
+
+/// In one step: a crash leaves no mark or a whole one.
+fn mark(data: &Path, path: &Path) -> std::io::Result<()> {
+    let fresh = data.join("format.new");
+    let mut file = File::create(&fresh)?;
+    writeln!(file, "{FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    File::open(data)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_marked_once_and_one_of_a_later_release_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        check(folder.path()).unwrap();
+        check(folder.path()).unwrap();
+        fs::write(folder.path().join("format"), "2\n").unwrap();
+        let error = check(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("format 2") && error.contains("left as it is"), "{error}");
+        assert_eq!(fs::read(folder.path().join("format")).unwrap(), b"2\n");
+    }
+}
