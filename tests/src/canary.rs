@@ -4,7 +4,6 @@
 //! Only pieces of a form are looked for, of 16 bytes of the secret and more: an allocator overwrites the head of what is freed,
 //! and what is left of the tail is a leak all the same. A piece has 64 random bits at least, so that no hit is chance.
 
-use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use quorate_state::ids::hex;
 use std::collections::{BTreeMap, HashMap};
@@ -257,6 +256,7 @@ fn slot(block: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
 
     fn random<const N: usize>() -> [u8; N] {
         let mut bytes = [0; N];

@@ -9,9 +9,11 @@ pub mod canary;
 pub mod capture;
 mod cluster;
 pub mod database;
+pub mod hostile;
 pub mod memory;
 mod people;
 mod process;
+pub mod proxy;
 pub mod shares;
 
 pub use audit::{Line, Sought};

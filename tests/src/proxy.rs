@@ -1,0 +1,125 @@
+//! A proxy between the cluster and its database that is down, silent, slow, cut off, or lies.
+
+use anyhow::Context as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// What it does with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// Passes everything on.
+    Honest,
+    /// Closes every connection at once.
+    Closes,
+    /// Accepts and says nothing.
+    Silent,
+    /// Holds every answer back for so long.
+    Slow(Duration),
+    /// Answers with bytes that are no message.
+    Garbage,
+    /// Announces a message of 2 GB, and sends it as fast as it can.
+    Endless,
+    /// Flips a bit of every 40th byte of an answer.
+    Bends,
+    /// Says that every statement was carried out, and passes none on that begins to create a role.
+    Pretends,
+    /// Passes so many bytes of answers on, then closes.
+    CutAfter(usize),
+}
+
+/// Ended when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    mood: Arc<Mutex<Mood>>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a port of its own, for the server at `to`.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start(to: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the proxy")?;
+        let port = listener.local_addr()?.port();
+        let mood = Arc::new(Mutex::new(Mood::Honest));
+        let now = Arc::clone(&mood);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let now = Arc::clone(&now);
+                // Its end is the connection's.
+                tokio::spawn(async move { drop(serve(stream, to, &now).await) });
+            }
+        });
+        Ok(Self { port, mood, task })
+    }
+
+    /// Where it listens, on the loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// From here on, on connections that stand too.
+    pub fn be(&self, mood: Mood) {
+        *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std::io::Result<()> {
+    let now = || *mood.lock().unwrap_or_else(PoisonError::into_inner);
+    if now() == Mood::Closes {
+        return Ok(());
+    }
+    let mut server = TcpStream::connect(to).await?;
+    let (mut asked, mut told) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut passed = 0;
+    loop {
+        tokio::select! {
+            n = client.read(&mut asked) => {
+                let Some(bytes) = asked.get(..n?).filter(|b| !b.is_empty()) else { return Ok(()) };
+                match now() {
+                    Mood::Closes => return Ok(()),
+                    Mood::Silent => {}
+                    Mood::Garbage => client.write_all(&[0xff; 300]).await?,
+                    Mood::Endless => {
+                        client.write_all(&[b'N', 0x7f, 0xff, 0xff, 0xff]).await?;
+                        loop {
+                            client.write_all(&told).await?;
+                        }
+                    }
+                    Mood::Pretends if bytes.windows(11).any(|w| w == b"CREATE ROLE") => {
+                        // CommandComplete and ReadyForQuery, as after a simple query.
+                        client.write_all(b"C\0\0\0\x10CREATE ROLE\0Z\0\0\0\x05I").await?;
+                    }
+                    _ => server.write_all(bytes).await?,
+                }
+            }
+            n = server.read(&mut told) => {
+                let n = n?;
+                let Some(bytes) = told.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(()) };
+                match now() {
+                    Mood::Closes => return Ok(()),
+                    Mood::Silent | Mood::Garbage | Mood::Endless => continue,
+                    Mood::Slow(pause) => tokio::time::sleep(pause).await,
+                    Mood::Bends => bytes.iter_mut().step_by(40).for_each(|b| *b ^= 1),
+                    Mood::CutAfter(limit) if passed + bytes.len() > limit => return Ok(()),
+                    Mood::Honest | Mood::Pretends | Mood::CutAfter(_) => {}
+                }
+                passed += bytes.len();
+                client.write_all(bytes).await?;
+            }
+        }
+    }
+}
