@@ -15,8 +15,8 @@ use quorate_api::tls::{
     Callers, ClientChain, PeerKey, TlsIdentity, accept_clients, accept_peers, api_server_config, callers_server_config,
     client_config, peer_server_config, provider,
 };
-use rustls::time_provider::DefaultTimeProvider;
 use rustls::pki_types::ServerName;
+use rustls::time_provider::DefaultTimeProvider;
 use rustls::{ClientConfig, NamedGroup, ProtocolVersion, ServerConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -90,6 +90,12 @@ impl Vault for Liar {
         Ok(Response::new(self.alter(&ask, reply)))
     }
 
+    type RelayStream = futures::stream::Empty<Result<RelayedAnswer, Status>>;
+
+    async fn relay(&self, _: Request<RelayRequest>) -> Result<Response<Self::RelayStream>, Status> {
+        Err(Status::unavailable("not today"))
+    }
+
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitReply>, Status> {
         Err(Status::unavailable("not today"))
     }
