@@ -11,9 +11,11 @@
 
 use futures::FutureExt as _;
 use quorate_api::client::{Client, RoleDescription, TargetDescription};
+use quorate_api::vault::{OpenRequest, SecretVersion};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::ids::{KeyringId, MemberIndex};
 use quorate_tests::database::login_with;
+use quorate_tests::hostile::random;
 use quorate_tests::proxy::{Mood, Proxy};
 use quorate_tests::{Cluster, Options};
 use std::collections::BTreeMap;
@@ -162,10 +164,16 @@ async fn without_its_shares(cluster: &Cluster, data: &Path) {
     std::fs::rename(data.join("slots"), data.join("slots.aside")).unwrap();
     node.restart(&[]).unwrap();
     cluster.wait_applied(BROKEN, 1, RETURN).await.unwrap();
-    let two = cluster.through("demo", &[1, BROKEN]).unwrap().with_timeout(Duration::from_secs(4));
-    let failure = two.get("default", "app/demo/lasting", None).await.unwrap_err();
-    let named = failure.code == "no_share" || failure.message.contains("no share");
-    assert!(named, "a member without its shares says so: {failure}");
+    let demo = cluster.identity("demo").unwrap();
+    let ask = OpenRequest {
+        request_id: random::<16>().to_vec(),
+        not_after: quorate_tests::now() + 20_000,
+        items: vec![SecretVersion { namespace: "default".into(), path: "app/demo/lasting".into(), number: 0 }],
+        ..OpenRequest::default()
+    };
+    let reply = cluster.wire(BROKEN, demo.tls()).unwrap().vault().open(ask).await.unwrap().into_inner();
+    let (refusal, reason) = (&reply.items[0].refusal, &reply.items[0].reason);
+    assert_eq!(refusal, "no_share", "a member without its shares says so: {reason}");
     opens(&cluster.client("demo").unwrap(), "with one member without its shares").await;
     node.kill().await.unwrap();
     std::fs::remove_dir_all(data.join("slots")).unwrap();
@@ -369,7 +377,7 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
     let port = cluster.text("/postgres/host").map(|_| postgres_port(cluster)).unwrap();
     let proxy = Proxy::start(format!("127.0.0.1:{port}").parse().unwrap()).await.unwrap();
     let (admin, demo) =
-        (cluster.admin().unwrap(), cluster.client("demo").unwrap().with_timeout(Duration::from_secs(25)));
+        (cluster.admin().unwrap(), cluster.client("demo").unwrap().with_timeout(Duration::from_secs(9)));
     let password = std::fs::read_to_string(cluster.text("/postgres/password_file").unwrap()).unwrap();
     let target = TargetDescription {
         name: "shaky".into(),
@@ -424,7 +432,6 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
             (_, Err(failure)) => {
                 let codes = ["target_unavailable", "target_refused", "lease_failed", "deadline"];
                 assert!(codes.contains(&failure.code), "{mood:?}: expected one of {codes:?}, got {failure}");
-                assert!(failure.message.contains("shaky") || failure.message.contains("lease"), "{mood:?}: {failure}");
             }
         }
         // What needs no database does not notice, and neither does another target.
