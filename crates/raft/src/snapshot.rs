@@ -178,7 +178,7 @@ fn walk(
 
 /// Takes records apart as they arrive.
 #[derive(Default)]
-struct Unframer {
+pub(crate) struct Unframer {
     last_key: Option<Vec<u8>>,
 }
 
