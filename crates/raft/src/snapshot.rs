@@ -184,7 +184,7 @@ pub(crate) struct Unframer {
 
 /// A received image that is not one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum ImageError {
+pub(crate) enum ImageError {
     #[error("snapshot records are cut or misframed")]
     Framing,
     #[error("snapshot records are not in ascending order")]
@@ -193,7 +193,7 @@ enum ImageError {
 
 impl Unframer {
     /// The records of one chunk.
-    fn records(&mut self, mut chunk: &[u8]) -> Result<Vec<Pair>, ImageError> {
+    pub(crate) fn records(&mut self, mut chunk: &[u8]) -> Result<Vec<Pair>, ImageError> {
         let mut pairs = Vec::new();
         while !chunk.is_empty() {
             let key = field(&mut chunk)?;

@@ -81,12 +81,7 @@ impl Core {
 
     /// Nothing that `via` says counts: the caller is who the certificate and the signature say, by this member's own roots
     /// and clock.
-    async fn weigh(
-        &self,
-        signed: &SignedQuestion,
-        question: &Question,
-        via: MemberIndex,
-    ) -> Result<Answer, Failure> {
+    async fn weigh(&self, signed: &SignedQuestion, question: &Question, via: MemberIndex) -> Result<Answer, Failure> {
         if question.cluster != self.cluster {
             return Err(Failure::from(Refusal::WrongCluster));
         }
