@@ -294,6 +294,14 @@ impl Cluster {
         }
     }
 
+    /// The folder of a member: configuration, keys, store, audit log.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub fn data_folder(&self, member: MemberIndex) -> anyhow::Result<PathBuf> {
+        Ok(self.text(&format!("/members/{}/data_dir", self.name(member)))?.into())
+    }
+
     /// The audit logs by their writers: the members' and the custodian's.
     pub fn audit_folders(&self) -> impl Iterator<Item = (&str, &Path)> {
         self.audit_folders.iter().map(|(name, folder)| (name.as_str(), folder.as_path()))

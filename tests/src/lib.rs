@@ -9,7 +9,9 @@ pub mod canary;
 pub mod capture;
 mod cluster;
 pub mod database;
+pub mod disk;
 pub mod hostile;
+mod ledger;
 pub mod memory;
 mod people;
 mod process;
@@ -18,6 +20,7 @@ pub mod shares;
 
 pub use audit::{Line, Sought};
 pub use cluster::{Cluster, Options};
+pub use ledger::Ledger;
 pub use process::Process;
 
 use anyhow::Context as _;

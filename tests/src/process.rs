@@ -116,6 +116,17 @@ impl Process {
         Ok(())
     }
 
+    /// Waits for the end of one that was started again, and returns its exit status: none if a signal ended it.
+    ///
+    /// # Errors
+    /// When it still runs after `limit`, or was not started by [`Process::restart`].
+    pub async fn wait_exit(&self, limit: Duration) -> anyhow::Result<Option<i32>> {
+        self.wait_gone(limit).await?;
+        let mut state = self.state();
+        let child = state.child.as_mut().with_context(|| format!("{} is not a child of this test", self.name))?;
+        Ok(child.wait()?.code())
+    }
+
     /// Starts it again by its command line, with more variables in its environment, as FAILPOINTS.
     ///
     /// It dies with the thread that calls this: call it on one that lives as long as the test.

@@ -14,7 +14,6 @@ use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_state::ids::{MemberIndex, SessionId};
 use sha2::{Sha256, Sha512};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// A canary, and the members that may know it: as long as the ceremony runs, and afterwards.
 #[derive(Debug)]
@@ -34,14 +33,6 @@ impl Kept {
 }
 
 impl Cluster {
-    /// A member's data folder.
-    ///
-    /// # Errors
-    /// When there is no such member.
-    pub fn data_folder(&self, member: MemberIndex) -> anyhow::Result<PathBuf> {
-        Ok(PathBuf::from(self.text(&format!("/members/{}/data_dir", self.name(member)))?))
-    }
-
     /// The content of a file in a member's slots, if it is there: `share` or `seed`.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! How a command ends when it does not succeed: what is printed, and the exit code.
 
 use quorate_api::status::{Failure, TABLE};
+use quorate_server::RunError;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -20,9 +21,12 @@ pub(crate) enum Stop {
     /// A configuration that cannot be used: names file and key.
     #[error("{0}")]
     Configuration(String),
-    /// A node or custodian that had to end.
+    /// A custodian that had to end.
     #[error("{0}")]
     Fatal(String),
+    /// A node that had to end.
+    #[error("{0}")]
+    Node(#[from] RunError),
 }
 
 impl Stop {
@@ -62,6 +66,10 @@ impl Told {
         match error.downcast_ref::<Stop>() {
             Some(Stop::Refused { code, message, hint }) => told(code, message.clone(), hint, 1),
             Some(Stop::Configuration(message)) => told("configuration", message.clone(), "", 64),
+            Some(Stop::Node(why)) => {
+                let ending = why.ending();
+                told(ending.code, why.to_string(), ending.hint, ending.exit)
+            }
             Some(Stop::Fatal(message)) => told("fatal", message.clone(), "", 70),
             None => told("failed", format!("{error:#}"), "", 1),
         }
@@ -102,6 +110,9 @@ mod tests {
     fn exit_codes() {
         assert_eq!(Told::of(&Stop::configuration("x")).exit, 64);
         assert_eq!(Told::of(&Stop::Fatal("x".to_owned()).into()).exit, 70);
+        let eio = RunError::AuditFailed(std::io::Error::from_raw_os_error(5));
+        let told = Told::of(&Stop::Node(eio).into());
+        assert_eq!((told.code.as_str(), told.exit), ("device_failed", 74));
         assert_eq!(Told::of(&Stop::refused("a", "b", "c")).exit, 1);
         let told = Told::of(&anyhow::anyhow!("inner").context("outer"));
         assert_eq!((told.exit, told.text().as_str()), (1, "error[failed]: outer: inner\n"));

@@ -28,5 +28,5 @@ pub(crate) async fn run(node: &Node) -> anyhow::Result<()> {
     let _failpoints = fail::FailScenario::setup();
     let config = NodeConfig::load(&node.config).map_err(Stop::configuration)?;
     let shutdown = process::asked_to_end()?;
-    quorate_server::run(config, Env::system(), shutdown).await.map_err(|why| Stop::Fatal(why.to_string()).into())
+    quorate_server::run(config, Env::system(), shutdown).await.map_err(|why| Stop::Node(why).into())
 }

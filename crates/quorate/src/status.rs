@@ -76,6 +76,9 @@ fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failu
             "confirmations": s.confirmations.iter().map(|c| json!({
                 "member": c.member, "index": c.index, "complaint": c.complaint,
             })).collect::<Vec<_>>(),
+            "disk": s.disk,
+            "disk_free": s.disk_free,
+            "audit": s.audit,
         }),
     }
 }
@@ -105,6 +108,20 @@ fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn 
     };
     let mut out = table(header, answers.iter().map(row));
     out.push('\n');
+    for (index, answer) in answers {
+        let Ok(s) = answer else { continue };
+        if !matches!(s.disk.as_str(), "ample" | "") {
+            out.push_str(&format!(
+                "ALARM {}: its data disk is {}, {} bytes are free\n",
+                name(*index),
+                s.disk,
+                s.disk_free
+            ));
+        }
+        if !matches!(s.audit.as_str(), "ready" | "") {
+            out.push_str(&format!("ALARM {}: its audit log is {}\n", name(*index), s.audit));
+        }
+    }
     // Keys and ceremonies are the same everywhere: those of whoever has applied most.
     let best = answers.iter().filter_map(|(_, a)| a.as_ref().ok()).max_by_key(|s| s.applied);
     let Some(best) = best else { return out };

@@ -77,11 +77,6 @@ pub(crate) fn decode_entry(bytes: impl Into<Bytes>) -> Result<LogEntry, CodecErr
     Ok(LogEntry { log_id: LogId::new_term_index(u64::from_le_bytes(*term), u64::from_le_bytes(*index)), payload })
 }
 
-/// Whether an encoded entry is a membership, without decoding it.
-pub(crate) fn is_membership(entry: &[u8]) -> bool {
-    entry.get(ENTRY_HEADER - 1) == Some(&MEMBERSHIP)
-}
-
 #[derive(BorshSerialize, BorshDeserialize)]
 struct LogIdV1 {
     term: u64,
@@ -239,7 +234,8 @@ mod tests {
             let entry = decode_entry(bytes.clone()).unwrap();
             assert_eq!(encode_entry(&entry), bytes, "{name}");
             assert_eq!((entry.log_id.leader_id.term, entry.log_id.index), (258, 772));
-            assert_eq!(is_membership(&bytes), name == "membership");
+            let membership = matches!(entry.payload, EntryPayload::Membership(_));
+            assert_eq!(membership, name == "membership");
         }
         let (_, applied) = samples().pop().unwrap();
         let (at, membership) = decode_applied(&applied).unwrap();

@@ -4,7 +4,7 @@ use std::io;
 
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
 
-use crate::{Node, entry::Types, kv::KvError};
+use crate::{MachineError, Node, entry::Types, kv::KvError};
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -12,27 +12,75 @@ pub enum OpenError {
     /// The store belongs to another raft id or another cluster. Starting on it could make a node vote twice.
     #[error("the store belongs to another node or cluster")]
     ForeignStore,
-    /// The log ends before entries that were synced, or holds others in their place. Set it aside and have the node re-admitted under a new
-    /// raft id: it has promised what it no longer knows.
-    #[error("the log is damaged: it ends at {end}, and {witnessed} was synced")]
-    LogDamaged {
+    /// What was synced is not there any more. Set the log aside and have the node re-admitted under a new raft id: it has promised what it
+    /// no longer knows.
+    #[error("the log is damaged: {0}")]
+    Damaged(#[from] Damage),
+    /// The times or sizes in the configuration contradict each other.
+    #[error("raft configuration: {0}")]
+    Config(String),
+    /// The store failed; nothing is known to be wrong with what it holds.
+    #[error(transparent)]
+    Storage(KvError),
+}
+
+/// What is wrong with a log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It ends before entries that were synced, or holds others in their place.
+    #[error("it ends at {end}, and {witnessed} was synced")]
+    Short {
         /// Index of the last entry that a sync covered.
         witnessed: u64,
         /// Where the log ends now.
         end: u64,
     },
-    /// The times or sizes in the configuration contradict each other.
-    #[error("raft configuration: {0}")]
-    Config(String),
-    /// The store failed, or holds what can't be read.
-    #[error("raft storage")]
-    Storage(#[from] io::Error),
+    /// It does not know of a vote that was synced: the node could vote again in the same term.
+    #[error("the vote of term {witnessed} is gone; the last one that it knows is of term {held}")]
+    VoteLost {
+        /// Term of the last vote that a sync covered.
+        witnessed: u64,
+        /// Term of the vote that the log holds; 0 for none.
+        held: u64,
+    },
+    /// Entries are missing in its middle.
+    #[error("entry {missing} is missing, and later ones are there")]
+    Hole {
+        /// Index of the first that is missing.
+        missing: u64,
+    },
+    /// The store does not open, or what it holds cannot be read.
+    #[error("{0}")]
+    Unreadable(KvError),
 }
 
 impl From<KvError> for OpenError {
     fn from(error: KvError) -> Self {
-        Self::Storage(error.into())
+        match error {
+            KvError::Damaged(_) | KvError::Unsealed => Self::Damaged(Damage::Unreadable(error)),
+            other => Self::Storage(other),
+        }
     }
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        KvError::from(&error).into()
+    }
+}
+
+/// Why a running node can't go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// A write or a sync failed, or what was read is damaged.
+    #[error(transparent)]
+    Storage(#[from] KvError),
+    /// The machine gave up.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Consensus ended by itself.
+    #[error("consensus ended: {0}")]
+    Consensus(String),
 }
 
 /// Why a cluster could not be founded here.

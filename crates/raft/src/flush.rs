@@ -16,7 +16,8 @@ use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    entry::{LogId, Types},
+    entry::{LogId, Types, Vote},
+    errors::Fatal,
     kv::{Kv, KvError},
     tail::Tail,
     witness::Witness,
@@ -33,7 +34,7 @@ pub(crate) struct Flusher {
     waiters: mpsc::UnboundedSender<Waiter>,
     witness: Option<Arc<Witness>>,
     failed: Arc<OnceLock<KvError>>,
-    fatal: watch::Sender<Option<String>>,
+    fatal: watch::Sender<Option<Fatal>>,
 }
 
 impl Flusher {
@@ -45,7 +46,7 @@ impl Flusher {
         kv: Arc<dyn Kv>,
         tail: Arc<Tail>,
         witness: Option<Witness>,
-        fatal: watch::Sender<Option<String>>,
+        fatal: watch::Sender<Option<Fatal>>,
     ) -> io::Result<Self> {
         let (waiters, inbox) = mpsc::unbounded_channel();
         let flusher = Self { waiters, witness: witness.map(Arc::new), failed: Arc::default(), fatal: fatal.clone() };
@@ -80,15 +81,24 @@ impl Flusher {
     /// Lowers the log's witness before a truncation.
     pub(crate) fn lower_witness(&self, end: Option<LogId>) -> io::Result<()> {
         match &self.witness {
-            Some(witness) => witness.lower(end).map_err(|error| self.fail(KvError::Engine(error.to_string()))),
+            Some(witness) => witness.lower(end).map_err(|error| self.fail(KvError::from(&error))),
             None => Ok(()),
         }
+    }
+
+    /// Makes a vote that was written durable, and notes it in the log's witness.
+    pub(crate) async fn sync_vote(&self, vote: &Vote) -> io::Result<()> {
+        self.sync().await?;
+        if let Some(witness) = &self.witness {
+            witness.voted(vote);
+        }
+        Ok(())
     }
 
     /// Latches a failed write, which is as final as a failed sync.
     pub(crate) fn fail(&self, error: KvError) -> io::Error {
         let error = self.failed.get_or_init(|| error).clone();
-        self.fatal.send_replace(Some(error.to_string()));
+        self.fatal.send_replace(Some(error.clone().into()));
         error.into()
     }
 }
@@ -99,7 +109,7 @@ struct Loop {
     witness: Option<Arc<Witness>>,
     inbox: mpsc::UnboundedReceiver<Waiter>,
     failed: Arc<OnceLock<KvError>>,
-    fatal: watch::Sender<Option<String>>,
+    fatal: watch::Sender<Option<Fatal>>,
 }
 
 impl Loop {
@@ -131,7 +141,7 @@ impl Loop {
         };
         if let Err(error) = &result {
             let error = self.failed.get_or_init(|| error.clone());
-            self.fatal.send_replace(Some(error.to_string()));
+            self.fatal.send_replace(Some(error.clone().into()));
         }
         for waiter in waiters {
             let result = result.clone().map_err(io::Error::from);

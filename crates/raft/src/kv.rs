@@ -15,6 +15,8 @@ mod rocks;
 pub use mem::MemKv;
 pub use rocks::{RocksKv, ValueSeal};
 
+use crate::CodecError;
+
 /// One of the three key spaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
@@ -91,7 +93,16 @@ impl Batch {
 /// Why a store could not do what it was asked. Never carries keys or values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
-    /// The engine refused; the text is its own, about files and not about contents.
+    /// What lies on the disk is not what was written; the text is the engine's own, about files and not about contents.
+    #[error("the stored data is damaged: {0}")]
+    Damaged(String),
+    /// The device, or the file system on it, failed.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// There is no room left on the device.
+    #[error("no room is left on the device: {0}")]
+    NoRoom(String),
+    /// The engine refused for another reason.
     #[error("storage engine: {0}")]
     Engine(String),
     /// A stored value did not open under the node's storage key: damage, or another node's disk.
@@ -108,6 +119,54 @@ pub enum KvError {
 impl From<KvError> for std::io::Error {
     fn from(error: KvError) -> Self {
         Self::other(error)
+    }
+}
+
+impl From<&std::io::Error> for KvError {
+    /// What an error of a file, or one that was a [`KvError`] before, says of the store.
+    fn from(error: &std::io::Error) -> Self {
+        if let Some(known) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            return known.clone();
+        }
+        if let Some(codec) = error.get_ref().and_then(|inner| inner.downcast_ref::<CodecError>()) {
+            return codec.into();
+        }
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom(error.to_string()),
+            _ => Self::of_words(error.to_string()),
+        }
+    }
+}
+
+impl From<&CodecError> for KvError {
+    /// What a newer release wrote is not damaged.
+    fn from(error: &CodecError) -> Self {
+        match error {
+            CodecError::Malformed(_) => Self::Damaged(error.to_string()),
+            CodecError::Version(_) | CodecError::Kind(_) => Self::Engine(error.to_string()),
+        }
+    }
+}
+
+impl KvError {
+    /// The kind of an error of which only the words of the operating system are left.
+    pub(crate) fn of_words(words: String) -> Self {
+        const NO_ROOM: &[&str] = &["No space left on device", "Disk quota exceeded"];
+        const DEVICE: &[&str] = &[
+            "Input/output error",
+            "Read-only file system",
+            "Structure needs cleaning",
+            "No such device",
+            "Transport endpoint is not connected",
+        ];
+        let any = |some: &[&str]| some.iter().any(|part| words.contains(part));
+        if any(NO_ROOM) {
+            Self::NoRoom(words)
+        } else if any(DEVICE) {
+            Self::Device(words)
+        } else {
+            Self::Engine(words)
+        }
     }
 }
 

@@ -42,7 +42,9 @@ mod fuzz;
 pub use checkpoint::{Checkpoint, Notary, Unattested};
 pub use codec::CodecError;
 pub use config::Config;
-pub use errors::{Behind, CheckpointError, InitError, MembershipError, OpenError, ProposeError, ReadIndexError};
+pub use errors::{
+    Behind, CheckpointError, Damage, Fatal, InitError, MembershipError, OpenError, ProposeError, ReadIndexError,
+};
 pub use machine::{Effect, Entry, Machine, MachineError, Recount, View, WrongState};
 pub use network::{Dialer, Link};
 pub use raft::{Committed, Raft, Status};

@@ -15,9 +15,11 @@ use openraft::{
 use crate::{
     codec::{self, CodecError},
     entry::{EntryPayload, LogEntry, LogId, StoredMembership, Types, Vote},
+    errors::{Damage, OpenError},
     flush::Flusher,
-    kv::{Batch, Kv, Table},
+    kv::{Batch, Kv, KvError, Table},
     tail::{AcceptedMembership, Tail},
+    witness::Seen,
 };
 
 const VOTE: &[u8] = b"vote";
@@ -47,35 +49,55 @@ impl LogStore {
     /// What the log's end is and which memberships it holds beyond those of the applied state.
     ///
     /// # Errors
-    /// The store failed, or holds what does not decode.
-    pub(crate) fn load_tail(kv: &dyn Kv, applied: Option<LogId>, settled: &StoredMembership) -> io::Result<Tail> {
+    /// [`OpenError::Damaged`] if an entry that is not applied yet is missing or does not decode; the store failed.
+    pub(crate) fn load_tail(
+        kv: &dyn Kv,
+        applied: Option<LogId>,
+        settled: &StoredMembership,
+    ) -> Result<Tail, OpenError> {
         let ends = [last_log_id(kv)?, purged(kv)?, applied];
         let end = ends.into_iter().flatten().max_by_key(|id| id.index);
         let mut pending = Vec::new();
         let mut failure = None;
-        let first = key(applied.map_or(0, |id| id.index + 1));
-        kv.walk(Table::Log, &first, &END_OF_LOG, Box::new(|| ()), &mut |_, value| {
-            if codec::is_membership(&value) {
-                match codec::decode_entry(value) {
-                    Ok(entry) => pending.extend(accepted(&entry)),
-                    Err(error) => failure = Some(error),
-                }
+        let mut next = applied.map_or(0, |id| id.index + 1);
+        kv.walk(Table::Log, &key(next), &END_OF_LOG, Box::new(|| ()), &mut |_, value| {
+            match codec::decode_entry(value) {
+                Ok(entry) if entry.log_id.index == next => pending.extend(accepted(&entry)),
+                Ok(_) => failure = Some(Damage::Hole { missing: next }.into()),
+                Err(error) => failure = Some(unreadable(error)),
             }
+            next += 1;
             failure.is_none()
         })?;
-        failure.map_or(Ok(Tail::new(end, AcceptedMembership::of(settled), pending)), |error| Err(error.into()))
+        failure.map_or(Ok(Tail::new(end, AcceptedMembership::of(settled), pending)), Err)
     }
 
     /// Whether the log still holds what its witness saw. Entries that were purged, or replaced by a snapshot, were applied.
     ///
     /// # Errors
-    /// The store failed, or holds what does not decode.
-    pub(crate) fn confirms(kv: &dyn Kv, tail: &Tail, seen: LogId) -> io::Result<bool> {
-        let held = kv.get(Table::Log, &key(seen.index))?.map(codec::decode_entry).transpose()?;
-        Ok(match held {
-            Some(entry) => entry.log_id == seen,
-            None => tail.end().is_some_and(|end| end.index >= seen.index),
-        })
+    /// [`OpenError::Damaged`] if it does not; the store failed, or holds what does not decode.
+    pub(crate) fn compare(kv: &dyn Kv, tail: &Tail, seen: Seen) -> Result<(), OpenError> {
+        if let Some(seen) = seen.end {
+            let held =
+                kv.get(Table::Log, &key(seen.index))?.map(codec::decode_entry).transpose().map_err(unreadable)?;
+            let end = tail.end().map(|id| id.index);
+            if !held.map_or(end.is_some_and(|end| end >= seen.index), |entry| entry.log_id == seen) {
+                return Err(Damage::Short { witnessed: seen.index, end: end.unwrap_or(0) }.into());
+            }
+        }
+        if let Some(seen) = seen.vote {
+            let held = kv.get(Table::Meta, VOTE)?.map(|bytes| codec::decode_vote(&bytes)).transpose();
+            let held = held.map_err(unreadable)?;
+            let known = held.as_ref().is_some_and(|held| {
+                let (theirs, ours) = (held.leader_id, seen.leader_id);
+                theirs.term > ours.term || (theirs == ours && held.committed >= seen.committed)
+            });
+            if !known {
+                let held = held.map_or(0, |held| held.leader_id.term);
+                return Err(Damage::VoteLost { witnessed: seen.leader_id.term, held }.into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether the log holds another entry in the place of `id`.
@@ -88,7 +110,13 @@ impl LogStore {
     }
 
     fn meta<T>(&self, key: &[u8], decode: impl FnOnce(&[u8]) -> Result<T, CodecError>) -> io::Result<Option<T>> {
-        Ok(self.kv.get(Table::Meta, key)?.map(|bytes| decode(&bytes)).transpose()?)
+        let stored = self.kv.get(Table::Meta, key).map_err(|error| self.flusher.fail(error))?;
+        stored.map(|bytes| decode(&bytes)).transpose().map_err(|error| self.undecodable(&error))
+    }
+
+    /// What was written here and does not decode is damage: it ends the node, as a failed write does.
+    fn undecodable(&self, error: &CodecError) -> io::Error {
+        self.flusher.fail(error.into())
     }
 
     fn write(&self, batch: Batch) -> io::Result<()> {
@@ -106,14 +134,18 @@ impl LogStore {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut bytes = 0;
         loop {
-            let chunk = self.kv.scan(Table::Log, &key(from), &end, READ_CHUNK)?;
+            let chunk = self.kv.scan(Table::Log, &key(from), &end, READ_CHUNK);
+            let chunk = chunk.map_err(|error| self.flusher.fail(error))?;
             let full = chunk.len() == READ_CHUNK;
             for (_, value) in chunk {
                 bytes += value.len();
                 if bytes > max_bytes && !entries.is_empty() {
                     return Ok(entries);
                 }
-                let entry = codec::decode_entry(value)?;
+                let entry = codec::decode_entry(value).map_err(|error| self.undecodable(&error))?;
+                if !entries.is_empty() && entry.log_id.index != from {
+                    return Err(self.flusher.fail(KvError::Damaged(Damage::Hole { missing: from }.to_string())));
+                }
                 from = entry.log_id.index.saturating_add(1);
                 entries.push(entry);
             }
@@ -163,7 +195,7 @@ impl RaftLogStorage<Types> for LogStore {
         let mut batch = Batch::new();
         batch.put(Table::Meta, VOTE, codec::encode_vote(vote));
         self.write(batch)?;
-        self.flusher.sync().await
+        self.flusher.sync_vote(vote).await
     }
 
     /// Not synced: a hint for the next start, in the same write-ahead log as the applies that it makes possible to repeat.
@@ -235,6 +267,10 @@ pub(crate) fn purged(kv: &dyn Kv) -> io::Result<Option<LogId>> {
 fn last_log_id(kv: &dyn Kv) -> io::Result<Option<LogId>> {
     let last = kv.last(Table::Log)?;
     Ok(last.map(|(_, value)| codec::decode_entry(value)).transpose()?.map(|entry| entry.log_id))
+}
+
+fn unreadable(error: CodecError) -> OpenError {
+    KvError::from(&error).into()
 }
 
 fn accepted(entry: &LogEntry) -> Option<AcceptedMembership> {

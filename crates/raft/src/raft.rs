@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     sync::Arc,
     time::Duration,
 };
@@ -20,9 +19,11 @@ use crate::{
     checkpoint::{Checkpoint, Notary},
     config::Config,
     entry::{Payload, Types},
-    errors::{Behind, CheckpointError, InitError, MembershipError, OpenError, ProposeError, ReadIndexError, refusal},
+    errors::{
+        Behind, CheckpointError, Fatal, InitError, MembershipError, OpenError, ProposeError, ReadIndexError, refusal,
+    },
     flush::Flusher,
-    kv::{Batch, Kv, Table},
+    kv::{Batch, Kv, KvError, Table},
     log::LogStore,
     machine::{Machine, View},
     network::{Dialer, Link, Network, Pool},
@@ -95,7 +96,7 @@ struct Inner {
     pool: Arc<Pool>,
     budget: Semaphore,
     status: watch::Receiver<Status>,
-    fatal: watch::Receiver<Option<String>>,
+    fatal: watch::Receiver<Option<Fatal>>,
 }
 
 impl Raft {
@@ -124,10 +125,8 @@ impl Raft {
         let current = Current::load(&*kv)?;
         let tail = Arc::new(LogStore::load_tail(&*kv, current.applied, &current.membership)?);
         let witness = config.witness.as_deref().map(Witness::open).transpose()?;
-        if let Some(seen) = witness.as_ref().and_then(Witness::end)
-            && !LogStore::confirms(&*kv, &tail, seen)?
-        {
-            return Err(OpenError::LogDamaged { witnessed: seen.index, end: tail.end().map_or(0, |id| id.index) });
+        if let Some(witness) = &witness {
+            LogStore::compare(&*kv, &tail, witness.seen())?;
         }
         let flusher = Flusher::start(kv.clone(), tail.clone(), witness, fatal.clone())?;
         flusher.sync().await?;
@@ -135,9 +134,13 @@ impl Raft {
             StateStore::open(kv.clone(), machine, notary, flusher.clone(), tail.clone(), current, fatal.clone())?;
         let log = LogStore::new(kv, flusher.clone(), tail.clone(), wire::MAX_MESSAGE / 2);
         let network = Network { pool: pool.clone() };
-        let raft = Consensus::new(config.id, settings, network, log, state.clone())
-            .await
-            .map_err(|error| OpenError::Storage(io::Error::other(error)))?;
+        let raft = Consensus::new(config.id, settings, network, log, state.clone()).await.map_err(|error| {
+            match &*fatal.borrow() {
+                // What the log store has said tells more than that consensus ended by it.
+                Some(Fatal::Storage(cause)) => OpenError::from(cause.clone()),
+                _ => OpenError::Storage(KvError::Engine(error.to_string())),
+            }
+        })?;
         state.run();
         let budget = Semaphore::new(config.in_flight_bytes.min(Semaphore::MAX_PERMITS));
         let status = follow(&raft, fatal.clone());
@@ -230,7 +233,7 @@ impl Raft {
     ///
     /// # Security
     /// The process must then end at once. After a failed sync, what the device holds is unknown, and nothing may be acknowledged.
-    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+    pub fn fatal(&self) -> watch::Receiver<Option<Fatal>> {
         self.inner.fatal.clone()
     }
 
@@ -387,10 +390,12 @@ impl Raft {
 /// Binds the store to this raft id and cluster, or finds that it is bound to others.
 fn claim(kv: &dyn Kv, config: &Config) -> Result<(), OpenError> {
     let identity = [&[1], config.id.to_be_bytes().as_slice(), &config.cluster].concat();
-    match kv.get(Table::Meta, IDENTITY)? {
-        Some(bound) if bound == identity => Ok(()),
-        Some(_) => Err(OpenError::ForeignStore),
-        None => {
+    match kv.get(Table::Meta, IDENTITY) {
+        Ok(Some(bound)) if bound == identity => Ok(()),
+        // Another node's store does not even open under this one's storage key.
+        Ok(Some(_)) | Err(KvError::Unsealed) => Err(OpenError::ForeignStore),
+        Err(error) => Err(error.into()),
+        Ok(None) => {
             let mut batch = Batch::new();
             batch.put(Table::Meta, IDENTITY, identity);
             Ok(kv.write(batch)?)
@@ -399,7 +404,7 @@ fn claim(kv: &dyn Kv, config: &Config) -> Result<(), OpenError> {
 }
 
 /// Translates openraft's metrics for as long as consensus runs.
-fn follow(raft: &Consensus, fatal: watch::Sender<Option<String>>) -> watch::Receiver<Status> {
+fn follow(raft: &Consensus, fatal: watch::Sender<Option<Fatal>>) -> watch::Receiver<Status> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(status(&metrics.borrow_watched()));
     tokio::spawn(async move {
@@ -414,7 +419,9 @@ fn follow(raft: &Consensus, fatal: watch::Sender<Option<String>>) -> watch::Rece
                 Some(openraft::errors::Fatal::Stopped) => return,
                 Some(error) => {
                     // The first cause says more than its consequence.
-                    fatal.send_if_modified(|known| known.is_none().then(|| *known = Some(error.to_string())).is_some());
+                    fatal.send_if_modified(|known| {
+                        known.is_none().then(|| *known = Some(Fatal::Consensus(error.to_string()))).is_some()
+                    });
                     return;
                 }
             }

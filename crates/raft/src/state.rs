@@ -24,6 +24,7 @@ use crate::{
     checkpoint::{self, Checkpoint, History, Notary},
     codec,
     entry::{EntryPayload, LogEntry, LogId, Reply, StoredMembership, Types},
+    errors::Fatal,
     flush::Flusher,
     kv::{Batch, Kv, KvError, Pair, Table},
     log,
@@ -164,7 +165,7 @@ struct Shared {
     history: Mutex<History>,
     next_generation: AtomicU64,
     applied: watch::Sender<u64>,
-    fatal: watch::Sender<Option<String>>,
+    fatal: watch::Sender<Option<Fatal>>,
     /// Consensus runs: before, it only asks what there is.
     running: AtomicBool,
     stopped: watch::Sender<bool>,
@@ -184,7 +185,7 @@ impl StateStore {
         flusher: Flusher,
         tail: Arc<Tail>,
         mut current: Current,
-        fatal: watch::Sender<Option<String>>,
+        fatal: watch::Sender<Option<Fatal>>,
     ) -> io::Result<Self> {
         let generation = current.generation;
         let mut leftovers = Batch::new();
@@ -311,7 +312,8 @@ impl StateStore {
     }
 
     fn give_up(&self, error: crate::machine::MachineError) -> io::Error {
-        self.0.fatal.send_replace(Some(error.to_string()));
+        // A view that could not be read is the store's failure, and was noted as such.
+        self.0.fatal.send_if_modified(|known| known.is_none().then(|| *known = Some(error.clone().into())).is_some());
         io::Error::other(error)
     }
 

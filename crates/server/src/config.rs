@@ -27,6 +27,9 @@ pub struct NodeConfig {
     /// The audit log.
     #[serde(default)]
     pub audit: AuditConfig,
+    /// Room on the disk.
+    #[serde(default)]
+    pub storage: StorageConfig,
 }
 
 /// `[raft]`: longer times on busy machines.
@@ -73,6 +76,24 @@ pub struct AuditConfig {
 impl Default for AuditConfig {
     fn default() -> Self {
         Self { segment_bytes: 16 << 20, reserve_bytes: 4 << 20 }
+    }
+}
+
+/// `[storage]`: room on the disk of `data_dir`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// Less free space than this is an alarm.
+    pub alarm_free_bytes: u64,
+    /// With less than this nothing that grows is taken: what is left is for revocation.
+    pub refuse_free_bytes: u64,
+    /// A file that is given back when others have filled the disk.
+    pub reserve_bytes: u64,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { alarm_free_bytes: 1 << 30, refuse_free_bytes: 256 << 20, reserve_bytes: 64 << 20 }
     }
 }
 
@@ -137,6 +158,9 @@ impl NodeConfig {
         {
             return Err(value("audit", "has a size that is too small"));
         }
+        if config.storage.alarm_free_bytes < config.storage.refuse_free_bytes {
+            return Err(value("storage", "must have alarm_free_bytes >= refuse_free_bytes"));
+        }
         Ok(config)
     }
 
@@ -171,5 +195,6 @@ mod tests {
         assert!(error.contains("`cluster`"), "{error}");
         assert!(load(GOOD).unwrap_err().to_string().contains("cluster"));
         assert!(load(&format!("{good}[raft]\nelection_min_ms = 100\n")).is_err());
+        assert!(load(&format!("{good}[storage]\nalarm_free_bytes = 100\n")).is_err());
     }
 }

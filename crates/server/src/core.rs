@@ -7,6 +7,7 @@ use crate::executor::Executors;
 use crate::issue::Creating;
 use crate::keystore::Keystore;
 use crate::peers::Peers;
+use crate::room::Room;
 use crate::store::Applied;
 use quorate_api::status::Failure;
 use quorate_api::tls::Callers;
@@ -35,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) keys: Arc<Keystore>,
     pub(crate) raft: Raft,
     pub(crate) audit: AuditLog,
+    pub(crate) room: Room,
     pub(crate) peers: Arc<Peers>,
     pub(crate) attestor: Arc<Attestor>,
     pub(crate) executors: Executors,

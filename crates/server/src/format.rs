@@ -1,6 +1,6 @@
 //! The format of a data folder: one file that says it, read before anything else is touched.
 
-use crate::run::RunError;
+use crate::ending::RunError;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;

@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::machine::Applying;
+use crate::room::lessens;
 use quorate_audit::{Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
 use quorate_state::outcome::Outcome;
 use std::sync::Arc;
@@ -49,10 +50,14 @@ impl Core {
         {
             tracing::warn!(error = error.message, "the end of leases was not noted");
         }
-        let class = if request.is_some() { Class::Normal } else { Class::Essential };
+        let refused = matches!(outcome, Outcome::Refused(_));
+        let class = match &request {
+            Some((_, _, kind, _)) if refused || !lessens(*kind) => Class::Normal,
+            _ => Class::Essential,
+        };
         let mut entry = match request {
             Some((id, principal, operation, resource)) => {
-                Entry::new(self.env.clock.wall(), RecordKind::Outcome, RecordId::request(&id.0), operation)
+                Entry::new(self.env.clock.wall(), RecordKind::Outcome, RecordId::request(&id.0), operation.name())
                     .principal(&principal)
                     .resource(&resource.to_string())
             }

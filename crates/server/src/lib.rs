@@ -17,7 +17,10 @@
 //! | `ceremony` | this member's part in key generation |
 //! | `keystore` | what a member keeps outside the replicated store |
 //! | `journal` | the audit records of applied commands |
+//! | `room` | free space on the disk: alarm, watermark, reserve |
+//! | `aside` | a damaged log is set aside, and the member stays out |
 
+mod aside;
 mod attest;
 mod ceremony;
 mod certificates;
@@ -25,6 +28,7 @@ mod clock;
 pub mod config;
 mod core;
 mod driver;
+mod ending;
 pub mod env;
 mod executor;
 mod failpoint;
@@ -38,13 +42,17 @@ mod peers;
 mod pipeline;
 mod query;
 mod relay;
+mod room;
 mod run;
 mod services;
 mod store;
 mod submit;
 
+pub use aside::Lost;
+pub use ending::{Ending, RunError};
 pub use executor::MakeEngine;
-pub use run::{Parts, RunError, forget_state, run, serve};
+pub use room::Room;
+pub use run::{Parts, forget_state, run, serve};
 
 #[cfg(test)]
 mod tests {
@@ -61,6 +69,7 @@ mod tests {
         include_str!("pipeline.rs"),
         include_str!("query.rs"),
         include_str!("relay.rs"),
+        include_str!("room.rs"),
         include_str!("services.rs"),
         include_str!("submit.rs"),
     ];

@@ -3,7 +3,7 @@
 use crate::failpoint;
 use crate::store::Applied;
 use quorate_raft::{Effect, Entry, Machine, MachineError, View, WrongState};
-use quorate_state::change::Resource;
+use quorate_state::change::{Kind, Resource};
 use quorate_state::command::Command;
 use quorate_state::hash::{Recount, StateHash, hash_key};
 use quorate_state::ids::{ClusterId, LeaseId, RequestId};
@@ -19,7 +19,7 @@ pub(crate) struct Applying {
     pub(crate) index: u64,
     pub(crate) term: u64,
     /// Of a client's request.
-    pub(crate) request: Option<(RequestId, String, &'static str, Resource)>,
+    pub(crate) request: Option<(RequestId, String, Kind, Resource)>,
     pub(crate) name: &'static str,
     pub(crate) outcome: Outcome,
     /// The leases that it is about, where the outcome does not say.
@@ -85,7 +85,7 @@ fn describe(at: Position, payload: &[u8], outcome: Outcome) -> Applying {
     let command = Command::decode(payload);
     let request = match &command {
         Ok(Command::Endorsed { request, .. }) => {
-            request.request().ok().map(|r| (r.id, r.principal, r.change.kind().name(), r.change.resource()))
+            request.request().ok().map(|r| (r.id, r.principal, r.change.kind(), r.change.resource()))
         }
         _ => None,
     };

@@ -7,6 +7,7 @@
 
 use crate::core::Core;
 use crate::failpoint;
+use crate::room::lessens;
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{AuditError, Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
@@ -15,9 +16,10 @@ use quorate_state::access::is_blocked;
 use quorate_state::change::{Kind, Resource};
 use quorate_state::genesis::client_roots;
 use quorate_state::ids::RequestId;
-use quorate_state::lease::lease;
+use quorate_state::lease::{State, lease};
 use quorate_state::request::authority_version;
 use quorate_state::store::{Store, StoreError};
+use quorate_state::target::role;
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -59,6 +61,7 @@ impl Recorded {
 /// One decision, not yet recorded.
 struct Decided {
     verdict: Result<Grant, Refused>,
+    class: Class,
     index: u64,
     authority_version: u64,
 }
@@ -99,7 +102,7 @@ impl Core {
         let receipts: Vec<_> = decided
             .iter()
             .zip(&asks)
-            .map(|(decided, ask)| self.audit.append(self.decision_record(principal, ask, decided), Class::Normal))
+            .map(|(decided, ask)| self.audit.append(self.decision_record(principal, ask, decided), decided.class))
             .collect();
         on_disk(try_join_all(receipts)).await?;
         let recorded = decided.into_iter().zip(asks).map(|(d, ask)| match d.verdict {
@@ -128,20 +131,28 @@ impl Core {
         let authority_version = authority_version(store)?;
         // A test makes a member that lies: it goes on allowing what it knows to be forbidden.
         if is_blocked(store, principal.id().as_str())? && failpoint::hit("pipeline.corrupt").is_ok() {
-            return Ok(Decided { verdict: Err(Refused::Blocked), index, authority_version });
+            let verdict = Err(Refused::Blocked);
+            return Ok(Decided { verdict, class: Class::Normal, index, authority_version });
         }
         let lease = match &ask.resource {
-            Resource::Lease(id) => {
-                lease(store, id)?.map(|l| LeaseFacts { owner: l.owner, role: l.role, target: l.target })
-            }
+            Resource::Lease(id) => lease(store, id)?,
             _ => None,
         };
+        // What is there to be taken away, is so once: asking again and again does not empty the reserve.
+        let there = match &ask.resource {
+            Resource::Lease(_) => lease.as_ref().is_some_and(|l| matches!(l.state, State::Intent | State::Active)),
+            Resource::Role(name) => role(store, name)?.is_some(),
+            _ => true,
+        };
+        let lease = lease.map(|l| LeaseFacts { owner: l.owner, role: l.role, target: l.target });
         let facts = Facts { now, lease };
         let verdict = match self.authority(store)? {
             Ok(authority) => authority.authorize(principal, ask.kind, &ask.resource, &facts).map_err(Refused::Denied),
             Err(_) => Err(Refused::NoAuthority),
         };
-        Ok(Decided { verdict, index, authority_version })
+        // A revocation must not wait for room; a refusal can.
+        let class = if verdict.is_ok() && there && lessens(ask.kind) { Class::Essential } else { Class::Normal };
+        Ok(Decided { verdict, class, index, authority_version })
     }
 
     fn decision_record(&self, principal: &Principal, ask: &Ask, decided: &Decided) -> Entry {

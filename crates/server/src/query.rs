@@ -5,7 +5,7 @@ use crate::failpoint;
 use crate::pipeline::Ask;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
-use quorate_audit::Detail;
+use quorate_audit::{Detail, Status};
 use quorate_authz::Principal;
 use quorate_crypto::reshare::Phase;
 use quorate_raft::Checkpoint;
@@ -319,6 +319,12 @@ impl Core {
         let confirmations = self.confirmations(own.as_ref());
         let raft = self.raft.watch().borrow().clone();
         let head = self.audit.head();
+        let audit = match self.audit.status() {
+            Status::Ready { reserve: true } => "ready",
+            Status::Ready { reserve: false } => "no-reserve",
+            Status::Full { .. } => "full",
+            Status::Failed(_) => "failed",
+        };
         let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
         let (by_state, oldest) = self.count_leases().await?;
         let alarms =
@@ -368,6 +374,9 @@ impl Core {
                 effective_index,
                 confirmations,
                 purged: raft.purged,
+                disk_free: self.room.free(),
+                disk: self.room.level().name().to_owned(),
+                audit: audit.to_owned(),
             })
         })
     }

@@ -1,16 +1,19 @@
 //! A node from its configuration to its end.
 
+use crate::aside;
 use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
+use crate::ending::RunError;
 use crate::env::Env;
 use crate::executor::{Executors, MakeEngine, make_real};
 use crate::issue::Creating;
 use crate::journal::WAITING;
-use crate::keystore::{Keystore, KeystoreError};
+use crate::keystore::Keystore;
 use crate::machine::VaultMachine;
 use crate::peers::{Peers, RaftDialer};
+use crate::room::Room;
 use crate::services::{PeerPort, VaultPort};
 use crate::store::Seal;
 use quorate_api::MAX_MESSAGE;
@@ -18,19 +21,19 @@ use quorate_api::net::Listener;
 use quorate_api::peer::peer_server::PeerServer;
 use quorate_api::status::coded;
 use quorate_api::tls::{
-    Callers, PeerKey, TlsError, TlsIdentity, accept_clients, accept_peers, callers_server_config, peer_server_config,
+    Callers, PeerKey, TlsIdentity, accept_clients, accept_peers, callers_server_config, peer_server_config,
 };
 use quorate_api::vault::vault_server::VaultServer;
 use quorate_audit::AuditLog;
 use quorate_raft::kv::{Kv, KvError, RocksKv};
-use quorate_raft::{Config, InitError, Node, Notary, Raft};
-use quorate_state::genesis::{BadGenesis, Genesis};
+use quorate_raft::{Config, Damage, Fatal, InitError, Node, Notary, OpenError, Raft};
+use quorate_state::genesis::Genesis;
 use quorate_state::ids::ClusterId;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -41,107 +44,6 @@ use tokio::time::timeout;
 
 /// How many calls one client's connection may have under way.
 const MAX_STREAMS: u32 = 256;
-
-/// Why a node did not start, or had to end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The genesis file.
-    #[error("{path}: {source}")]
-    Genesis {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: BadGenesis,
-    },
-    /// The genesis file cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The genesis is not the one that the configuration pins.
-    #[error("{path} is the genesis of cluster {found}, and the configuration pins {pinned}")]
-    OtherCluster {
-        /// Where.
-        path: PathBuf,
-        /// Its cluster.
-        found: ClusterId,
-        /// The pinned one.
-        pinned: String,
-    },
-    /// The member's own files.
-    #[error(transparent)]
-    Keystore(#[from] KeystoreError),
-    /// This member is not in the roster.
-    #[error("the identity in {data} is not a member of this cluster: its key is not in the genesis")]
-    NotAMember {
-        /// The data folder.
-        data: PathBuf,
-    },
-    /// The store.
-    #[error("the store in {path} cannot be opened: {source}; it is left as it is")]
-    Store {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: KvError,
-    },
-    /// The data folder belongs to another cluster.
-    #[error("the store in {path} belongs to another cluster")]
-    OtherStore {
-        /// Where.
-        path: PathBuf,
-    },
-    /// Consensus.
-    #[error(transparent)]
-    Raft(#[from] quorate_raft::OpenError),
-    /// The data folder was written by a later release.
-    #[error(
-        "{path} is a data folder of format {found}, and this release knows format 1 only; it is left as it is: start the release that wrote it"
-    )]
-    LaterFormat {
-        /// Where.
-        path: PathBuf,
-        /// What it says.
-        found: String,
-    },
-    /// The audit log.
-    #[error("the audit log in {path}: {source}")]
-    Audit {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: quorate_audit::OpenError,
-    },
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A port.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Where.
-        address: std::net::SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A port stopped serving.
-    #[error("a port stopped serving: {0}")]
-    Serve(#[from] tonic::transport::Error),
-    /// The log can no longer be relied on: the process must end at once.
-    #[error("the replicated log failed: {0}; the process ends, so that it promises nothing that it cannot keep")]
-    Fatal(String),
-    /// This member's state is not that of the others.
-    #[error(
-        "t members attest another state at index {index} than this member has: it is damaged, and the process ends; \
-         `quorate member forget-state` has it rebuilt at the next start"
-    )]
-    Diverged {
-        /// Where.
-        index: u64,
-    },
-}
 
 /// What a node is made of. [`run`] makes it of files, RocksDB, PostgreSQL and the operating system; a simulation of its own.
 pub struct Parts {
@@ -155,6 +57,8 @@ pub struct Parts {
     pub audit: AuditLog,
     /// The replicated store, which may be empty.
     pub kv: Arc<dyn Kv>,
+    /// Room on the disk that it lies on.
+    pub room: Room,
     /// Settings of the log; identifiers are filled in.
     pub raft: Config,
     /// The port for the other members.
@@ -172,14 +76,21 @@ pub struct Parts {
 /// # Errors
 /// [`RunError`], before the first port is opened wherever that is possible.
 pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let data = config.data_dir.clone();
+    if let Some(lost) = aside::lost(&data).map_err(|source| RunError::Read { path: data.clone(), source })? {
+        return Err(RunError::Lost(lost));
+    }
     let genesis = read_genesis(&config)?;
     let keys = Keystore::open(&config.data_dir, &config.seal_key)?;
     let me = genesis.roster.by_key(&keys.identity().verify_key().0);
     let me = me.ok_or_else(|| RunError::NotAMember { data: config.data_dir.clone() })?;
     crate::format::check(&config.data_dir)?;
+    // Before the first write: a full disk gives its reserve back.
+    let room = Room::open(&data, &config.storage).map_err(|source| RunError::Read { path: data.clone(), source })?;
     let parts = Parts {
         audit: open_audit(&config, &me.name, &genesis.cluster(), &env)?,
         kv: open_store(&config, &keys, &env)?,
+        room,
         raft: raft_config(&config),
         peer_listener: listen(&env, config.peer_listen).await?,
         api_listener: listen(&env, config.api_listen).await?,
@@ -197,11 +108,19 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
 /// # Errors
 /// [`RunError`].
 pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let Parts { env, genesis, keys, audit, kv, raft, peer_listener, api_listener, engines, attest_every } = parts;
+    let Parts { env, genesis, keys, audit, kv, room, raft, peer_listener, api_listener, engines, attest_every } = parts;
     let cluster = genesis.cluster();
     let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
     let me = me.ok_or_else(|| RunError::NotAMember { data: name.to_owned() })?;
-    begin_state(&*kv, &genesis, &name.join("db"))?;
+    if let Err(why) = begin_state(&*kv, &genesis, &name.join("db")) {
+        drop(kv);
+        return Err(match why {
+            RunError::Store { source: source @ KvError::Damaged(_), .. } => {
+                set_aside(room.folder(), Damage::Unreadable(source), &env)
+            }
+            why => why,
+        });
+    }
     let certificate = OwnCertificate::make(keys.identity(), &me.name, env.clock.wall())?;
     let tls = certificate.shown().clone();
     let roots = &genesis.client_roots.certificates;
@@ -232,9 +151,16 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     // A member that lost its state waits here for the others, for as long as it takes.
     let raft = tokio::select! {
         biased;
-        raft = opening => raft?,
+        raft = opening => match raft {
+            Err(OpenError::Damaged(damage)) => return Err(set_aside(room.folder(), damage, &env)),
+            opened => opened?,
+        },
         () = &mut shutdown => return Ok(()),
     };
+    if let Some(data) = room.folder() {
+        aside::let_go(data);
+    }
+    let clock = Arc::clone(&env.clock);
     let core = Arc::new(Core {
         cluster,
         name: me.name.clone(),
@@ -246,6 +172,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         keys,
         raft: raft.clone(),
         audit,
+        room,
         executors: Executors::new(engines),
         creating: Creating::default(),
         caches: Caches::default(),
@@ -270,6 +197,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     tasks.spawn(Arc::clone(&core).keep_certificates());
     tasks.spawn(Arc::clone(&core).keep_callers());
     tasks.spawn(Arc::clone(&core).drive_attestations(attest_every));
+    tasks.spawn(Arc::clone(&core).keep_room());
     let mut fatal = raft.fatal();
     let mut diverged = core.attestor.diverged.subscribe();
     let port = |ended: Option<Result<Result<(), RunError>, _>>| match ended {
@@ -280,7 +208,18 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         // The cause before its consequences.
         biased;
         // At once: what is under way must not be answered by a node whose log cannot be relied on.
-        why = failed(&mut fatal) => return Err(RunError::Fatal(why)),
+        why = failed(&mut fatal) => {
+            if let (Fatal::Storage(KvError::Damaged(why)), Some(data)) = (&why, core.room.folder()) {
+                // It is still open here; the next start finds the note, or the damage.
+                let _ = aside::note(data, why, clock.wall());
+            }
+            return Err(RunError::Log(why));
+        }
+        // Leases must not wait for a leader that may record nothing: its log is sound, so it can hand over.
+        kind = core.audit_failed() => {
+            hand_over(&core).await;
+            return Err(RunError::AuditFailed(kind.into()));
+        }
         index = alone(&mut diverged) => return Err(RunError::Diverged { index }),
         () = &mut shutdown => {}
         ended = clients.join_next() => return port(ended),
@@ -289,7 +228,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         _ = tasks.join_next() => return Err(RunError::Fatal("a task of the node ended".to_owned())),
     }
     tracing::info!("handing over and stopping");
-    hand_over(&core, &raft).await;
+    hand_over(&core).await;
     // Answers under way get a moment, while this node can still get them from the next leader; a client that will not let
     // go does not keep the node. Then the log, which needs the peers' port.
     let _ = stop_clients.send(true);
@@ -303,7 +242,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
 }
 
 /// Gives the leadership away, if this node has it, while everything still works: nobody has to wait for an election.
-async fn hand_over(core: &Core, raft: &Raft) {
+async fn hand_over(core: &Core) {
+    let raft = &core.raft;
     if !raft.watch().borrow().is_leader {
         return;
     }
@@ -338,10 +278,18 @@ async fn alone(diverged: &mut watch::Receiver<Option<u64>>) -> u64 {
     }
 }
 
-async fn failed(fatal: &mut watch::Receiver<Option<String>>) -> String {
-    match fatal.wait_for(Option::is_some).await {
-        Ok(why) => why.clone().unwrap_or_default(),
-        Err(_) => "it stopped".to_owned(),
+async fn failed(fatal: &mut watch::Receiver<Option<Fatal>>) -> Fatal {
+    let why = fatal.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+    why.unwrap_or_else(|| Fatal::Consensus("it stopped".to_owned()))
+}
+
+/// Sets the log in a data folder aside; there is none where the store is not on a disk. The store must be closed.
+fn set_aside(data: Option<&Path>, damage: Damage, env: &Env) -> RunError {
+    let Some(data) = data else { return RunError::Raft(OpenError::Damaged(damage)) };
+    let why = damage.to_string();
+    match aside::set_aside(data, &why, env.clock.wall()) {
+        Ok(lost) => RunError::Lost(lost),
+        Err(source) => RunError::NotAside { path: data.join("db"), why, source },
     }
 }
 
@@ -370,10 +318,32 @@ fn open_audit(config: &NodeConfig, name: &str, cluster: &ClusterId, env: &Env) -
     Ok(audit)
 }
 
+/// Opens the store. A member has one in its life: one that is not there any more is lost, and one that is damaged is set aside.
 fn open_store(config: &NodeConfig, keys: &Keystore, env: &Env) -> Result<Arc<dyn Kv>, RunError> {
-    let path = config.data_dir.join("db");
-    let failed = |source| RunError::Store { path: path.clone(), source };
-    let kv = RocksKv::open(&path, Arc::new(Seal::new(keys.storage(), env.clone()))).map_err(failed)?;
+    let (data, path) = (&config.data_dir, config.data_dir.join("db"));
+    let seal = Arc::new(Seal::new(keys.storage(), env.clone()));
+    let io = |source| RunError::Read { path: data.clone(), source };
+    let damaged = |why: &str| set_aside(Some(data), Damage::Unreadable(KvError::Damaged(why.to_owned())), env);
+    if !path.exists() {
+        if aside::begun(data) {
+            return Err(damaged("it is gone"));
+        }
+        // Made elsewhere and put in its place whole: what a crash leaves of it was never used, and is no damage.
+        let fresh = data.join("db.new");
+        if fresh.exists() {
+            std::fs::remove_dir_all(&fresh).map_err(io)?;
+        }
+        let made = RocksKv::open(&fresh, seal.clone());
+        drop(made.map_err(|source| RunError::Store { path: fresh.clone(), source })?);
+        std::fs::rename(&fresh, &path).and_then(|()| std::fs::File::open(data)?.sync_all()).map_err(io)?;
+    }
+    aside::begin(data).and_then(|()| aside::keep(data)).map_err(io)?;
+    let kv = match RocksKv::open(&path, seal) {
+        Err(KvError::Damaged(why)) => return Err(damaged(&why)),
+        opened => opened.map_err(|source| RunError::Store { path: path.clone(), source })?,
+    };
+    #[cfg(feature = "failpoints")]
+    let kv = crate::store::Faulty(kv);
     Ok(Arc::new(kv))
 }
 
@@ -383,8 +353,11 @@ fn begin_state(kv: &dyn Kv, genesis: &Genesis, path: &Path) -> Result<(), RunErr
     let marker = quorate_state::store::key(quorate_state::store::Table::Meta, &[b"genesis"]);
     let ours = initial.get(&marker).cloned().flatten();
     let pairs = initial.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
-    let found =
-        quorate_raft::begin(kv, pairs, &marker).map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    let found = quorate_raft::begin(kv, pairs, &marker).map_err(|source| match KvError::from(&source) {
+        // Another member's: its values do not open under this one's key.
+        KvError::Unsealed => RunError::OtherStore { path: path.to_owned() },
+        source => RunError::Store { path: path.to_owned(), source },
+    })?;
     if found.is_none() || found == ours { Ok(()) } else { Err(RunError::OtherStore { path: path.to_owned() }) }
 }
 

@@ -49,3 +49,48 @@ impl ValueSeal for Seal {
         self.key.open(&[place(table), key], sealed).map_err(|_| KvError::Unsealed)
     }
 }
+
+/// The store with faults that tests ask for; a released binary has none of this.
+#[cfg(feature = "failpoints")]
+pub(crate) struct Faulty(pub(crate) quorate_raft::kv::RocksKv);
+
+#[cfg(feature = "failpoints")]
+impl quorate_raft::kv::Kv for Faulty {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.0.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<quorate_raft::kv::Pair>, KvError> {
+        self.0.scan(table, from, to, limit)
+    }
+
+    fn last(&self, table: Table) -> Result<Option<quorate_raft::kv::Pair>, KvError> {
+        self.0.last(table)
+    }
+
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        pinned: Box<dyn FnOnce() + Send>,
+        visit: &mut dyn FnMut(Vec<u8>, Vec<u8>) -> bool,
+    ) -> Result<(), KvError> {
+        self.0.walk(table, from, to, pinned, visit)
+    }
+
+    fn write(&self, batch: quorate_raft::kv::Batch) -> Result<(), KvError> {
+        self.0.write(batch)
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        use crate::failpoint::hit;
+        hit("storage.sync.fail").map_err(|_| KvError::Device("Input/output error, injected".to_owned()))?;
+        hit("storage.sync.full").map_err(|_| KvError::NoRoom("No space left on device, injected".to_owned()))?;
+        // The planted bug that a checker of durability has to catch: it is acknowledged, and nothing was synced.
+        match hit("storage.sync.skip") {
+            Ok(()) => self.0.sync(),
+            Err(_) => Ok(()),
+        }
+    }
+}

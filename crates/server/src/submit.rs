@@ -157,6 +157,8 @@ impl Core {
             return Err(Failure::new("not_your_request", "the request's caller or key is not that of its certificate"));
         }
         signed.verify(request, &administrators).map_err(Failure::from)?;
+        // Only of whoever proves to be a caller; a full disk is nobody else's business.
+        self.room.admits(ask.kind)?;
         let recorded = self.allow(&principal, ask).await?;
         match &request.change {
             // Not before: whoever may not write policies has no business with their compiler.
@@ -241,6 +243,7 @@ impl Core {
         match &mut command {
             Command::Endorsed { request, stamp, .. } => {
                 let parsed = request.request().map_err(Failure::from)?;
+                self.room.admits(parsed.change.kind())?;
                 if let (Change::IssueLease { role, .. }, Some(caller)) = (&parsed.change, request.caller().copied()) {
                     if self.known(request, &parsed)? {
                         return self.followed(self.propose(command).await?).await;

@@ -22,6 +22,7 @@ struct Inner {
     closed: bool,
     fail_next_write: bool,
     fail_next_sync: bool,
+    lies: bool,
 }
 
 /// A [`Kv`] in memory. It forgets unsynced batches when [`MemKv::crash`] says so, and fails on request.
@@ -74,6 +75,11 @@ impl MemKv {
     /// The next sync fails and makes nothing durable.
     pub fn fail_next_sync(&self) {
         self.lock().fail_next_sync = true;
+    }
+
+    /// From now on syncs succeed and make nothing durable, as on a device that lies: for proving that a check would notice.
+    pub fn lie_about_syncs(&self) {
+        self.lock().lies = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -133,6 +139,9 @@ impl Kv for MemKv {
         let mut inner = self.open()?;
         if std::mem::take(&mut inner.fail_next_sync) {
             return Err(KvError::Injected);
+        }
+        if inner.lies {
+            return Ok(());
         }
         for batch in std::mem::take(&mut inner.unsynced) {
             apply(&mut inner.durable, batch);

@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use rocksdb::{
-    BoundColumnFamily, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, IteratorMode, MultiThreaded, Options,
-    ReadOptions, WriteBatch,
+    BoundColumnFamily, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, ErrorKind, IteratorMode,
+    MultiThreaded, Options, ReadOptions, WriteBatch,
 };
 
 use super::{Batch, Change, Kv, KvError, Pair, Table};
@@ -38,21 +38,26 @@ pub struct RocksKv {
 }
 
 impl RocksKv {
-    /// Opens the store in `path`, or creates it.
+    /// Opens the store in `path`, or creates it where there is nothing: a directory that holds files but no store is one that lost a part.
     ///
     /// # Errors
-    /// [`KvError::Engine`] if the directory can't be opened, and also if the write-ahead log is damaged anywhere but in its torn tail.
-    /// Such a directory is to be set aside, never to be opened in a laxer way: a log that silently lost its end lets a node vote for what
-    /// it has promised not to.
+    /// [`KvError::Damaged`] if files are missing or shorter than they were, or if the write-ahead log is damaged anywhere but in its torn
+    /// tail. Such a directory is to be set aside, never to be opened in a laxer way: a log that silently lost its end lets a node vote for
+    /// what it has promised not to. [`KvError::Device`], [`KvError::NoRoom`] and [`KvError::Engine`] say nothing about the data.
     pub fn open(path: &Path, seal: Arc<dyn ValueSeal>) -> Result<Self, KvError> {
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
-        let db = Db::open_cf_descriptors(&Self::options(), path, families).map_err(engine)?;
+        let db = Db::open_cf_descriptors(&Self::options(path)?, path, families).map_err(lost_part)?;
         Ok(Self { db, seal })
     }
 
-    fn options() -> Options {
+    fn options(path: &Path) -> Result<Options, KvError> {
         let mut options = Options::default();
-        options.create_if_missing(true);
+        let nothing_there = match std::fs::read_dir(path) {
+            Ok(mut files) => files.next().is_none(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(error) => return Err(KvError::from(&error)),
+        };
+        options.create_if_missing(nothing_there);
         options.create_missing_column_families(true);
         // The default recovery stops silently at the first damaged record and drops all that follows. This one accepts only what a crash
         // during a write leaves.
@@ -63,19 +68,19 @@ impl RocksKv {
         options.set_wal_bytes_per_sync(0);
         options.set_max_total_wal_size(256 << 20);
         options.set_keep_log_file_num(4);
-        options
+        Ok(options)
     }
 
     /// Drops the replicated state of the store in `path`, and nothing else: log, votes and what was promised stay. The node rebuilds the
     /// state when it is opened next.
     ///
     /// # Errors
-    /// [`KvError::Engine`] if the directory can't be opened, as [`RocksKv::open`] has it, or is in use.
+    /// As [`RocksKv::open`]; [`KvError::Engine`] if it is in use.
     pub fn drop_state(path: &Path) -> Result<(), KvError> {
-        let mut options = Self::options();
+        let mut options = Self::options(path)?;
         options.create_if_missing(false);
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
-        let db = Db::open_cf_descriptors(&options, path, families).map_err(engine)?;
+        let db = Db::open_cf_descriptors(&options, path, families).map_err(lost_part)?;
         db.drop_cf(Table::State.name()).map_err(engine)
     }
 
@@ -89,6 +94,17 @@ impl RocksKv {
             options.set_iterate_upper_bound(to);
         }
         options
+    }
+}
+
+/// What opening says when the directory is not empty, and what makes it a store is not there, or a file that it names is not.
+fn lost_part(error: rocksdb::Error) -> KvError {
+    match error.kind() {
+        ErrorKind::InvalidArgument | ErrorKind::NotFound => KvError::Damaged(error.into_string()),
+        ErrorKind::IOError if error.as_ref().contains("No such file or directory") => {
+            KvError::Damaged(error.into_string())
+        }
+        _ => engine(error),
     }
 }
 
@@ -179,7 +195,10 @@ fn table_options(table: Table) -> Options {
 }
 
 fn engine(error: rocksdb::Error) -> KvError {
-    KvError::Engine(error.into_string())
+    match error.kind() {
+        ErrorKind::Corruption => KvError::Damaged(error.into_string()),
+        _ => KvError::of_words(error.into_string()),
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +301,6 @@ mod tests {
         damaged[middle] ^= 0xff;
         std::fs::write(&file, damaged).unwrap();
         let refused = open(directory.path()).err();
-        assert!(matches!(refused, Some(KvError::Engine(_))), "{refused:?}");
+        assert!(matches!(refused, Some(KvError::Damaged(_))), "{refused:?}");
     }
 }

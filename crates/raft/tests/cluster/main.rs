@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod damage;
 mod durability;
 mod harness;
 mod leadership;

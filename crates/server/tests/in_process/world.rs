@@ -193,6 +193,7 @@ impl World {
         raft.heartbeat = Duration::from_millis(100);
         let target = self.target.clone();
         let parts = Parts {
+            room: quorate_server::Room::boundless(),
             genesis: self.genesis.clone(),
             keys: Keystore::open_in(Box::new(place.folder.clone()), Secret::init_with(|out| *out = SEAL)).unwrap(),
             audit: AuditLog::open_in_place(Box::new(place.disk.clone()), settings).unwrap().0,
