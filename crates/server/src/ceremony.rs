@@ -80,6 +80,8 @@ impl Core {
         let session_id = *id;
         let seed = self.on_disk(move |core| core.keys.ceremony_seed(&session_id, &core.env)).await?;
         let seed = seed.map_err(|e| own("its seed", &e))?;
+        #[cfg(feature = "failpoints")]
+        self.leak("leak.seed", seed.expose()).await;
         injected("ceremony.seed")?;
         let member = Member { index: self.me, seed: &seed, key: self.keys.identity(), old_share: None };
         let messages = member.next(&session.ceremony).map_err(|e| own("its part", &e))?;
@@ -92,6 +94,8 @@ impl Core {
                 let share = member.finish(&session.ceremony).map_err(|e| own("its share", &e))?;
                 let share = KeyShare::new(share.index, &share.scalar).map_err(|e| own("its share", &e))?;
                 injected("ceremony.share.before")?;
+                #[cfg(feature = "failpoints")]
+                self.leak("leak.share", share.to_secret().expose().get(1..).unwrap_or_default()).await;
                 let saved = self.on_disk(move |core| core.keys.save_share(&session_id, &share, &core.env)).await?;
                 saved.map_err(|e| own("its share", &e))?;
                 injected("ceremony.share")?;

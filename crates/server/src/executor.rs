@@ -110,6 +110,8 @@ impl Core {
         let described = described.ok_or_else(|| Failure::from(Refusal::not_found("target")))?;
         self.claim_office(name, term).await?;
         let password = self.open_credential(name, &described, term).await?;
+        #[cfg(feature = "failpoints")]
+        self.leak("leak.credential", password.expose()).await;
         let config = PostgresConfig {
             host: described.host.clone(),
             port: described.port,

@@ -27,6 +27,16 @@ pub(crate) fn hit(name: &str) -> Result<(), Injected> {
     Ok(())
 }
 
+/// What a leak at `name` is told to do, by the file once or by `FAILPOINTS` as often as that says.
+#[cfg(feature = "failpoints")]
+pub(crate) fn action(name: &str) -> Option<String> {
+    if let Some(action) = take(name) {
+        return Some(action);
+    }
+    fail::fail_point!(name, |action| action);
+    None
+}
+
 /// What the file says to do here, if it is there and about this point, and this process was the first to take it.
 #[cfg(feature = "failpoints")]
 fn take(name: &str) -> Option<String> {

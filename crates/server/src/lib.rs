@@ -36,6 +36,8 @@ mod format;
 mod issue;
 mod journal;
 pub mod keystore;
+#[cfg(feature = "failpoints")]
+pub mod leak;
 mod machine;
 mod open;
 mod peers;

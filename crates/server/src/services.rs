@@ -200,6 +200,8 @@ impl Peer for PeerPort {
     ) -> Result<Response<pw::OpenTargetReply>, Status> {
         let member = self.member(&request)?;
         let ask = request.into_inner();
+        #[cfg(feature = "failpoints")]
+        crate::leak::keep(&ask.target);
         let part = async {
             let id = <[u8; 16]>::try_from(ask.request_id.as_slice())
                 .map(RequestId)

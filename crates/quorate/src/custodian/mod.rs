@@ -107,6 +107,8 @@ pub(crate) async fn run(
                 process::die_with_parent(rustix::process::Signal::KILL)?;
             }
             process::log_to_stderr();
+            #[cfg(feature = "failpoints")]
+            let _failpoints = fail::FailScenario::setup();
             let config = CustodianConfig::load(&config).map_err(Stop::configuration)?;
             serve(config, Env::system(), process::asked_to_end()?).await
         }

@@ -101,6 +101,8 @@ struct Port {
 impl Port {
     fn open(config: CustodianConfig, env: Env) -> anyhow::Result<Self> {
         let secret = Arc::new(open_fragment(&config.fragment, &Passphrases::file(&config.passphrase_file))?);
+        #[cfg(feature = "failpoints")]
+        quorate_server::leak::plant("leak.fragment", secret.encode().expose());
         let mut roots = Vec::new();
         for path in &config.client_roots {
             roots.append(&mut certificates(&files::read(path)?).with_context(|| path.display().to_string())?);
