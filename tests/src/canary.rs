@@ -266,12 +266,13 @@ mod tests {
 
     #[test]
     fn each_form_is_found_wherever_it_begins_and_with_its_head_overwritten() {
-        let (secret, password) = (random::<32>(), hex(&random::<16>()));
+        let (secret, password) = (random::<32>(), hex(&random::<32>()));
         let canaries = [Canary::scalar("scalar", &secret), Canary::new("text", password.as_bytes())];
         let searcher = Searcher::new(&canaries);
         for canary in &canaries {
             for (form, bytes) in canary.forms() {
-                for (at, cut) in [(0, 0), (1, 0), (4095, 0), (4096, 0), (8191, 0), (9000, 0), (77, bytes.len() / 2)] {
+                for (at, cut) in [(0, 0), (1, 0), (4095, 0), (4096, 0), (8191, 0), (9000, 0), (77, bytes.len() / 6 * 2)]
+                {
                     let mut text = vec![0; 10_000];
                     text[at..at + bytes.len()].copy_from_slice(bytes);
                     text[at..at + cut].fill(0xa5);

@@ -89,7 +89,8 @@ async fn damaged_logs(cluster: &Cluster) {
     let kept = tempfile::tempdir().unwrap();
     copy(&data, &kept.path().join("data"));
 
-    let kinds: [(&str, &dyn Fn(&Path)); 5] = [
+    type Harm<'a> = (&'a str, &'a dyn Fn(&Path));
+    let kinds: [Harm<'_>; 5] = [
         ("a flipped byte in the middle", &|data| {
             edit(&wal(data), |bytes| {
                 let middle = bytes.len() / 2;

@@ -21,7 +21,6 @@ const UNPRODUCED: &[(&str, &str)] = &[
     ("overloaded", "takes more requests under way than a test machine sends; crates/raft/tests has the busy leader"),
     ("shutting_down", "a moment of a process that ends, after which the connection is gone: clients see unreachable"),
     ("storage_failed", "takes a store that fails under a running node; crates/raft/tests has the failing store"),
-    ("storage_full", "no node answers it yet: ARCHITECTURE.md, Not yet"),
     ("version_mismatch", "takes a node of another release, and there is one release"),
 ];
 

@@ -113,6 +113,7 @@ fn no_versioned_format_is_left_out() {
         ("crates/crypto/src/storage.rs", "value in a node's store"),
         ("crates/raft/src/codec.rs", "log entry"),
         ("crates/raft/src/witness.rs", "log witness"),
+        ("crates/server/src/format.rs", "data folder"),
         ("crates/state/src/command.rs", "signed request"),
         ("crates/state/src/store.rs", "tables, keys and values"),
     ];

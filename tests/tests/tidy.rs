@@ -275,7 +275,7 @@ fn the_example_configurations_are_complete() {
         (
             "deploy/node.example.toml",
             "crates/server/src/config.rs",
-            ["NodeConfig", "RaftConfig", "AuditConfig"].as_slice(),
+            ["NodeConfig", "RaftConfig", "AuditConfig", "StorageConfig"].as_slice(),
         ),
         ("deploy/custodian.example.toml", "crates/quorate/src/custodian/config.rs", &["CustodianConfig", "Rule"]),
     ] {

@@ -274,7 +274,7 @@ async fn relabelled_at_the_custodian(stage: &Stage<'_>) {
     };
     let wrong = Header::decode(&wrong.seal().unwrap().header).unwrap();
     let answer = custodian.derive(&random(), &[&wrong]).await.unwrap().pop().unwrap();
-    stage.refused("a part for another key", "custodian_other_key", "another customer key", answer).await;
+    stage.refused("a part for another key", "custodian_other_key", "the one that this custodian holds", answer).await;
 }
 
 /// Sent at once, so that they meet in one batch wherever there is one: the forged one alone is refused.
