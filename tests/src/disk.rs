@@ -1,4 +1,5 @@
-//! A disk of the test's own: a file system on a loop device, to fill up, and to cut the power of. Takes root.
+//! A disk of the test's own: a file system on a loop device, to fill up, and to cut the power of. Mounting takes root, or sudo
+//! without a password.
 
 use anyhow::Context as _;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -27,10 +28,8 @@ impl Disk {
     /// Makes and mounts one.
     ///
     /// # Errors
-    /// Without root, loop devices, XFS in the kernel, or xfsprogs: the error says which.
+    /// Without root or sudo, loop devices, XFS in the kernel, or xfsprogs: the error says which.
     pub fn new() -> anyhow::Result<Self> {
-        let root = rustix::process::geteuid().is_root();
-        anyhow::ensure!(root, "this test mounts disks of its own, to fill them and to cut their power: run it as root");
         let folder = tempfile::Builder::new().prefix("quorate-disk").tempdir()?;
         let (image, at) = (folder.path().join("image"), folder.path().join("at"));
         File::create(&image)?.set_len(BYTES)?;
@@ -65,7 +64,7 @@ impl Disk {
     /// When the file system cannot be shut down.
     pub fn cut_power(&self) -> anyhow::Result<()> {
         // Without -f: its own log is not written out first.
-        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.at))
+        run(as_root("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.at))
     }
 
     /// Mounts it again after a power cut. Nothing may use it any more.
@@ -100,14 +99,16 @@ impl Disk {
     }
 
     fn mount(&mut self) -> anyhow::Result<()> {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.at))?;
+        run(as_root("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.at))?;
         self.mounted = true;
+        let owner = format!("{}:{}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        run(as_root("chown").arg(owner).arg(&self.at))?;
         Ok(())
     }
 
     fn unmount(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + BUSY;
-        while let Err(why) = run(Command::new("umount").arg(&self.at)) {
+        while let Err(why) = run(as_root("umount").arg(&self.at)) {
             anyhow::ensure!(Instant::now() < deadline, "after {BUSY:?}: {why}");
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -120,9 +121,18 @@ impl Drop for Disk {
     fn drop(&mut self) {
         if self.mounted && self.unmount().is_err() {
             // Its processes are ended after it: it goes with the last of them.
-            let _ = run(Command::new("umount").arg("-l").arg(&self.at));
+            let _ = run(as_root("umount").arg("-l").arg(&self.at));
         }
     }
+}
+
+fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["--non-interactive", program]);
+    command
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
