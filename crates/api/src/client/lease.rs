@@ -3,7 +3,7 @@
 use super::change::{Submitted, unexpected};
 use super::{BACKOFF, Client, lock};
 use crate::scram;
-use crate::status::{BAD_ANSWER, DEADLINE, Failure, LEASE_FAILED, NOT_FOUND};
+use crate::status::{BAD_ANSWER, DEADLINE, Failure, NOT_FOUND};
 use crate::vault::Lease;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,9 +13,6 @@ use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::outcome::Outcome;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// How many leases are asked for when one does not become usable: a leader that falls ends those that it was making.
-const TRIES: u32 = 3;
 
 /// A login that works until its lease ends.
 #[derive(Debug)]
@@ -40,8 +37,7 @@ impl Client {
     /// Gets a credential of a role, for `ttl` milliseconds or the role's default.
     ///
     /// # Errors
-    /// `not_found` without such a role, `quota`, `target_unavailable`; `lease_failed` when several leases in turn did not become
-    /// usable; the members'.
+    /// `not_found` without such a role, `quota`, `target_unavailable`; the members'.
     pub async fn issue_lease(&self, role: &str, ttl: Option<Millis>) -> Result<Credential, Failure> {
         let roles = self.roles().await?.roles;
         let iterations = roles
@@ -49,21 +45,6 @@ impl Client {
             .find(|r| r.name == role)
             .map(|r| r.scram_iterations)
             .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no role {role}")))?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.ask_for_lease(role, iterations, ttl).await {
-                // That lease is over, and ended at the target: another one may be asked for.
-                Err(failure) if failure.code == LEASE_FAILED && tries < TRIES => {
-                    tracing::debug!(%failure, "asking for another lease");
-                    tokio::time::sleep(BACKOFF.1).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    async fn ask_for_lease(&self, role: &str, iterations: u32, ttl: Option<Millis>) -> Result<Credential, Failure> {
         let password = self.password();
         // Expensive on purpose, so not among the tasks that others wait for.
         let (salt, copy) = (self.random::<16>(), Secret::<32>::init_with(|out| *out = *password.expose()));
