@@ -268,8 +268,8 @@ async fn no_plaintext_on_a_server() {
     assert_nothing("on the loopback", &frames.except(|hit| hit.canary == "marker"));
 }
 
-/// A key generation, with a member stopped at each of its steps and all memory searched there, for the key, and for what a member
-/// may not know of the others. Afterwards nobody has more than its share.
+/// A key generation, with a member stopped at each of its steps up to its share and all memory searched there, for the key, and
+/// for what a member may not know of the others. Afterwards nobody has more than its share.
 async fn ceremony(lab: &Lab) -> SessionId {
     let (cluster, admin, key) = (&lab.cluster, lab.cluster.admin().unwrap(), lab.cluster.administrator().unwrap());
     let authority_version = admin.policies().await.unwrap().authority_version;
