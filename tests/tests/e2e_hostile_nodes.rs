@@ -385,6 +385,7 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         port: proxy.port(),
         database: cluster.text("/postgres/database").unwrap().into(),
         user: cluster.text("/postgres/admin").unwrap().into(),
+        tls: None,
     };
     let ring = cluster.ring(KeyringClass::Cluster).unwrap();
     admin.put_target(&target, password.trim_end().as_bytes(), KeyringId(ring.id())).await.unwrap();

@@ -28,6 +28,7 @@ const ELECTION: Duration = Duration::from_secs(20);
 async fn leases() {
     let cluster = Cluster::start(&Options::default()).await.unwrap();
     a_life(&cluster).await;
+    the_executor_s_connections(&cluster).await;
     every_session_ends(&cluster).await;
     expiry(&cluster).await;
     one_request_one_lease(&cluster).await;
@@ -87,6 +88,49 @@ async fn a_life(cluster: &Cluster) {
     assert_eq!(failure.code, "not_found", "a role with a typo: {failure}");
     let failure = demo.issue_lease("reader", Some(601_000)).await.unwrap_err();
     assert_eq!(failure.code, "invalid_argument", "longer than the role allows: {failure}");
+}
+
+/// Encrypted, with a server that has proved who it is: one that has not gets no login made, and the password neither.
+async fn the_executor_s_connections(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let sql = "SELECT count(*), count(*) FILTER (WHERE s.ssl) FROM pg_stat_activity a JOIN pg_stat_ssl s USING (pid) WHERE a.usename = $1";
+    let row = superuser.query_one(sql, &[&cluster.text("/postgres/admin").unwrap()]).await.unwrap();
+    let (all, encrypted): (i64, i64) = (row.get(0), row.get(1));
+    assert!(all >= 1 && all == encrypted, "{encrypted} of the executor's {all} connections are encrypted");
+
+    let port: String = superuser.query_one("SELECT current_setting('port')", &[]).await.unwrap().get(0);
+    let (ca, password) = (cluster.text("/postgres/ca_file").unwrap(), cluster.text("/postgres/password_file").unwrap());
+    let run = |arguments: &[&str]| {
+        let output = cluster.cli("admin", arguments, b"").unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let described = ["--host", "127.0.0.1", "--port", &port, "--user", cluster.text("/postgres/admin").unwrap()];
+    let (ca, password) = (["--ca-file", ca], ["--password-file", password]);
+    run(&[&["target", "add", "misnamed", "--server-name", "db.example"][..], &described, &ca, &password].concat());
+    let listed = run(&["target", "list"]);
+    assert!(
+        listed.lines().any(|l| l.trim_start().starts_with("misnamed") && l.contains("verified, bound")),
+        "{listed}"
+    );
+    run(&["role", "add", "misnamed", "--target", "misnamed", "--ttl", "1m", "--max-ttl", "5m"]);
+    let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"misnamed\"";
+    cluster.permit("misnamed", &cluster.identity("demo").unwrap(), scope).await.unwrap();
+    let failure = demo.issue_lease("misnamed", None).await.unwrap_err();
+    assert_eq!(failure.code, "target_refused", "a server whose certificate is for another name: {failure}");
+    assert!(failure.message.contains("certificate is not trusted"), "and it says so: {failure}");
+
+    let folder = cluster.text("/folder").unwrap();
+    for (file, text) in
+        [("none.pem", ""), ("bad.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]
+    {
+        let file = format!("{folder}/{file}");
+        std::fs::write(&file, text).unwrap();
+        let arguments = [&["target", "add", "broken", "--ca-file", &file][..], &described, &password].concat();
+        let output = cluster.cli("admin", &arguments, b"").unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("invalid_argument"), "{file}: {said}");
+    }
 }
 
 /// Idle, in a transaction, in a statement: none outlives the revocation.

@@ -238,6 +238,7 @@ fn nothing_that_holds_a_secret_prints_it() {
         port: 1,
         database: "d".into(),
         user: "u".into(),
+        tls: None,
     });
     let profile = Profile {
         cluster: ClusterId([1; 32]),

@@ -17,6 +17,7 @@ pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, lo
 pub use lease::Credential;
 pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
+pub use quorate_state::target::TargetTls;
 
 use crate::MAX_OPEN_REPLY;
 use crate::net::Net;

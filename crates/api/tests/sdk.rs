@@ -388,6 +388,7 @@ async fn a_target_password_goes_to_class_cluster_only() {
         port: 5432,
         database: "app".into(),
         user: "vault".into(),
+        tls: None,
     };
     client.put_target(&target, b"secret", KeyringId(cluster.ring.id())).await.unwrap();
     let mut profile = cluster.profile.clone();

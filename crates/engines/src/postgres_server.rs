@@ -11,7 +11,7 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -54,6 +54,7 @@ pub struct PostgresServer {
     user: Option<(u32, u32)>,
     port: u16,
     settings: Vec<String>,
+    encrypted: bool,
     process: Option<Child>,
 }
 
@@ -83,11 +84,29 @@ impl PostgresServer {
             user,
             port: 0,
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
+            encrypted: false,
             process: None,
         };
         server.initdb()?;
         server.run()?;
         Ok(server)
+    }
+
+    /// Gives it a certificate and its key, both in PEM, and has it speak TLS with them from now on.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn certify(&mut self, certificate: &str, key: &str) -> Result<(), StartError> {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(name);
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            if let Some((uid, gid)) = self.user {
+                chown(&path, Some(uid), Some(gid))?;
+            }
+        }
+        self.encrypted = true;
+        self.run()
     }
 
     /// The port on 127.0.0.1, where passwords are asked for (SCRAM-SHA-256).
@@ -173,6 +192,9 @@ impl PostgresServer {
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(self.folder.path()).arg("-p").arg(port.to_string());
         let defaults = ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "shared_buffers=16MB"];
+        if self.encrypted {
+            command.args(["-c", "ssl=on"]);
+        }
         for setting in defaults.into_iter().chain(self.settings.iter().map(String::as_str)) {
             command.arg("-c").arg(setting);
         }

@@ -5,13 +5,15 @@ use crate::duration;
 use crate::failure::Stop;
 use crate::output::{Format, table};
 use crate::secret::password;
-use quorate_api::client::{Profile, RoleDescription, TargetDescription};
+use quorate_api::client::{Profile, RoleDescription, TargetDescription, TargetTls};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, Millis};
 use quorate_state::outcome::Outcome;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `quorate target`.
 #[derive(Debug, clap::Subcommand)]
@@ -33,12 +35,45 @@ pub(crate) enum TargetCommand {
         /// The administrative login.
         #[arg(long)]
         user: String,
+        /// Certificates (PEM) of which one must have issued the server's; without any, the server must be on each node's own
+        /// machine, and is spoken to in clear.
+        #[arg(long, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
+        /// What the server's certificate must be for, when that is not HOST.
+        #[arg(long, value_name = "NAME", requires = "ca_file")]
+        server_name: Option<String>,
+        /// `require`: the login must be bound to the server's certificate (SCRAM-SHA-256-PLUS). `prefer`: where the server
+        /// offers it.
+        #[arg(long, value_name = "HOW", default_value = "require")]
+        channel_binding: ChannelBinding,
         /// Read its password from the first line of this file.
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
     /// List the targets.
     List,
+}
+
+/// Whether a login must be bound to the server's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ChannelBinding {
+    Require,
+    Prefer,
+}
+
+/// The certificates of a file.
+pub(crate) fn roots(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let bad = |why: String| {
+        let hint = "give the certificates, in PEM, of which one has issued the server's";
+        Stop::refused("invalid_argument", format!("{}: {why}", path.display()), hint)
+    };
+    let read = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
+    let roots =
+        read.map(|der| der.map(|der| der.to_vec())).collect::<Result<Vec<_>, _>>().map_err(|e| bad(e.to_string()))?;
+    if roots.is_empty() {
+        return Err(bad("there is no certificate in it".to_owned()));
+    }
+    Ok(roots)
 }
 
 /// `quorate role`.
@@ -96,10 +131,28 @@ pub(crate) fn cluster_keyring(profile: &Profile) -> anyhow::Result<KeyringId> {
 pub(crate) async fn target(command: TargetCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
     let client = connection.client()?;
     match command {
-        TargetCommand::Add { name, host, port, database, user, password_file } => {
+        TargetCommand::Add {
+            name,
+            host,
+            port,
+            database,
+            user,
+            ca_file,
+            server_name,
+            channel_binding,
+            password_file,
+        } => {
+            let tls = match ca_file {
+                Some(path) => Some(TargetTls {
+                    roots: roots(&path)?,
+                    server_name: server_name.unwrap_or_default(),
+                    require_binding: channel_binding == ChannelBinding::Require,
+                }),
+                None => None,
+            };
             let keyring = cluster_keyring(client.profile())?;
             let password = password(password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
-            let description = TargetDescription { name: name.clone(), host, port, database, user };
+            let description = TargetDescription { name: name.clone(), host, port, database, user, tls };
             let done = client.put_target(&description, password.expose(), keyring).await?;
             output.show(&json!({ "name": name, "index": done.index }), || {
                 format!("target {name} is described; next: quorate role add NAME --target {name} --group GROUP --ttl 1h --max-ttl 24h")
@@ -109,12 +162,18 @@ pub(crate) async fn target(command: TargetCommand, connection: &Connection, outp
             let targets = client.roles().await?.targets;
             let document = json!({ "targets": targets.iter().map(|t| json!({
                 "name": t.name, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
+                "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
             })).collect::<Vec<_>>() });
             output.show(&document, || {
-                let rows = targets
-                    .iter()
-                    .map(|t| [t.name.clone(), t.host.clone(), t.port.to_string(), t.database.clone(), t.user.clone()]);
-                table(["TARGET", "HOST", "PORT", "DATABASE", "USER"], rows)
+                let rows = targets.iter().map(|t| {
+                    let tls = match (t.tls, t.channel_binding) {
+                        (false, _) => "none",
+                        (true, true) => "verified, bound",
+                        (true, false) => "verified",
+                    };
+                    [&t.name, &t.host, &t.port.to_string(), &t.database, &t.user, tls].map(str::to_owned)
+                });
+                table(["TARGET", "HOST", "PORT", "DATABASE", "USER", "TLS"], rows)
             })
         }
     }

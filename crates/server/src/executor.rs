@@ -8,14 +8,14 @@ use quorate_audit::{Class, Detail};
 use quorate_crypto::sealed::{self, Header};
 use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
-use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls};
+use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls, Trust};
 use quorate_engines::{Engine, EngineError};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, State};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Executor, Target, executor, role, target};
+use quorate_state::target::{Executor, Target, TargetTls, executor, role, target};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -118,7 +118,7 @@ impl Core {
             dbname: described.database.clone(),
             user: described.user.clone(),
             password,
-            tls: Tls::Disabled,
+            tls: protection(described.tls.as_ref()).map_err(|e| engine_failure(name, &e))?,
             target: name.to_owned(),
             term,
             owned: OwnedObjects::Drop,
@@ -294,6 +294,14 @@ fn with_newest(parts: &[(MemberIndex, [u8; 32])], t: usize) -> Vec<Vec<(MemberIn
         .filter(|set| set & 1 == 1 && set >> newest == 1 && usize::try_from(set.count_ones()).is_ok_and(|n| n == t))
         .map(|set| parts.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, part)| *part).collect())
         .collect()
+}
+
+/// How an engine is to protect its connections. Endorsers ask too, before they sign: what is no certificate stands in no
+/// description.
+pub(crate) fn protection(described: Option<&TargetTls>) -> Result<Tls, EngineError> {
+    let Some(tls) = described else { return Ok(Tls::Disabled) };
+    let name = Some(tls.server_name.as_str()).filter(|name| !name.is_empty());
+    Ok(Tls::Verified(Trust::new(&tls.roots, name, tls.require_binding)?))
 }
 
 /// A target's error as a client may see it.

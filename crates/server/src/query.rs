@@ -200,6 +200,9 @@ impl Core {
                     port: u32::from(t.port),
                     database: t.database,
                     user: t.user,
+                    tls: t.tls.is_some(),
+                    channel_binding: t.tls.as_ref().is_some_and(|tls| tls.require_binding),
+                    server_name: t.tls.map(|tls| tls.server_name).unwrap_or_default(),
                 })
                 .collect();
             Ok(wire::ReadRolesReply { targets, roles: shown })

@@ -1,6 +1,7 @@
 //! Changes: gather the decisions of t members, hand request and endorsements to the leader, see what became of it.
 
 use crate::core::Core;
+use crate::executor::{engine_failure, protection};
 use crate::issue::injected;
 use crate::pipeline::{Ask, Recorded};
 use crate::query::check_place;
@@ -164,6 +165,9 @@ impl Core {
             // Not before: whoever may not write policies has no business with their compiler.
             Change::PutPolicy { name, text } => {
                 validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;
+            }
+            Change::PutTarget { name, tls, .. } => {
+                protection(tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
             }
             Change::IssueLease { role, .. } => self.note_wanted(role)?,
             _ => {}

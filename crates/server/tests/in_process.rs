@@ -84,6 +84,7 @@ async fn leases_end_on_time_though_their_executor_is_cut_off() {
         port: 5_432,
         database: "d".to_owned(),
         user: "u".to_owned(),
+        tls: None,
     };
     admin.put_target(&target, b"a password", keyring).await.unwrap();
     let role = RoleDescription {

@@ -4,6 +4,7 @@
 //! RPC or a denied-by-default case.
 
 use crate::ids::{CustomerKeyId, KeyringId, LeaseId, Millis, SessionId};
+use crate::target::TargetTls;
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
@@ -124,6 +125,8 @@ pub enum Change {
         header: Vec<u8>,
         /// The sealed payload of the password.
         payload: Vec<u8>,
+        /// How connections are protected; needed wherever they leave the machine.
+        tls: Option<TargetTls>,
     },
     /// Describes what a lease of this role gets.
     PutRole {

@@ -191,8 +191,9 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         Change::BlockIdentity { principal } => access::block(tx, index, principal),
         Change::UnblockIdentity { principal } => access::unblock(tx, principal),
         Change::BeginKeyGeneration { session, class } => ceremony::begin(tx, index, who.roster, session, *class),
-        Change::PutTarget { name, host, port, database, user, header, payload } => {
-            let described = Described { label: name, host, port: *port, database, user, header, payload };
+        Change::PutTarget { name, host, port, database, user, header, payload, tls } => {
+            let tls = tls.as_ref();
+            let described = Described { label: name, host, port: *port, database, user, header, payload, tls };
             target::put_target(tx, who.cluster, index, &request.principal, &described)
         }
         Change::PutRole {

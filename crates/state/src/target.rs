@@ -9,6 +9,7 @@ use crate::request::tighten;
 use crate::secrets::{Sealing, accept};
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
 use borsh::{BorshDeserialize, BorshSerialize};
+use std::collections::BTreeSet;
 
 /// A target system. Its administrative password is sealed: only t members together open it, for its executor.
 #[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -25,11 +26,25 @@ pub struct Target {
     pub header: Vec<u8>,
     /// The sealed password.
     pub payload: Vec<u8>,
+    /// How connections are protected; nothing protects those that stay on the machine.
+    pub tls: Option<TargetTls>,
     /// The log index of this description.
     pub index: u64,
 }
 
 impl Value for Target {}
+
+/// Whom a target's certificate must be from, and for which name.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct TargetTls {
+    /// Certificates in DER, the only ones that count: 1 to 8 distinct ones of at most 16 KiB. That they are any is checked by
+    /// every endorser.
+    pub roots: Vec<Vec<u8>>,
+    /// What the certificate must be for; empty for the host.
+    pub server_name: String,
+    /// Whether a server that does not bind the login to its certificate is refused (RFC 5929 section 4).
+    pub require_binding: bool,
+}
 
 impl core::fmt::Debug for Target {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -151,11 +166,27 @@ pub(crate) struct Described<'a> {
     pub(crate) user: &'a str,
     pub(crate) header: &'a [u8],
     pub(crate) payload: &'a [u8],
+    pub(crate) tls: Option<&'a TargetTls>,
 }
 
 /// Whether what is sent to `host` stays on the machine: a loopback address, `localhost`, or the folder of a Unix socket.
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.starts_with('/') || host.parse::<core::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn check_tls(host: &str, tls: &TargetTls) -> Result<(), Refusal> {
+    if host.starts_with('/') {
+        return Err(Refusal::invalid("host", "must not be a socket's folder: PostgreSQL speaks no TLS there"));
+    }
+    let distinct: BTreeSet<&Vec<u8>> = tls.roots.iter().collect();
+    let fits = (1..=8).contains(&tls.roots.len()) && distinct.len() == tls.roots.len();
+    if !fits || tls.roots.iter().any(|der| der.is_empty() || der.len() > 16 * 1024) {
+        return Err(Refusal::invalid("roots", "must be 1 to 8 distinct certificates of at most 16 KiB"));
+    }
+    if tls.server_name.len() > 253 || tls.server_name.chars().any(char::is_control) {
+        return Err(Refusal::invalid("server_name", "must have at most 253 bytes and no control characters"));
+    }
+    Ok(())
 }
 
 pub(crate) fn put_target(
@@ -178,12 +209,20 @@ pub(crate) fn put_target(
             return refuse(Refusal::invalid(field, "must have 1 to 253 bytes and no control characters"));
         }
     }
-    if !is_loopback(d.host) {
+    let address = |b: u8| b.is_ascii_alphanumeric() || b".:-_".contains(&b);
+    if !d.host.starts_with('/') && !d.host.bytes().all(address) {
+        return refuse(Refusal::invalid("host", "must be one DNS name, one address or a socket's folder"));
+    }
+    if d.tls.is_none() && !is_loopback(d.host) {
         return refuse(Refusal::invalid(
             "host",
-            "must be localhost, a loopback address or a socket's folder: connections to targets are not encrypted in this version, \
-             so reach a remote one through a tunnel that ends on each node",
+            "without TLS it must be localhost, a loopback address or a socket's folder: give the root certificates of its server",
         ));
+    }
+    if let Some(tls) = d.tls
+        && let Err(refusal) = check_tls(d.host, tls)
+    {
+        return refuse(refusal);
     }
     if d.port == 0 {
         return refuse(Refusal::invalid("port", "must be 1 to 65535"));
@@ -222,6 +261,7 @@ pub(crate) fn put_target(
             user: d.user.to_owned(),
             header: d.header.to_vec(),
             payload: d.payload.to_vec(),
+            tls: d.tls.cloned(),
             index,
         },
     );

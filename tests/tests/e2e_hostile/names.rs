@@ -1,7 +1,7 @@
 //! Names that are none, questions that go too far, and text that is meant for somebody else's parser.
 
 use crate::stage::Stage;
-use quorate_api::client::{Client, RoleDescription, TargetDescription};
+use quorate_api::client::{Client, RoleDescription, TargetDescription, TargetTls};
 use quorate_api::scram::verifier;
 use quorate_api::status::Failure;
 use quorate_api::vault::{ListSecretsRequest, OpenRequest, ReadMountsRequest, ReadVersionsRequest, SecretVersion};
@@ -10,7 +10,10 @@ use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, LeaseId};
 use quorate_tests::Cluster;
 use quorate_tests::hostile::random;
+use std::path::Path;
 use std::time::Duration;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 pub(crate) async fn section(cluster: &Cluster) {
     let stage = Stage::new(cluster, "names", 3).await;
@@ -232,7 +235,13 @@ async fn names_of_things(stage: &Stage<'_>) {
         port: 1,
         database: "d".into(),
         user: "u".into(),
+        tls: None,
     };
+    let tls = |der: &[u8], name: &str| {
+        Some(TargetTls { roots: vec![der.to_vec()], server_name: name.into(), require_binding: true })
+    };
+    let root = std::fs::read(Path::new(cluster.text("/operator").unwrap()).join("client-ca.pem")).unwrap();
+    let root = CertificateDer::from_pem_slice(&root).unwrap().to_vec();
     for (what, target) in [
         ("a name with a quote", TargetDescription { name: "x'y".into(), ..good.clone() }),
         ("a host far away", TargetDescription { host: "db.example.org".into(), ..good.clone() }),
@@ -241,6 +250,13 @@ async fn names_of_things(stage: &Stage<'_>) {
         ("a host with a zero byte", TargetDescription { host: "127.0.0.1\u{0}".into(), ..good.clone() }),
         ("port 0", TargetDescription { port: 0, ..good.clone() }),
         ("a database with a zero byte", TargetDescription { database: "a\u{0}b".into(), ..good.clone() }),
+        ("a root that is no certificate", TargetDescription { tls: tls(b"garbage", ""), ..good.clone() }),
+        (
+            "no root",
+            TargetDescription { tls: Some(TargetTls { roots: vec![], ..tls(b"", "").unwrap() }), ..good.clone() },
+        ),
+        ("TLS for a name that is none", TargetDescription { tls: tls(&root, "a b"), ..good.clone() }),
+        ("TLS in a socket's folder", TargetDescription { host: "/run".into(), tls: tls(&root, ""), ..good.clone() }),
         ("a user with a line break", TargetDescription { user: "a\nb".into(), ..good.clone() }),
     ] {
         stage

@@ -15,7 +15,7 @@ use quorate_state::ids::{CustomerKeyId, KeyringId, MemberIndex, Millis, SessionI
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
 use quorate_state::store::decode;
-use quorate_state::target::credential_path;
+use quorate_state::target::{TargetTls, credential_path};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How long a request stays valid: room for retries, and below the limit by more than clocks differ.
@@ -68,6 +68,8 @@ pub struct TargetDescription {
     pub database: String,
     /// The administrative login.
     pub user: String,
+    /// How connections are protected; `None` for a server on every node's own machine only.
+    pub tls: Option<TargetTls>,
 }
 
 /// A role: what its leases get.
@@ -316,8 +318,8 @@ impl Client {
             })?;
         let path = credential_path(&target.name);
         let Sealed { header, payload } = self.seal(password, self.random(), (SYSTEM_NAMESPACE, &path), pinned, &[])?;
-        let TargetDescription { name, host, port, database, user } = target.clone();
-        self.change(Change::PutTarget { name, host, port, database, user, header, payload }).await
+        let TargetDescription { name, host, port, database, user, tls } = target.clone();
+        self.change(Change::PutTarget { name, host, port, database, user, header, payload, tls }).await
     }
 
     /// Describes a role.

@@ -17,6 +17,7 @@ mod issue;
 mod quote;
 mod revoke;
 mod session;
+mod tls;
 
 use core::time::Duration;
 
@@ -25,6 +26,7 @@ use quorate_crypto::secret::SecretVec;
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::session::{Session, within};
+pub use self::tls::Trust;
 use crate::engine::{MAX_NAME, check_name, check_names};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fenced, Ghost, Principal, Refused, Seen,
@@ -64,10 +66,12 @@ pub struct PostgresConfig {
 }
 
 /// Encryption of the connection to a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Tls {
     /// None: for a server on the same host, and for nothing else.
     Disabled,
+    /// TLS 1.2 or 1.3 with a server whose certificate is verified.
+    Verified(Trust),
 }
 
 /// What becomes of what a principal owned.

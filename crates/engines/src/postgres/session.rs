@@ -6,11 +6,14 @@ use core::future::Future;
 use bytes::BytesMut;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::tls::TlsStream;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
-use super::PostgresConfig;
+use super::tls::distrust;
+use super::{PostgresConfig, Tls};
 use crate::{Binding, EngineError};
 
 /// An open connection. Dropping it closes the socket at once, and what it was doing rolls back.
@@ -43,11 +46,14 @@ impl Session {
             .connect_timeout(config.connect_timeout)
             .tcp_user_timeout(config.answer_timeout());
         let connect = async {
-            let (client, connection) = pg.connect(NoTls).await?;
-            let driver = tokio::spawn(async move {
-                // Its error is the one that every waiting statement gets too.
-                let _ = connection.await;
-            });
+            let (client, driver) = match &config.tls {
+                Tls::Disabled => drive(pg.connect(NoTls).await?),
+                Tls::Verified(trust) => {
+                    let binding =
+                        if trust.requires_binding() { ChannelBinding::Require } else { ChannelBinding::Prefer };
+                    drive(pg.ssl_mode(SslMode::Require).channel_binding(binding).connect(trust.clone()).await?)
+                }
+            };
             // Aborts the driver if the caller gives up on the next line.
             let mut session = Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, driver };
             let row = session.client.query_typed_one(WHO_AM_I, &[]).await?;
@@ -70,6 +76,17 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// Has the connection work by itself, until it ends or its handle is told to.
+fn drive<T: TlsStream + Unpin + Send + 'static>(
+    (client, connection): (Client, Connection<Socket, T>),
+) -> (Client, JoinHandle<()>) {
+    let driver = tokio::spawn(async move {
+        // Its error is the one that every waiting statement gets too.
+        let _ = connection.await;
+    });
+    (client, driver)
 }
 
 const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint \
@@ -136,7 +153,10 @@ fn on_connect(error: &tokio_postgres::Error) -> EngineError {
     match error.as_db_error() {
         Some(db) if matches!(class(db.code().code()), "28" | "3D" | "42") => refused(db),
         Some(db) => EngineError::Unavailable { reason: db.message().to_owned() },
-        None => EngineError::Unavailable { reason: lost(error) },
+        None => match distrust(error) {
+            Some(message) => EngineError::Refused { code: "TLS".to_owned(), message },
+            None => EngineError::Unavailable { reason: lost(error) },
+        },
     }
 }
 

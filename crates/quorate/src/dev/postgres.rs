@@ -3,12 +3,14 @@
 use crate::files;
 use crate::process;
 use anyhow::Context as _;
-use quorate_engines::postgres_server::PostgresServer;
+use quorate_engines::postgres_server::{PostgresServer, StartError};
 use quorate_server::env::Env;
 use quorate_state::ids::hex;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::json;
 use std::path::PathBuf;
 use tokio_postgres::NoTls;
+use zeroize::Zeroizing;
 
 /// The vault's own login.
 pub(crate) const ADMIN: &str = "quorate_admin";
@@ -26,6 +28,9 @@ pub(crate) struct ScratchPostgres {
     /// Where to write the password of the vault's own login.
     #[arg(long)]
     password_file: PathBuf,
+    /// Where to write the certificate from which its own comes.
+    #[arg(long)]
+    ca_file: PathBuf,
     /// End with the process that started it.
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -39,7 +44,14 @@ pub(crate) async fn run(arguments: &ScratchPostgres) -> anyhow::Result<()> {
         process::die_with_parent(rustix::process::Signal::TERM)?;
     }
     process::log_to_stderr();
-    let server = tokio::task::spawn_blocking(PostgresServer::start).await??;
+    let (root, own, key) = certificates()?;
+    let server = tokio::task::spawn_blocking(move || {
+        let mut server = PostgresServer::start()?;
+        server.certify(&own, &key)?;
+        Ok::<_, StartError>(server)
+    })
+    .await??;
+    files::make(&arguments.ca_file, root.as_bytes(), files::PUBLIC)?;
     // Hexadecimal: nothing to quote.
     let password = hex(&Env::system().random::<16>());
     prepare(&server, &password).await.context("preparing the scratch database")?;
@@ -50,6 +62,19 @@ pub(crate) async fn run(arguments: &ScratchPostgres) -> anyhow::Result<()> {
     asked_to_end.await;
     tokio::task::spawn_blocking(move || drop(server)).await?;
     Ok(())
+}
+
+/// A root for this run, and from it a certificate for the loopback with its key, all in PEM. The root's key is thrown away.
+fn certificates() -> anyhow::Result<(String, String, Zeroizing<String>)> {
+    // ECDSA: PostgreSQL binds no login to an Ed25519 signature.
+    let (authority, key) = (KeyPair::generate()?, KeyPair::generate()?);
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, "the scratch database's root");
+    let root = CertifiedIssuer::self_signed(params, authority)?;
+    let own = CertificateParams::new(["127.0.0.1".to_owned()])?.signed_by(&key, &root)?;
+    Ok((root.pem(), own.pem(), Zeroizing::new(key.serialize_pem())))
 }
 
 async fn prepare(server: &PostgresServer, password: &str) -> anyhow::Result<()> {

@@ -13,7 +13,9 @@ use crate::operator::{Operator, save_profile};
 use crate::output::{progress, raw};
 use crate::passphrase::{Passphrases, first_line};
 use anyhow::Context as _;
-use quorate_api::client::{Administrators, Client, CustomerSource, PinnedMount, RoleDescription, TargetDescription};
+use quorate_api::client::{
+    Administrators, Client, CustomerSource, PinnedMount, RoleDescription, TargetDescription, TargetTls,
+};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_server::env::Env;
 use quorate_state::change::Change;
@@ -213,13 +215,15 @@ async fn put_policies(client: &Client, operator: &Operator, passphrases: &Passph
 }
 
 fn start_postgres(layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
-    let (ready, password) = (layout.file("postgres.json"), layout.file("postgres.password"));
+    let [ready, password, ca] = ["json", "password", "ca.pem"].map(|end| layout.file(&format!("postgres.{end}")));
     let arguments = [
         "scratch-postgres",
         "--ready",
         &ready.display().to_string(),
         "--password-file",
         &password.display().to_string(),
+        "--ca-file",
+        &ca.display().to_string(),
         "--die-with-parent",
     ];
     children.start("postgres", &arguments.map(str::to_owned))
@@ -255,6 +259,11 @@ async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres) 
         port: postgres.port,
         database: DATABASE.to_owned(),
         user: ADMIN.to_owned(),
+        tls: Some(TargetTls {
+            roots: crate::target::roots(&layout.file("postgres.ca.pem"))?,
+            server_name: String::new(),
+            require_binding: true,
+        }),
     };
     client.put_target(&target, password.expose(), keyring).await?;
     let role = RoleDescription {
@@ -314,7 +323,7 @@ pub(crate) fn publish(layout: &Layout, children: &Children, ready: &Ready) -> an
     let postgres = ready.postgres.as_ref().map(|p| {
         json!({
             "host": "127.0.0.1", "port": p.port, "database": DATABASE, "socket_folder": p.socket,
-            "admin": ADMIN, "password_file": layout.file("postgres.password"), "group": GROUP,
+            "admin": ADMIN, "password_file": layout.file("postgres.password"), "ca_file": layout.file("postgres.ca.pem"), "group": GROUP,
         })
     });
     let document = json!({

@@ -16,6 +16,7 @@ use quorate_state::ids::{KeyringId, LeaseId, SecretId, SessionId, VersionId};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request};
 use quorate_state::store::{MemStore, Table, key as row};
+use quorate_state::target::TargetTls;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -24,6 +25,14 @@ fn shown(bytes: &[u8]) -> String {
         return hex::encode(bytes);
     }
     format!("{} bytes, {}", bytes.len(), hex::encode(hash("test/golden", &[bytes])))
+}
+
+/// The same target, far away.
+fn encrypted(mut target: Change) -> Change {
+    if let Change::PutTarget { tls, .. } = &mut target {
+        *tls = Some(TargetTls { roots: vec![vec![0x30; 8]], server_name: "db".to_owned(), require_binding: true });
+    }
+    target
 }
 
 /// Compares with the file of this name, or writes it.
@@ -66,7 +75,7 @@ fn changes(world: &mut World) -> Vec<Change> {
         Change::BlockIdentity { principal: BOB.to_owned() },
         Change::UnblockIdentity { principal: BOB.to_owned() },
         Change::BeginKeyGeneration { session: SessionId([6; 32]), class: KeyringClass::Customer },
-        world.target("db"),
+        encrypted(world.target("db")),
         role("reader", "db"),
         Change::DeleteRole { name },
         issue("reader", Some(HOUR)),

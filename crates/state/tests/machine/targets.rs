@@ -6,16 +6,17 @@ use quorate_crypto::sealed::Sealed;
 use quorate_state::change::Change;
 use quorate_state::command::Command;
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{executor, role as role_of, roles, target, targets};
+use quorate_state::target::{TargetTls, executor, role as role_of, roles, target, targets};
 
 /// `change` with some of its fields changed.
 fn described(change: &Change, alter: impl Fn(&mut String, &mut String, &mut u16, &mut String, &mut String)) -> Change {
-    let Change::PutTarget { mut name, mut host, mut port, mut database, mut user, header, payload } = change.clone()
+    let Change::PutTarget { mut name, mut host, mut port, mut database, mut user, header, payload, tls } =
+        change.clone()
     else {
         panic!("{change:?}")
     };
     alter(&mut name, &mut host, &mut port, &mut database, &mut user);
-    Change::PutTarget { name, host, port, database, user, header, payload }
+    Change::PutTarget { name, host, port, database, user, header, payload, tls }
 }
 
 fn sealed_as(world: &mut World, alter: impl Fn(&World, &mut Seal)) -> Outcome {
@@ -25,7 +26,7 @@ fn sealed_as(world: &mut World, alter: impl Fn(&World, &mut Seal)) -> Outcome {
     alter(world, &mut seal);
     let Sealed { header: h, payload: p } = seal.make();
     let Change::PutTarget { name, host, port, database, user, .. } = world.target("db") else { panic!() };
-    world.submit(Change::PutTarget { name, host, port, database, user, header: h, payload: p })
+    world.submit(Change::PutTarget { name, host, port, database, user, header: h, payload: p, tls: None })
 }
 
 #[test]
@@ -60,6 +61,38 @@ fn a_target_is_described_once() {
 }
 
 #[test]
+fn what_leaves_the_machine_is_encrypted_and_its_server_verified() {
+    let mut world = World::new();
+    let good = world.target("db");
+    let with = |host: &str, alter: fn(&mut TargetTls)| {
+        let mut described = TargetTls { roots: vec![vec![1; 300]], server_name: String::new(), require_binding: true };
+        alter(&mut described);
+        let Change::PutTarget { name, port, database, user, header, payload, .. } = good.clone() else { panic!() };
+        Change::PutTarget { name, host: host.to_owned(), port, database, user, header, payload, tls: Some(described) }
+    };
+    let far = "db.example.org";
+    type Alter = fn(&mut TargetTls);
+    let cases: [(&str, Alter); 7] = [
+        ("roots", |t| t.roots.clear()),
+        ("roots", |t| t.roots = (0..9).map(|n| vec![n]).collect()),
+        ("roots", |t| t.roots.push(t.roots[0].clone())),
+        ("roots", |t| t.roots.push(vec![])),
+        ("roots", |t| t.roots[0] = vec![1; 16 * 1024 + 1]),
+        ("server_name", |t| t.server_name = "a".repeat(254)),
+        ("server_name", |t| t.server_name = "a\nb".to_owned()),
+    ];
+    for (field, alter) in cases {
+        assert_invalid(&world.submit(with(far, alter)), field);
+    }
+    for host in ["/run/postgresql", "a,b", "a b", "a=b", "a/b", "a'b", "\u{e9}"] {
+        assert_invalid(&world.submit(with(host, |_| ())), "host");
+    }
+    assert_eq!(world.submit(with(far, |t| t.server_name = "db".to_owned())), Outcome::Done);
+    let kept = target(&world.store, "db").unwrap().unwrap();
+    assert_eq!((kept.host.as_str(), kept.tls.unwrap().server_name.as_str()), (far, "db"));
+}
+
+#[test]
 fn a_target_s_password_is_sealed_to_its_place_in_class_cluster() {
     let mut world = World::new();
     let good = world.target("db");
@@ -91,9 +124,11 @@ fn a_target_s_password_is_sealed_to_its_place_in_class_cluster() {
         let y = quorate_state::access::keyrings(&w.store).unwrap()[0].1.public_shares[0].1;
         s.ring = KeyringPublic { class: KeyringClass::Cluster, y };
     }));
-    let Change::PutTarget { name, host, port, database, user, header, mut payload } = good.clone() else { panic!() };
+    let Change::PutTarget { name, host, port, database, user, header, mut payload, tls } = good.clone() else {
+        panic!()
+    };
     payload[40] ^= 1;
-    refused(world.submit(Change::PutTarget { name, host, port, database, user, header, payload }));
+    refused(world.submit(Change::PutTarget { name, host, port, database, user, header, payload, tls }));
     assert_eq!(world.submit(good), Outcome::Done);
 }
 

@@ -343,6 +343,7 @@ impl World {
             user: "quorate".to_owned(),
             header,
             payload,
+            tls: None,
         }
     }
 
