@@ -62,7 +62,10 @@ fn main() -> ExitCode {
         .build()
         .map_err(anyhow::Error::from);
     // On this thread, which lives as long as the process: children that die with their parent die with its thread.
-    match ended.and_then(|runtime| runtime.block_on(cli.run())) {
+    let ended = ended.and_then(|runtime| runtime.block_on(cli.run()));
+    #[cfg(feature = "failpoints")]
+    quorate_server::pass("command.end");
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let told = Told::of(&error);

@@ -27,6 +27,15 @@ pub(crate) fn hit(name: &str) -> Result<(), Injected> {
     Ok(())
 }
 
+/// Passes the point `name` of a command that runs and ends, of which only `FAILPOINT_FILE` speaks.
+#[cfg(feature = "failpoints")]
+pub fn pass(name: &str) {
+    if let Some(action) = take(name) {
+        // Nothing is left that could fail.
+        let _ = act(name, Some(&action));
+    }
+}
+
 /// What a leak at `name` is told to do, by the file once or by `FAILPOINTS` as often as that says.
 #[cfg(feature = "failpoints")]
 pub(crate) fn action(name: &str) -> Option<String> {
@@ -78,6 +87,7 @@ pub(crate) fn number(_name: &str) -> Option<u64> {
 #[cfg(feature = "failpoints")]
 fn act(name: &str, action: Option<&str>) -> Result<(), Injected> {
     use rustix::process::{Signal, getpid, kill_process};
+    use rustix::thread::gettid;
     tracing::warn!(name, action, "failpoint");
     match action {
         Some("kill") => {
@@ -85,9 +95,74 @@ fn act(name: &str, action: Option<&str>) -> Result<(), Injected> {
             Ok(())
         }
         Some("stop") => {
-            let _ = kill_process(getpid(), Signal::STOP);
+            // By the id of this thread: the kernel gives the signal to it, before it runs on. By that of the process another
+            // thread takes it, some time later, and this one is several steps further by then.
+            let _ = kill_process(gettid(), Signal::STOP);
             Ok(())
         }
         _ => Err(Injected),
+    }
+}
+
+#[cfg(all(test, feature = "failpoints"))]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    const ROUNDS: u32 = 40;
+    /// Where the process that stops itself says how often it went on.
+    const FILE: &str = "QUORATE_TEST_STOPS";
+
+    /// Among idle threads, one of which would take a signal to the process.
+    fn stop_and_go(file: &Path) -> std::io::Result<()> {
+        for _ in 0..4 {
+            std::thread::spawn(|| {
+                loop {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            });
+        }
+        for passed in 1..=ROUNDS {
+            // It never fails.
+            let _ = act("test", Some("stop"));
+            std::fs::write(file, passed.to_string())?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_stop_stops_before_the_next_step() {
+        if let Some(file) = std::env::var_os(FILE) {
+            return stop_and_go(Path::new(&file)).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("passed");
+        std::fs::write(&file, "0").unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "failpoint::tests::a_stop_stops_before_the_next_step"]).env(FILE, &file);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for round in 0..ROUNDS {
+            let stopped = || {
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+                stat.rsplit_once(") ").unwrap().1.starts_with('T')
+            };
+            while !stopped() {
+                assert!(Instant::now() < deadline, "it stops for the {round}th time");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            let passed = std::fs::read_to_string(&file).unwrap();
+            assert_eq!(passed, round.to_string(), "it stands at its stop, and has not gone a step further");
+            kill_process(pid, Signal::CONT).unwrap();
+            while std::fs::read_to_string(&file).unwrap() == passed {
+                assert!(Instant::now() < deadline, "it goes on");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+        assert!(child.wait().unwrap().success());
     }
 }

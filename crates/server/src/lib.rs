@@ -53,6 +53,8 @@ mod submit;
 pub use aside::Lost;
 pub use ending::{Ending, RunError};
 pub use executor::MakeEngine;
+#[cfg(feature = "failpoints")]
+pub use failpoint::pass;
 pub use room::Room;
 pub use run::{Parts, forget_state, run, serve};
 
