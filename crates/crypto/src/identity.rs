@@ -39,11 +39,11 @@ impl VerifyKey {
     }
 }
 
-/// An Ed25519 signing key. Its seed is 32 bytes.
+/// An Ed25519 signing key. Its seed is 32 bytes, on the heap: moving the key moves a pointer, and leaves no copy behind.
 ///
 /// # Security
 /// Signs transcripts with a purpose only: a signature made for one purpose is worthless for another.
-pub struct SigningKey(DalekKey);
+pub struct SigningKey(Box<DalekKey>);
 
 impl SigningKey {
     /// A fresh key.
@@ -54,7 +54,10 @@ impl SigningKey {
     /// The key of a seed (RFC 8032 section 5.1.5).
     #[must_use]
     pub fn from_seed(seed: &Secret<32>) -> Self {
-        Self(DalekKey::from_bytes(seed.expose()))
+        let (mut key, mut made) = (Box::new(DalekKey::from_bytes(&[0; 32])), DalekKey::from_bytes(seed.expose()));
+        // What changes places with it is wiped when it is dropped; what is moved stays where it was.
+        core::mem::swap(&mut *key, &mut made);
+        Self(key)
     }
 
     /// The seed, to be written into a sealed file.
