@@ -1,5 +1,8 @@
 //! What goes over the loopback: captured by dumpcap, decrypted by tshark with the keys that a test build writes down.
+//!
+//! A capture takes root, or sudo without a password; its file is the user's own.
 
+use crate::as_root;
 use anyhow::Context as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long dumpcap may take to begin or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Until it ends by itself, in seconds: a test that is killed cannot end what sudo has started.
+const LONGEST: &str = "duration:900";
 
 /// A running capture of all TCP on the loopback; ended when dropped.
 #[derive(Debug)]
@@ -24,11 +29,10 @@ impl Capture {
     /// When dumpcap is missing or may not: with what it said.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
         let (file, log) = (folder.join("loopback.pcapng"), folder.join("dumpcap.log"));
-        let child = Command::new("dumpcap")
-            .args(["-q", "-i", "lo", "-B", "64", "-f", "tcp", "-w"])
-            .arg(&file)
+        let child = as_root("dumpcap")
+            .args(["-q", "-i", "lo", "-B", "64", "-f", "tcp", "-a", LONGEST, "-w", "-"])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(File::create(&file)?)
             .stderr(File::create(&log)?)
             .spawn()
             .context("dumpcap cannot be run: `make setup` installs it with tshark")?;
@@ -40,8 +44,7 @@ impl Capture {
             let ended = capture.child.try_wait()?;
             anyhow::ensure!(
                 ended.is_none() && Instant::now() < deadline,
-                "dumpcap captures nothing ({ended:?}); it needs root, or `dpkg-reconfigure wireshark-common` and the group \
-                 wireshark: {said}"
+                "dumpcap captures nothing ({ended:?}); it takes root, or sudo without a password: {said}"
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -80,7 +83,9 @@ impl Capture {
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
-        crate::process::send(self.child.id(), rustix::process::Signal::INT)?;
+        // By the same rights: sudo hands the signal on.
+        let told = as_root("kill").args(["-INT", &self.child.id().to_string()]).status()?;
+        anyhow::ensure!(told.success(), "dumpcap cannot be told to end: {told}");
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {
             anyhow::ensure!(Instant::now() < deadline, "dumpcap does not end");
@@ -93,8 +98,7 @@ impl Capture {
 impl Drop for Capture {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            let _ = self.end();
         }
     }
 }

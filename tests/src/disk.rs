@@ -1,6 +1,7 @@
 //! A disk of the test's own: a file system on a loop device, to fill up, and to cut the power of. Mounting takes root, or sudo
 //! without a password.
 
+use crate::as_root;
 use anyhow::Context as _;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::fs::{self, File};
@@ -33,7 +34,8 @@ impl Disk {
         let folder = tempfile::Builder::new().prefix("quorate-disk").tempdir()?;
         let (image, at) = (folder.path().join("image"), folder.path().join("at"));
         File::create(&image)?.set_len(BYTES)?;
-        run(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(&image))?;
+        // Where it lies, only root's PATH leads.
+        run(as_root("mkfs.xfs").args(["-q", "-f"]).arg(&image))?;
         fs::create_dir(&at)?;
         let mut disk = Self { image, at, mounted: false, _folder: folder };
         disk.mount()?;
@@ -124,15 +126,6 @@ impl Drop for Disk {
             let _ = run(as_root("umount").arg("-l").arg(&self.at));
         }
     }
-}
-
-fn as_root(program: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("sudo");
-    command.args(["--non-interactive", program]);
-    command
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {

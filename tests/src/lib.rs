@@ -25,6 +25,7 @@ pub use process::Process;
 
 use anyhow::Context as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often anything is looked at that cannot be waited for.
@@ -43,6 +44,16 @@ pub fn quorate() -> anyhow::Result<PathBuf> {
     // target/debug/demo, or target/debug/deps/test-hash.
     let found = exe.ancestors().skip(1).take(2).map(|folder| folder.join("quorate")).find(|path| path.is_file());
     found.context("there is no program to test: run `cargo build -p quorate`, or set QUORATE_BIN")
+}
+
+/// A program to run with root's rights: by itself, or by sudo without a password.
+pub(crate) fn as_root(program: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["--non-interactive", program]);
+    command
 }
 
 /// Milliseconds since 1970.

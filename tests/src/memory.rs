@@ -1,14 +1,16 @@
 //! What a process has in its memory, its arguments and its environment: read as a debugger would, or from a core dump.
 //!
-//! It needs the rights of a debugger: processes of the same user that left their memory open to it, or root's.
+//! It takes the rights of a debugger: a test reads the memory of what it started, where that left it open; a core is written by gdb
+//! with root's rights, its own or sudo's.
 
+use crate::as_root;
 use crate::canary::{Found, Searcher};
 use anyhow::Context as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// How much is read at once.
 const PART: usize = 1 << 20;
@@ -94,7 +96,7 @@ pub fn search_arguments(searcher: &Searcher, place: &str, pid: u32) -> anyhow::R
 pub fn search_core(searcher: &Searcher, place: &str, pid: u32, folder: &Path) -> anyhow::Result<Found> {
     let file = folder.join(format!("dump.{pid}"));
     // Without symbols: a core needs none, and reading them takes longer than all the rest.
-    let output = Command::new("gdb")
+    let output = as_root("gdb")
         .args(["-nx", "-batch", "-readnever", "-p", &pid.to_string(), "-ex"])
         .arg(format!("gcore {}", file.display()))
         .stdin(Stdio::null())
@@ -103,8 +105,10 @@ pub fn search_core(searcher: &Searcher, place: &str, pid: u32, folder: &Path) ->
     let said = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(
         output.status.success() && file.is_file(),
-        "gdb writes no core of {place} (pid {pid}); it needs root, or QUORATE_DUMPABLE and kernel.yama.ptrace_scope=0: {said}"
+        "gdb writes no core of {place} (pid {pid}); it takes root, or sudo without a password: {said}"
     );
+    let own = as_root("chown").arg(rustix::process::geteuid().as_raw().to_string()).arg(&file).status()?;
+    anyhow::ensure!(own.success(), "a core that is root's stays root's: {own}");
     let (mut found, mut core) = (Found::default(), File::open(&file)?);
     let (mut text, mut kept) = (vec![0; PART], 0);
     loop {
