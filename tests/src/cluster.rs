@@ -1,6 +1,7 @@
 //! A cluster of `quorate dev`: started, reached, ended.
 
 use crate::process::{Process, send};
+use crate::shares::Disks;
 use crate::{LOOK, quorate};
 use anyhow::Context as _;
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
@@ -48,9 +49,106 @@ pub struct Cluster {
     audit_folders: Vec<(String, PathBuf)>,
     profile: Profile,
     program: PathBuf,
-    dev: Child,
+    dev: Dev,
     // After everything that runs in it.
     _folder: TempDir,
+}
+
+/// The running `quorate dev`; ended when dropped, and its children with it.
+#[derive(Debug)]
+struct Dev(Child);
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        end(&mut self.0, Instant::now() + GRACE);
+    }
+}
+
+/// A cluster that is not ready yet: its processes run, and its members make their first keys.
+#[derive(Debug)]
+pub struct Starting {
+    program: PathBuf,
+    dev: Dev,
+    home: PathBuf,
+    patience: Duration,
+    folder: TempDir,
+}
+
+impl Starting {
+    /// The folder of everything.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The process that sets the cluster up, as an operator and a customer would.
+    #[must_use]
+    pub fn dev(&self) -> u32 {
+        self.dev.0.id()
+    }
+
+    /// What it has started by now: nodes, custodian, database.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn processes(&self) -> anyhow::Result<Vec<Process>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if crate::database::parent(pid) != Some(self.dev()) {
+                continue;
+            }
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let argv: Vec<String> = String::from_utf8_lossy(&line).split_terminator('\0').map(str::to_owned).collect();
+            let name = match argv.get(1).map(String::as_str) {
+                Some("node") => {
+                    argv.get(3).and_then(|file| Path::new(file).parent()?.file_name()?.to_str()).unwrap_or("?")
+                }
+                Some("custodian") => "custodian",
+                Some("scratch-postgres") => "postgres",
+                // Not yet what it is to be.
+                _ => continue,
+            };
+            let log = self.home.join("logs").join(format!("{name}.log"));
+            all.push(Process::new(name.to_owned(), argv, log, pid));
+        }
+        Ok(all)
+    }
+
+    /// The disks of all members, once `quorate init` is done.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn disks(&self) -> anyhow::Result<Disks> {
+        let profile = Profile::parse(&std::fs::read_to_string(self.home.join("operator").join("cluster.toml"))?)?;
+        let folders = profile.members.iter().map(|m| (m.index, self.home.join(&m.name))).collect();
+        Ok(Disks::new(profile, folders))
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up: with the end of what it said.
+    pub async fn ready(mut self) -> anyhow::Result<Cluster> {
+        let ready = wait_ready(&mut self.dev.0, &self.home.join("dev.json"), self.patience).await;
+        let made = ready.and_then(|document| {
+            let processes = processes(&document)?;
+            let audit_folders = audit_folders(&document)?;
+            let profile = Profile::parse(&std::fs::read_to_string(text(&document, "/profile")?)?)?;
+            Ok((document, processes, audit_folders, profile))
+        });
+        let Self { program, dev, folder, .. } = self;
+        match made {
+            Ok((document, processes, audit_folders, profile)) => {
+                Ok(Cluster { processes, document, audit_folders, profile, program, dev, _folder: folder })
+            }
+            Err(why) => {
+                drop(dev);
+                let said = std::fs::read_to_string(folder.path().join("dev.log")).unwrap_or_default();
+                Err(why.context(format!("`quorate dev` said:\n{said}")))
+            }
+        }
+    }
 }
 
 impl Cluster {
@@ -59,11 +157,19 @@ impl Cluster {
     /// # Errors
     /// When there is no program, or the cluster does not come up: with the end of what it said.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        Self::spawn(options)?.ready().await
+    }
+
+    /// Starts a cluster.
+    ///
+    /// # Errors
+    /// When there is no program.
+    pub fn spawn(options: &Options) -> anyhow::Result<Starting> {
         let program = quorate()?;
         let folder = tempfile::Builder::new().prefix("quorate-test").tempdir()?;
         let (home, said) = (folder.path().join("dev"), folder.path().join("dev.log"));
         let log = File::create(&said)?;
-        let mut dev = Command::new(&program)
+        let dev = Command::new(&program)
             .args(["dev", "--nodes", &options.nodes.to_string(), "--folder"])
             .arg(&home)
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
@@ -72,23 +178,23 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let ready = wait_ready(&mut dev, &home.join("dev.json"), PATIENCE * u32::from(options.nodes)).await;
-        let made = ready.and_then(|document| {
-            let processes = processes(&document)?;
-            let audit_folders = audit_folders(&document)?;
-            let profile = Profile::parse(&std::fs::read_to_string(text(&document, "/profile")?)?)?;
-            Ok((document, processes, audit_folders, profile))
-        });
-        match made {
-            Ok((document, processes, audit_folders, profile)) => {
-                Ok(Self { processes, document, audit_folders, profile, program, dev, _folder: folder })
-            }
-            Err(why) => {
-                end(&mut dev, Instant::now() + GRACE);
-                let said = std::fs::read_to_string(&said).unwrap_or_default();
-                Err(why.context(format!("`quorate dev` said:\n{said}")))
-            }
-        }
+        Ok(Starting { program, dev: Dev(dev), home, patience: PATIENCE * u32::from(options.nodes), folder })
+    }
+
+    /// The disks of all members.
+    ///
+    /// # Errors
+    /// Never in a cluster that is ready.
+    pub fn disks(&self) -> anyhow::Result<Disks> {
+        let folder = |member: MemberIndex| Ok((member, self.data_folder(member)?));
+        let folders = self.profile.members.iter().map(|m| folder(m.index)).collect::<anyhow::Result<_>>()?;
+        Ok(Disks::new(self.profile.clone(), folders))
+    }
+
+    /// The process that set it up.
+    #[must_use]
+    pub fn dev(&self) -> u32 {
+        self.dev.0.id()
     }
 
     /// A member's process, by the member's index: 1 to n.
@@ -335,7 +441,7 @@ impl Drop for Cluster {
         for process in &self.processes {
             process.ask_child_to_end();
         }
-        end(&mut self.dev, deadline);
+        end(&mut self.dev.0, deadline);
         for process in &self.processes {
             process.end_by(deadline);
         }
@@ -344,8 +450,10 @@ impl Drop for Cluster {
 
 /// Asks `quorate dev` to end, which ends its children; insists at `deadline`, when they end with it.
 fn end(dev: &mut Child, deadline: Instant) {
-    // It may have ended already.
-    let _ = send(dev.id(), Signal::TERM);
+    if matches!(dev.try_wait(), Ok(None)) {
+        // It may have ended in this moment.
+        let _ = send(dev.id(), Signal::TERM);
+    }
     while matches!(dev.try_wait(), Ok(None)) {
         if Instant::now() >= deadline {
             let _ = dev.kill();

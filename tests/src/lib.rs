@@ -19,7 +19,7 @@ pub mod proxy;
 pub mod shares;
 
 pub use audit::{Line, Sought};
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, Starting};
 pub use ledger::Ledger;
 pub use process::Process;
 

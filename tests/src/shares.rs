@@ -1,11 +1,11 @@
 //! What no process may know, worked out by a test that has all disks and all seal keys: keyrings' secret keys, and everything
 //! that members make on the way to one. Nothing of the product does this.
 
-use crate::Cluster;
 use crate::canary::Canary;
 use anyhow::Context as _;
 use curve25519_dalek::scalar::Scalar;
 use hkdf::Hkdf;
+use quorate_api::client::Profile;
 use quorate_crypto::encoding::{hash, transcript};
 use quorate_crypto::keyfile::{Protection, open_file};
 use quorate_crypto::reshare::{Kind, Params};
@@ -14,6 +14,7 @@ use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_state::ids::{MemberIndex, SessionId};
 use sha2::{Sha256, Sha512};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// A canary, and the members that may know it: as long as the ceremony runs, and afterwards.
 #[derive(Debug)]
@@ -32,29 +33,79 @@ impl Kept {
     }
 }
 
-impl Cluster {
+/// The data folders of all members, each with its seal key.
+#[derive(Debug)]
+pub struct Disks {
+    profile: Profile,
+    folders: BTreeMap<MemberIndex, PathBuf>,
+}
+
+impl Disks {
+    /// Of members whose folders a test names itself.
+    #[must_use]
+    pub fn new(profile: Profile, folders: BTreeMap<MemberIndex, PathBuf>) -> Self {
+        Self { profile, folders }
+    }
+
+    fn folder(&self, member: MemberIndex) -> anyhow::Result<&PathBuf> {
+        self.folders.get(&member).with_context(|| format!("no member {member}"))
+    }
+
+    fn seal_key(&self, member: MemberIndex) -> anyhow::Result<Secret<32>> {
+        let key = std::fs::read(self.folder(member)?.join("seal.key"))?;
+        Secret::from_slice(&key).context("a seal key of another length")
+    }
+
+    /// The keys that each member has to itself.
+    ///
+    /// # Errors
+    /// When one does not open with the member's seal key.
+    pub fn own_keys(&self) -> anyhow::Result<Vec<Kept>> {
+        let mut kept = Vec::new();
+        for (member, folder) in &self.folders {
+            let seal = self.seal_key(*member)?;
+            let mut own = |name: String, secret: &[u8]| {
+                kept.push(Kept { canary: Canary::new(name, secret), during: vec![*member], after: vec![*member] });
+            };
+            own(format!("seal key of {member}"), seal.expose());
+            for (file, purpose) in [("member.key", "member-identity"), ("storage.key", "storage-key")] {
+                let bytes = std::fs::read(folder.join("identity").join(file))?;
+                let secret =
+                    open_file(purpose, &bytes, &Protection::RawKey(&seal)).context("a key that does not open")?;
+                own(format!("{purpose} of {member}"), secret.expose());
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The members that have a seed of a session, and so have not ended it.
+    #[must_use]
+    pub fn seeds(&self, session: &SessionId) -> Vec<MemberIndex> {
+        let seed = |folder: &PathBuf| folder.join("slots").join(format!("{session}.seed")).exists();
+        self.folders.iter().filter(|(_, folder)| seed(folder)).map(|(member, _)| *member).collect()
+    }
+
     /// The content of a file in a member's slots, if it is there: `share` or `seed`.
     ///
     /// # Errors
     /// When it does not open with the member's seal key.
     pub fn slot(&self, member: MemberIndex, session: &SessionId, kind: &str) -> anyhow::Result<Option<SecretVec>> {
-        let data = self.data_folder(member)?;
-        let Ok(file) = std::fs::read(data.join("slots").join(format!("{session}.{kind}"))) else { return Ok(None) };
-        let seal =
-            Secret::from_slice(&std::fs::read(data.join("seal.key"))?).context("a seal key of another length")?;
+        let slot = self.folder(member)?.join("slots").join(format!("{session}.{kind}"));
+        let Ok(file) = std::fs::read(slot) else { return Ok(None) };
+        let seal = self.seal_key(member)?;
         let purpose = if kind == "seed" { "ceremony-seed" } else { kind };
         Ok(Some(open_file(purpose, &file, &Protection::RawKey(&seal)).context("a slot that does not open")?))
     }
 
-    /// The sessions of which a member has a share.
+    /// The sessions of which a member has a slot of a kind: `share` or `seed`.
     ///
     /// # Errors
     /// When its slots cannot be listed.
-    pub fn sessions(&self, member: MemberIndex) -> anyhow::Result<Vec<SessionId>> {
+    pub fn sessions(&self, member: MemberIndex, kind: &str) -> anyhow::Result<Vec<SessionId>> {
         let mut sessions = Vec::new();
-        for entry in std::fs::read_dir(self.data_folder(member)?.join("slots"))? {
+        for entry in std::fs::read_dir(self.folder(member)?.join("slots"))? {
             let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "share") {
+            if path.extension().is_some_and(|e| e == kind) {
                 let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
                 sessions.extend(quorate_state::ids::parse_hex(name).map(SessionId));
             }
@@ -69,7 +120,7 @@ impl Cluster {
     /// When a member has no share of it.
     pub fn key_of(&self, session: &SessionId) -> anyhow::Result<Vec<Kept>> {
         let mut shares = BTreeMap::new();
-        for member in self.profile().members.iter().map(|m| m.index) {
+        for member in self.profile.members.iter().map(|m| m.index) {
             let share =
                 self.slot(member, session, "share")?.with_context(|| format!("member {member} has no share"))?;
             shares.insert(member, scalar(share.expose().get(1..).unwrap_or_default())?);
@@ -96,15 +147,15 @@ impl Cluster {
     /// # Errors
     /// When a member has made no seed yet.
     pub fn dealings(&self, session: &SessionId) -> anyhow::Result<Vec<Kept>> {
-        let members = self.profile().members.iter().map(|m| m.index).collect::<Vec<_>>();
+        let members = self.profile.members.iter().map(|m| m.index).collect::<Vec<_>>();
         let params = Params {
             session: session.0,
             kind: Kind::KeyGeneration,
             epoch: 1,
             roster: 1,
-            threshold: self.profile().threshold,
+            threshold: self.profile.threshold,
             members: self
-                .profile()
+                .profile
                 .members
                 .iter()
                 .map(|m| (m.index, quorate_crypto::identity::VerifyKey(m.key)))

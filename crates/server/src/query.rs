@@ -330,8 +330,11 @@ impl Core {
         };
         let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
         let (by_state, oldest) = self.count_leases().await?;
-        let alarms =
-            self.alarms()?.into_iter().map(|a| wire::Alarm { code: a.code.to_owned(), message: a.message }).collect();
+        let alarms = self.alarms()?.into_iter().map(|a| wire::Alarm { code: a.code.to_owned(), message: a.message });
+        #[cfg(feature = "failpoints")]
+        let alarms = alarms
+            .chain(crate::leak::shown().into_iter().map(|message| wire::Alarm { code: "leak".to_owned(), message }));
+        let alarms = alarms.collect();
         let client_roots_not_after = self.roots_valid()?.into_iter().map(|(_, to)| to).collect();
         self.read(|store, applied| {
             let [leases_intent, leases_active, leases_revoking] = by_state;

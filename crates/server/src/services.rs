@@ -41,6 +41,10 @@ impl Vault for VaultPort {
         let signed = decode_signed(&request.get_ref().signed_request)?;
         let change = signed.request().ok().map(|r| r.change);
         let issues = matches!(change, Some(Change::IssueLease { .. }));
+        #[cfg(feature = "failpoints")]
+        if let Some(Change::PutSecret { path, .. }) = &change {
+            self.0.leak_told(path).await;
+        }
         let takes_away = change.is_some_and(|c| c.takes_away());
         let done = self.0.submit(&chain, signed).await?;
         let lease = match &done.outcome {
@@ -119,6 +123,8 @@ impl Vault for VaultPort {
         &self,
         request: Request<vw::ReadStatusRequest>,
     ) -> Result<Response<vw::ReadStatusReply>, Status> {
+        #[cfg(feature = "failpoints")]
+        crate::leak::blurt()?;
         let caller = self.caller(&request)?;
         Ok(Response::new(self.0.read_status(&caller, request.get_ref()).await?))
     }
