@@ -9,6 +9,7 @@ mod identity;
 mod lease;
 mod open;
 mod profile;
+pub mod quorum;
 mod read;
 
 pub use change::{Administrators, Put, RoleDescription, Submitted, TargetDescription};

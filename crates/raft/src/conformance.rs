@@ -74,13 +74,14 @@ impl ValueSeal for Unsealed {
 fn stores(kv: Arc<dyn Kv>) -> (LogStore, StateStore) {
     let fatal = watch::Sender::new(None);
     let current = Current::load(&*kv).unwrap();
-    let tail = Arc::new(LogStore::load_tail(&*kv, current.applied, &current.membership).unwrap());
+    let tail = Arc::new(LogStore::load_tail(&*kv, &Inert, current.applied, &current.membership).unwrap());
     let flusher = Flusher::start(kv.clone(), tail.clone(), None, fatal.clone()).unwrap();
     let (machine, notary) = (Arc::new(Inert), Arc::new(Trusting));
-    let state = StateStore::open(kv.clone(), machine, notary, flusher.clone(), tail.clone(), current, fatal).unwrap();
+    let state =
+        StateStore::open(kv.clone(), machine.clone(), notary, flusher.clone(), tail.clone(), current, fatal).unwrap();
     // The suite installs what it is given, so it is given images.
     state.run();
-    (LogStore::new(kv, flusher, tail, 1 << 20), state)
+    (LogStore::new(kv, flusher, tail, machine, 1 << 20), state)
 }
 
 struct OnMemory;

@@ -21,6 +21,7 @@ mod config;
 mod entry;
 mod errors;
 mod flush;
+pub mod freshness;
 pub mod kv;
 mod log;
 mod machine;
@@ -45,12 +46,12 @@ pub use config::Config;
 pub use errors::{
     Behind, CheckpointError, Damage, Fatal, InitError, MembershipError, OpenError, ProposeError, ReadIndexError,
 };
+pub use freshness::AcceptedMembership;
 pub use machine::{Effect, Entry, Machine, MachineError, Recount, View, WrongState};
 pub use network::{Dialer, Link};
 pub use raft::{Committed, Raft, Status};
 pub use service::{Authenticate, PeerService, Peers};
 pub use state::begin;
-pub use tail::AcceptedMembership;
 
 /// A member of the cluster, as the membership names it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -17,8 +17,10 @@ use crate::{
     entry::{EntryPayload, LogEntry, LogId, StoredMembership, Types, Vote},
     errors::{Damage, OpenError},
     flush::Flusher,
+    freshness::{AcceptedMembership, Footprint, Held, Ledger},
     kv::{Batch, Kv, KvError, Table},
-    tail::{AcceptedMembership, Tail},
+    machine::Machine,
+    tail::Tail,
     witness::Seen,
 };
 
@@ -37,39 +39,47 @@ pub(crate) struct LogStore {
     kv: Arc<dyn Kv>,
     flusher: Flusher,
     tail: Arc<Tail>,
+    machine: Arc<dyn Machine>,
     /// A read for one append message stops after this many bytes of payload (after the first entry).
     max_read: usize,
 }
 
 impl LogStore {
-    pub(crate) fn new(kv: Arc<dyn Kv>, flusher: Flusher, tail: Arc<Tail>, max_read: usize) -> Self {
-        Self { kv, flusher, tail, max_read }
+    pub(crate) fn new(
+        kv: Arc<dyn Kv>,
+        flusher: Flusher,
+        tail: Arc<Tail>,
+        machine: Arc<dyn Machine>,
+        max_read: usize,
+    ) -> Self {
+        Self { kv, flusher, tail, machine, max_read }
     }
 
-    /// What the log's end is and which memberships it holds beyond those of the applied state.
+    /// What the log's end is and what it holds beyond the applied state.
     ///
     /// # Errors
     /// [`OpenError::Damaged`] if an entry that is not applied yet is missing or does not decode; the store failed.
     pub(crate) fn load_tail(
         kv: &dyn Kv,
+        machine: &dyn Machine,
         applied: Option<LogId>,
         settled: &StoredMembership,
     ) -> Result<Tail, OpenError> {
         let ends = [last_log_id(kv)?, purged(kv)?, applied];
         let end = ends.into_iter().flatten().max_by_key(|id| id.index);
-        let mut pending = Vec::new();
+        let mut unapplied = Vec::new();
         let mut failure = None;
         let mut next = applied.map_or(0, |id| id.index + 1);
         kv.walk(Table::Log, &key(next), &END_OF_LOG, Box::new(|| ()), &mut |_, value| {
             match codec::decode_entry(value) {
-                Ok(entry) if entry.log_id.index == next => pending.extend(accepted(&entry)),
+                Ok(entry) if entry.log_id.index == next => unapplied.push(held(machine, &entry)),
                 Ok(_) => failure = Some(Damage::Hole { missing: next }.into()),
                 Err(error) => failure = Some(unreadable(error)),
             }
             next += 1;
             failure.is_none()
         })?;
-        failure.map_or(Ok(Tail::new(end, AcceptedMembership::of(settled), pending)), Err)
+        failure.map_or(Ok(Tail::new(end, Ledger::new(AcceptedMembership::of(settled), unapplied))), Err)
     }
 
     /// Whether the log still holds what its witness saw. Entries that were purged, or replaced by a snapshot, were applied.
@@ -219,16 +229,16 @@ impl RaftLogStorage<Types> for LogStore {
     {
         let mut batch = Batch::new();
         let mut last = None;
-        let mut memberships = Vec::new();
+        let mut appended = Vec::new();
         for entry in entries {
             last = Some(entry.log_id);
-            memberships.extend(accepted(&entry));
+            appended.push(held(&*self.machine, &entry));
             batch.put(Table::Log, key(entry.log_id.index), codec::encode_entry(&entry));
         }
         if let Some(last) = last {
             self.write(batch)?;
             // Before the callback: nobody may count on an entry that the tail does not know of.
-            self.tail.appended(last, memberships);
+            self.tail.appended(last, appended);
         }
         self.flusher.append(callback)
     }
@@ -273,7 +283,14 @@ fn unreadable(error: CodecError) -> OpenError {
     KvError::from(&error).into()
 }
 
-fn accepted(entry: &LogEntry) -> Option<AcceptedMembership> {
-    let EntryPayload::Membership(membership) = &entry.payload else { return None };
-    Some(AcceptedMembership::of(&StoredMembership::new(Some(entry.log_id), membership.clone())))
+fn held(machine: &dyn Machine, entry: &LogEntry) -> Held {
+    let (footprint, membership) = match &entry.payload {
+        EntryPayload::Blank => (Footprint::Nothing, None),
+        EntryPayload::Normal(payload) => (machine.footprint(&payload.0), None),
+        EntryPayload::Membership(new) => {
+            let stored = StoredMembership::new(Some(entry.log_id), new.clone());
+            (Footprint::Everything, Some(AcceptedMembership::of(&stored)))
+        }
+    };
+    Held { index: entry.log_id.index, footprint, membership }
 }

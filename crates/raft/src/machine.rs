@@ -1,6 +1,9 @@
 //! The application's side: a deterministic machine over opaque keys and values.
 
-use crate::kv::{KvError, Pair};
+use crate::{
+    freshness::Footprint,
+    kv::{KvError, Pair},
+};
 
 /// A committed proposal, as handed to the machine.
 #[derive(Clone, Copy)]
@@ -76,6 +79,13 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Begins to recount a state that comes row by row, in the order of keys, against a digest that enough members vouch for.
     fn recount(&self, digest: [u8; 32]) -> Box<dyn Recount>;
+
+    /// What applying the entry with this payload can change, for [`Raft::tail_barrier`](crate::Raft::tail_barrier). Called when it is appended
+    /// to the log, committed or not; it must not block.
+    fn footprint(&self, payload: &[u8]) -> Footprint {
+        let _ = payload;
+        Footprint::Everything
+    }
 
     /// All entries up to `index` are applied and readable. Called in order, after the writes are in the store, also after a snapshot was
     /// installed. For waking those who wait; it must not block.

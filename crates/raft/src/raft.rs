@@ -23,6 +23,7 @@ use crate::{
         Behind, CheckpointError, Fatal, InitError, MembershipError, OpenError, ProposeError, ReadIndexError, refusal,
     },
     flush::Flusher,
+    freshness::Footprint,
     kv::{Batch, Kv, KvError, Table},
     log::LogStore,
     machine::{Machine, View},
@@ -123,16 +124,23 @@ impl Raft {
         let rebuild = Rebuild { config: &config, kv: &kv, machine: &*machine, notary: &*notary, pool: &pool };
         rebuild.run().await?;
         let current = Current::load(&*kv)?;
-        let tail = Arc::new(LogStore::load_tail(&*kv, current.applied, &current.membership)?);
+        let tail = Arc::new(LogStore::load_tail(&*kv, &*machine, current.applied, &current.membership)?);
         let witness = config.witness.as_deref().map(Witness::open).transpose()?;
         if let Some(witness) = &witness {
             LogStore::compare(&*kv, &tail, witness.seen())?;
         }
         let flusher = Flusher::start(kv.clone(), tail.clone(), witness, fatal.clone())?;
         flusher.sync().await?;
-        let state =
-            StateStore::open(kv.clone(), machine, notary, flusher.clone(), tail.clone(), current, fatal.clone())?;
-        let log = LogStore::new(kv, flusher.clone(), tail.clone(), wire::MAX_MESSAGE / 2);
+        let state = StateStore::open(
+            kv.clone(),
+            machine.clone(),
+            notary,
+            flusher.clone(),
+            tail.clone(),
+            current,
+            fatal.clone(),
+        )?;
+        let log = LogStore::new(kv, flusher.clone(), tail.clone(), machine, wire::MAX_MESSAGE / 2);
         let network = Network { pool: pool.clone() };
         let raft = Consensus::new(config.id, settings, network, log, state.clone()).await.map_err(|error| {
             match &*fatal.borrow() {
@@ -237,17 +245,17 @@ impl Raft {
         self.inner.fatal.clone()
     }
 
-    /// Freshness without the leader: notes the last index of this node's own log at the call, and returns when the state has reached it.
-    /// If the tail is truncated meanwhile, the noted index falls with it.
+    /// Freshness without the leader: notes the last entry of this node's own log that can change the answer to `question`, and returns when
+    /// the state has reached it. If the tail is truncated meanwhile, the noted index falls with it. See [`crate::freshness`].
     ///
     /// More than half of the voters answering equally from states so reached have answered with every write acknowledged before they were
-    /// asked. One alone says nothing.
+    /// asked. One alone says nothing; nor do they if [`AcceptedMembership::suffices`] denies it.
     ///
     /// # Errors
     /// [`Behind`] after `timeout`.
-    pub async fn tail_barrier(&self, timeout: Duration) -> Result<u64, Behind> {
+    pub async fn tail_barrier(&self, question: &Footprint, timeout: Duration) -> Result<u64, Behind> {
         let mut applied = self.inner.state.applied();
-        let mut note = self.inner.tail.note();
+        let mut note = self.inner.tail.note(question);
         match tokio::time::timeout(timeout, note.reached(&mut applied)).await {
             Ok(applied) => Ok(applied),
             Err(_) => Err(Behind { applied: *applied.borrow() }),
@@ -339,6 +347,13 @@ impl Raft {
     /// Hands the leadership over if this node has it: to the voter whose log is furthest. Returns who leads then.
     pub async fn hand_over(&self) -> Option<u64> {
         self.transfer_leadership(self.best_successor()?).await
+    }
+
+    /// Stands for election although there may be a leader, which steps down when it hears of the new term: for a member that has reason to
+    /// doubt it.
+    pub async fn stand(&self) {
+        // A core that has ended is reported as fatal.
+        drop(self.inner.raft.trigger().elect(false).await);
     }
 
     /// Stops the node. A leader hands over first, and waits for it, for a bounded time.

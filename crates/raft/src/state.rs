@@ -26,11 +26,12 @@ use crate::{
     entry::{EntryPayload, LogEntry, LogId, Reply, StoredMembership, Types},
     errors::Fatal,
     flush::Flusher,
+    freshness::AcceptedMembership,
     kv::{Batch, Kv, KvError, Pair, Table},
     log,
     machine::{Effect, Entry, Machine, View},
     snapshot::{self, Image, Outgoing, Part, Point, Staged, Staging, drop_generation, state_key},
-    tail::{AcceptedMembership, Tail},
+    tail::Tail,
 };
 
 const APPLIED: &[u8] = b"applied";
@@ -300,9 +301,8 @@ impl StateStore {
                 let view = StateView { kv: &*shared.kv, generation: new.generation };
                 new.digest = shared.machine.digest(&view).map_err(|error| self.give_up(error))?;
             }
-            if membership_changed {
-                shared.tail.settled(new.applied, AcceptedMembership::of(&new.membership));
-            }
+            // Readers that find nothing to wait for from here on read after this lock is released.
+            shared.tail.applied(new.applied, membership_changed.then(|| AcceptedMembership::of(&new.membership)));
             shared.history.lock().unwrap_or_else(PoisonError::into_inner).push(new.checkpoint());
             *current = new;
         }

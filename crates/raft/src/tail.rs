@@ -1,31 +1,13 @@
-//! What this node's own log holds, accepted but perhaps not yet committed: the basis of reads that need no leader.
-//!
-//! A write that was acknowledged anywhere is in the logs of a majority. A node that notes, when a request arrives, the last index of its
-//! **own** log, and answers when it has applied up to there, is as fresh as every write that it could have helped to acknowledge. Of more
-//! than half of the nodes answering so, at least one helped.
-//!
-//! When the tail is truncated after `p`, noted indexes above `p` fall to `p`: committed entries are never truncated, so nothing noted is
-//! lost, and without this rule a reader could wait for an entry that no longer exists.
+//! The end of this node's log and who waits for it: [`Ledger`], shared between the tasks that write the log, apply it, and read.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::entry::{LogId, StoredMembership};
-
-/// The membership that a node goes by: the latest in its log, committed or not.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AcceptedMembership {
-    /// Raft ids that vote, in either configuration while a change is under way.
-    pub voters: BTreeSet<u64>,
-    /// Two configurations are in force at once: a majority of each is needed.
-    pub joint: bool,
-    /// Log index at which it was accepted; 0 before there is any.
-    pub index: u64,
-}
+use crate::{
+    entry::{LogId, StoredMembership},
+    freshness::{AcceptedMembership, Footprint, Held, Ledger, Ticket},
+};
 
 impl AcceptedMembership {
     pub(crate) fn of(stored: &StoredMembership) -> Self {
@@ -37,16 +19,10 @@ impl AcceptedMembership {
     }
 }
 
-#[derive(Default)]
 struct Inner {
     /// The last entry, or what was purged or installed in its place.
     end: Option<LogId>,
-    /// As of the applied state or a snapshot.
-    settled: AcceptedMembership,
-    /// In the log and perhaps not settled yet, by index.
-    pending: BTreeMap<u64, AcceptedMembership>,
-    noted: BTreeMap<u64, u64>,
-    next_ticket: u64,
+    ledger: Ledger,
 }
 
 /// The end of the log, and who waits for it.
@@ -56,14 +32,8 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn new(
-        end: Option<LogId>,
-        settled: AcceptedMembership,
-        pending: impl IntoIterator<Item = AcceptedMembership>,
-    ) -> Self {
-        let pending = pending.into_iter().map(|membership| (membership.index, membership)).collect();
-        let inner = Inner { end, settled, pending, ..Inner::default() };
-        Self { inner: Mutex::new(inner), truncations: watch::Sender::new(()) }
+    pub(crate) fn new(end: Option<LogId>, ledger: Ledger) -> Self {
+        Self { inner: Mutex::new(Inner { end, ledger }), truncations: watch::Sender::new(()) }
     }
 
     /// The last entry that was appended or installed.
@@ -71,11 +41,11 @@ impl Tail {
         self.lock().end
     }
 
-    /// Entries up to `end` were appended, among them these memberships.
-    pub(crate) fn appended(&self, end: LogId, memberships: impl IntoIterator<Item = AcceptedMembership>) {
+    /// These entries were appended, up to `end`.
+    pub(crate) fn appended(&self, end: LogId, entries: impl IntoIterator<Item = Held>) {
         let mut inner = self.lock();
         inner.end = Some(end);
-        inner.pending.extend(memberships.into_iter().map(|membership| (membership.index, membership)));
+        inner.ledger.appended(entries);
     }
 
     /// Entries after `end` are going.
@@ -84,36 +54,30 @@ impl Tail {
         if last(inner.end) > last(end) || end.is_none() {
             inner.end = end;
         }
-        inner.pending.retain(|index, _| end.is_some_and(|end| *index <= end.index));
-        for noted in inner.noted.values_mut() {
-            *noted = last(end).min(*noted);
-        }
+        inner.ledger.truncated(end.map(|id| id.index));
         drop(inner);
         self.truncations.send_replace(());
     }
 
-    /// The state is at `applied` and its membership is this one.
-    pub(crate) fn settled(&self, applied: Option<LogId>, membership: AcceptedMembership) {
+    /// The state is at `applied`, and its membership is this one if it changed.
+    pub(crate) fn applied(&self, applied: Option<LogId>, membership: Option<AcceptedMembership>) {
         let mut inner = self.lock();
         if last(applied) > last(inner.end) {
             inner.end = applied;
         }
-        inner.pending.retain(|pending, _| *pending > membership.index);
-        inner.settled = membership;
+        inner.ledger.applied(last(applied));
+        if let Some(membership) = membership {
+            inner.ledger.settled(membership);
+        }
     }
 
     pub(crate) fn membership(&self) -> AcceptedMembership {
-        let inner = self.lock();
-        inner.pending.last_key_value().map_or(&inner.settled, |(_, membership)| membership).clone()
+        self.lock().ledger.membership().clone()
     }
 
-    /// Notes the last index of the log as it is now.
-    pub(crate) fn note(&self) -> Note<'_> {
-        let mut inner = self.lock();
-        let ticket = inner.next_ticket;
-        inner.next_ticket += 1;
-        let noted = last(inner.end);
-        inner.noted.insert(ticket, noted);
+    /// Notes what a question that arrives now has to wait for.
+    pub(crate) fn note(&self, question: &Footprint) -> Note<'_> {
+        let ticket = self.lock().ledger.note(question);
         Note { tail: self, ticket, truncations: self.truncations.subscribe() }
     }
 
@@ -127,16 +91,16 @@ fn last(end: Option<LogId>) -> u64 {
     end.map_or(0, |id| id.index)
 }
 
-/// A noted index; it falls with truncations for as long as this lives.
+/// A question that waits; what it waits for falls with truncations for as long as this lives.
 pub(crate) struct Note<'a> {
     tail: &'a Tail,
-    ticket: u64,
+    ticket: Ticket,
     truncations: watch::Receiver<()>,
 }
 
 impl Note<'_> {
     pub(crate) fn index(&self) -> u64 {
-        self.tail.lock().noted.get(&self.ticket).copied().unwrap_or_default()
+        self.tail.lock().ledger.awaited(self.ticket)
     }
 
     /// Waits until `applied` has reached the noted index. The wait itself is not bounded.
@@ -160,7 +124,7 @@ impl Note<'_> {
 
 impl Drop for Note<'_> {
     fn drop(&mut self) {
-        self.tail.lock().noted.remove(&self.ticket);
+        self.tail.lock().ledger.forget(self.ticket);
     }
 }
 
@@ -174,31 +138,36 @@ mod tests {
         Some(LogId::new_term_index(1, index))
     }
 
-    fn membership(index: u64) -> AcceptedMembership {
-        AcceptedMembership { voters: BTreeSet::from([index]), joint: false, index }
+    fn entries(from: u64, to: u64) -> impl Iterator<Item = Held> {
+        (from..=to).map(|index| Held { index, footprint: Footprint::Everything, membership: None })
+    }
+
+    fn tail(applied: u64, end: u64) -> Tail {
+        Tail::new(at(end), Ledger::new(AcceptedMembership::default(), entries(applied + 1, end)))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_note_waits_for_what_the_log_held_at_arrival_and_no_more() {
-        let tail = Tail::new(at(5), AcceptedMembership::default(), []);
+        let tail = tail(3, 5);
         let (applied, mut watching) = watch::channel(3);
-        let mut note = tail.note();
-        tail.appended(LogId::new_term_index(1, 9), []);
+        let mut note = tail.note(&Footprint::Everything);
+        tail.appended(LogId::new_term_index(1, 9), entries(6, 9));
         let wait = Duration::from_millis(10);
         tokio::time::timeout(wait, note.reached(&mut watching)).await.expect_err("5 is not applied yet");
+        tail.applied(at(5), None);
         applied.send_replace(5);
         assert_eq!(tokio::time::timeout(wait, note.reached(&mut watching)).await, Ok(5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn truncation_lowers_a_note_and_wakes_its_waiter() {
-        let tail = Tail::new(at(9), AcceptedMembership::default(), []);
+        let tail = tail(6, 9);
         let (_applied, mut watching) = watch::channel(6);
-        let mut note = tail.note();
+        let mut note = tail.note(&Footprint::Everything);
         let truncate = async {
             tokio::time::sleep(Duration::from_millis(1)).await;
             tail.truncated(at(6));
-            tail.appended(LogId::new_term_index(1, 12), []);
+            tail.appended(LogId::new_term_index(1, 12), entries(7, 12));
         };
         let (at, ()) =
             tokio::join!(tokio::time::timeout(Duration::from_secs(1), note.reached(&mut watching)), truncate);
@@ -207,26 +176,19 @@ mod tests {
     }
 
     #[test]
-    fn a_truncation_above_the_note_leaves_it() {
-        let tail = Tail::new(at(4), AcceptedMembership::default(), []);
-        let note = tail.note();
-        tail.appended(LogId::new_term_index(1, 9), []);
-        tail.truncated(at(6));
-        assert_eq!(note.index(), 4);
+    fn a_dropped_note_is_forgotten() {
+        let tail = tail(3, 4);
+        let note = tail.note(&Footprint::Everything);
+        assert_eq!((note.index(), tail.lock().ledger.waiting()), (4, 1));
         drop(note);
-        assert!(tail.lock().noted.is_empty());
+        assert_eq!(tail.lock().ledger.waiting(), 0);
     }
 
     #[test]
-    fn the_accepted_membership_follows_appends_truncations_and_snapshots() {
-        let tail = Tail::new(at(3), membership(1), [membership(2)]);
-        assert_eq!(tail.membership(), membership(2));
-        tail.appended(LogId::new_term_index(1, 6), [membership(5)]);
-        assert_eq!(tail.membership(), membership(5));
-        tail.truncated(at(4));
-        assert_eq!(tail.membership(), membership(2));
-        tail.settled(at(20), membership(11));
-        assert_eq!(tail.membership(), membership(11));
-        assert_eq!(tail.note().index(), 20);
+    fn the_end_follows_a_snapshot() {
+        let tail = tail(3, 4);
+        tail.applied(at(20), Some(AcceptedMembership { index: 11, ..AcceptedMembership::default() }));
+        assert_eq!((tail.end(), tail.membership().index), (at(20), 11));
+        assert_eq!(tail.note(&Footprint::Everything).index(), 0, "all that it held is applied");
     }
 }

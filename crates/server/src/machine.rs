@@ -2,9 +2,11 @@
 
 use crate::failpoint;
 use crate::store::Applied;
+use quorate_raft::freshness::Footprint;
 use quorate_raft::{Effect, Entry, Machine, MachineError, View, WrongState};
 use quorate_state::change::{Kind, Resource};
 use quorate_state::command::Command;
+use quorate_state::footprint;
 use quorate_state::hash::{Recount, StateHash, hash_key};
 use quorate_state::ids::{ClusterId, LeaseId, RequestId};
 use quorate_state::machine::{Position, apply};
@@ -65,6 +67,14 @@ impl Machine for VaultMachine {
 
     fn recount(&self, digest: [u8; 32]) -> Box<dyn quorate_raft::Recount> {
         Box::new(Rows(Recount::of(digest)))
+    }
+
+    fn footprint(&self, payload: &[u8]) -> Footprint {
+        match footprint::of_entry(payload) {
+            footprint::Footprint::Nothing => Footprint::Nothing,
+            footprint::Footprint::Secret(number) => Footprint::Items(vec![number]),
+            footprint::Footprint::Everything => Footprint::Everything,
+        }
     }
 }
 

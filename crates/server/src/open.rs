@@ -1,7 +1,7 @@
 //! This node's part in opening sealed versions.
 //!
-//! The leader is not asked. The node notes the last entry of its own log when the question arrives and answers when it
-//! has applied it: of any t nodes one holds every committed entry, and t equal answers are the newest state.
+//! The leader is not asked. The node notes the last entry of its own log that could change the answer when the question
+//! arrives, and answers when it has applied it: of any t nodes one holds every committed entry, and t equal answers are the newest state.
 
 use crate::core::{Core, behind_failure};
 use crate::pipeline::{Ask, Recorded};
@@ -13,8 +13,10 @@ use quorate_audit::Detail;
 use quorate_authz::Principal;
 use quorate_crypto::sealed::Header;
 use quorate_crypto::{dleq, threshold};
+use quorate_raft::freshness::Footprint;
 use quorate_state::access::{Keyring, keyring};
 use quorate_state::change::{Kind, Resource};
+use quorate_state::footprint;
 use quorate_state::ids::{KeyringId, MemberIndex, Millis, RequestId, check_namespace, check_path};
 use quorate_state::outcome::Refusal;
 use quorate_state::secrets::{self, VersionInfo, VersionState};
@@ -59,12 +61,10 @@ struct Found {
 
 impl Core {
     /// Waits until this node's state is as new as it must be to answer alone or as one of t.
-    async fn freshen(&self, min_index: u64) -> Result<(), Failure> {
-        let accepted = self.raft.membership();
+    async fn freshen(&self, question: &Footprint, min_index: u64) -> Result<(), Failure> {
         let me = self.roster.member(self.me).map_or(0, |m| m.raft_id);
-        let counts = !accepted.joint && accepted.voters.contains(&me) && 2 * self.threshold() > accepted.voters.len();
-        if counts {
-            self.raft.tail_barrier(PATIENCE).await.map_err(|b| behind_failure(b.applied))?;
+        if self.raft.membership().suffices(me, self.threshold()) {
+            self.raft.tail_barrier(question, PATIENCE).await.map_err(|b| behind_failure(b.applied))?;
         } else {
             // Then t answers need not contain a voter of the latest majority: the leader has to confirm.
             self.linearize().await?;
@@ -109,7 +109,8 @@ impl Core {
             check_namespace(&item.namespace).map_err(|e| Failure::from(Refusal::invalid("namespace", e)))?;
             check_path(&item.path).map_err(|e| Failure::from(Refusal::invalid("path", e)))?;
         }
-        match self.freshen(ask.min_index).await {
+        let question = ask.items.iter().map(|item| footprint::secret(&item.namespace, &item.path)).collect();
+        match self.freshen(&Footprint::Items(question), ask.min_index).await {
             Err(failure) if failure.code == "behind" => return Ok(self.behind(ask)),
             fresh => fresh?,
         }

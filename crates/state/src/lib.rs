@@ -12,6 +12,7 @@
 //! | [`clock`] | cluster time: it never goes back, and comes only from the log |
 //! | [`lease`] | the transitions of a lease |
 //! | [`secrets`] | versions, check-and-set, what a sealed version must look like to be accepted |
+//! | [`footprint`] | which answers an entry can change |
 //! | [`access`] | namespaces, mounts, customer keys, policies, blocked identities |
 //! | [`ceremony`] | key generation through the log |
 //! | [`hash`] | the hash of the state, which every command brings up to date |
@@ -26,6 +27,7 @@ pub mod ceremony;
 pub mod change;
 pub mod clock;
 pub mod command;
+pub mod footprint;
 pub mod genesis;
 pub mod hash;
 pub mod ids;

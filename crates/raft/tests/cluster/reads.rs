@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_raft::{Behind, ReadIndexError};
+use quorate_raft::{Behind, ReadIndexError, freshness::Footprint};
 
 use crate::harness::{Cluster, PATIENCE, within};
 
@@ -29,11 +29,15 @@ async fn without_a_quorum_there_is_no_read_index_but_a_quiet_tail_is_still_fresh
     cluster.kill(leader);
     // Two of three agree at once, without waiting for the election.
     for id in cluster.ids() {
-        assert!(cluster.node(id).tail_barrier(Duration::from_secs(1)).await.unwrap() >= done.index);
+        assert!(
+            cluster.node(id).tail_barrier(&Footprint::Everything, Duration::from_secs(1)).await.unwrap() >= done.index
+        );
     }
     cluster.kill(other);
     let last = cluster.ids()[0];
-    assert!(cluster.node(last).tail_barrier(Duration::from_secs(1)).await.unwrap() >= done.index);
+    assert!(
+        cluster.node(last).tail_barrier(&Footprint::Everything, Duration::from_secs(1)).await.unwrap() >= done.index
+    );
     let refused = cluster.node(last).read_index(Duration::from_secs(3)).await.unwrap_err();
     assert!(
         matches!(refused, ReadIndexError::NoLeader | ReadIndexError::Unconfirmed | ReadIndexError::Timeout),
@@ -58,10 +62,10 @@ async fn a_truncated_tail_does_not_hold_a_reader_for_ever() {
     for i in 0..3 {
         cluster.node(old).propose(format!("lost{i}=1").into_bytes()).await.unwrap_err();
     }
-    let behind = cluster.node(old).tail_barrier(Duration::from_millis(200)).await.unwrap_err();
+    let behind = cluster.node(old).tail_barrier(&Footprint::Everything, Duration::from_millis(200)).await.unwrap_err();
     assert!(behind.applied < cluster.status(old).last_log_index, "{behind}");
     let raft = cluster.node(old).clone();
-    let reader = tokio::spawn(async move { raft.tail_barrier(PATIENCE).await });
+    let reader = tokio::spawn(async move { raft.tail_barrier(&Footprint::Everything, PATIENCE).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
 
     // The others go on without it; their log is shorter than the one it noted.

@@ -58,7 +58,7 @@ fn bytes_of(value: &impl BorshSerialize) -> Vec<u8> {
 }
 
 /// One change of each kind.
-fn changes(world: &mut World) -> Vec<Change> {
+pub(crate) fn changes(world: &mut World) -> Vec<Change> {
     let sealed = world.seal("safe/a/b").make();
     let (namespace, path, numbers) = ("team".to_owned(), "safe/a/b".to_owned(), vec![1, 2]);
     let (name, lease) = ("reader".to_owned(), LeaseId([5; 16]));

@@ -13,6 +13,7 @@ mod canary;
 mod ceremonies;
 mod check;
 mod clock;
+mod footprints;
 mod genesis;
 mod golden;
 mod histories;

@@ -144,6 +144,7 @@ impl World {
         self.index += 1;
         let at = Position { index: self.index, term: self.term };
         let (writes, outcome) = apply(&self.store, &self.cluster, at, entry).unwrap();
+        crate::footprints::covers(entry, &writes);
         self.store.commit(writes);
         check(&self.store).unwrap();
         self.log.push((at, entry.to_vec()));

@@ -1,6 +1,7 @@
 //! Asking members until t of them say the same.
 
 use super::{Agreed, SecretRef};
+use crate::client::quorum::{alike, index_to_ask_for};
 use crate::client::{BACKOFF, CALL, Client, call};
 use crate::status::{BEHIND, DISAGREEMENT, Failure, NOT_ENOUGH_MEMBERS, RELAY_ALTERED, Retry};
 use crate::transcript::verify_open_reply;
@@ -62,14 +63,9 @@ impl<'a> Said<'a> {
 impl Round {
     /// What t members say alike of item `at`.
     fn agreed(&self, at: usize, threshold: usize) -> Option<Result<Agreed, Failure>> {
-        let mut groups: BTreeMap<Said<'_>, Vec<(MemberIndex, &OpenedItem)>> = BTreeMap::new();
-        for (member, reply) in &self.replies {
-            let Some(item) = reply.items.get(at) else { continue };
-            if let Some(said) = Said::of(item) {
-                groups.entry(said).or_default().push((*member, item));
-            }
-        }
-        let (said, group) = groups.into_iter().find(|(_, group)| group.len() >= threshold)?;
+        let answers = self.replies.iter().filter_map(|(member, reply)| Some((*member, reply.items.get(at)?)));
+        let said = answers.filter_map(|(member, item)| Some(((member, item), Said::of(item)?)));
+        let (said, group) = alike(said, threshold)?;
         let (_, first) = group.first()?;
         if let Said::Refused(code) = said {
             return Some(Err(Failure::from_words(code, first.reason.clone())));
@@ -90,11 +86,9 @@ impl Round {
         self.failures.values().find(|f| f.retry == Retry::No && of(f.code).count() >= threshold).cloned()
     }
 
-    /// The t-th highest index that members named: the highest could be a liar's.
+    /// See [`index_to_ask_for`].
     fn index_to_wait_for(&self, threshold: usize) -> u64 {
-        let mut applied: Vec<u64> = self.replies.values().map(|r| r.applied).collect();
-        applied.sort_unstable_by(|a, b| b.cmp(a));
-        applied.get(threshold.saturating_sub(1)).copied().unwrap_or(0)
+        index_to_ask_for(self.replies.values().map(|r| r.applied), threshold)
     }
 
     fn into_failure(self, client: &Client) -> Failure {
