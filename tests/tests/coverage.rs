@@ -128,6 +128,7 @@ fn resource_of(kind: Kind) -> Resource {
         Kind::RenewLease | Kind::RevokeLease | Kind::ReadLease => Resource::Lease(LeaseId([7; 16])),
         Kind::BeginKeyGeneration
         | Kind::SetClientRoots
+        | Kind::ResetClock
         | Kind::ReadPolicies
         | Kind::ReadRoles
         | Kind::ListLeases

@@ -103,6 +103,8 @@ table! {
     // What a node cannot do at the moment.
     "behind" BEHIND Unavailable Elsewhere
         "The node has not applied what the answer needs." "ask other nodes; this one catches up";
+    "clock_ahead" CLOCK_AHEAD Unavailable Elsewhere
+        "By the member's own clock the request ended long ago; in cluster time it has not." "ask other members; compare this one's clock with cluster time";
     "no_leader" NO_LEADER Unavailable Later
         "The cluster has no leader, or this node knows none." "try again in a second; if it stays, look whether a majority is up";
     "not_enough_members" NOT_ENOUGH_MEMBERS Unavailable Later

@@ -122,6 +122,7 @@ fn every_change_and_outcome_has_its_number_on_the_page() {
         (Change::DeleteRole { name: s() }, "DeleteRole"),
         (Change::IssueLease { role: s(), verifier: s(), ttl: None }, "IssueLease"),
         (Change::RevokeLease { lease: LeaseId([0; 16]) }, "RevokeLease"),
+        (Change::ResetClock { to: 0 }, "ResetClock"),
     ];
     for (change, name) in changes {
         assert_eq!(borsh::to_vec(&change).unwrap()[0], number(name), "{name}");

@@ -4,8 +4,8 @@ use crate::connection::Connection;
 use crate::output::Format;
 use crate::passphrase::Passphrases;
 use crate::{
-    audit, client_ca, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret, status,
-    target,
+    audit, client_ca, clock, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret,
+    status, target,
 };
 use clap::{Parser, Subcommand};
 
@@ -44,6 +44,9 @@ enum Command {
     /// Replace the CA of callers, by the administrators' word alone.
     #[command(subcommand)]
     ClientCa(client_ca::Command),
+    /// Set cluster time right.
+    #[command(subcommand)]
+    Clock(clock::Command),
     /// The customer's side: keys, the custodian itself, freezing it.
     #[command(subcommand)]
     Custodian(custodian::Command),
@@ -104,6 +107,7 @@ impl Cli {
             Command::Keyring(command) => keyring::run(command, &connection, &passphrases, output).await,
             Command::Identity(command) => identity::run(command, &connection, &passphrases, output).await,
             Command::ClientCa(command) => client_ca::run(command, &connection, &passphrases, output).await,
+            Command::Clock(command) => clock::run(command, &connection, &passphrases, output).await,
             Command::Custodian(command) => custodian::run(command, &connection, &passphrases, output).await,
             Command::CustomerKey(command) => mount::customer_key(command, &connection, &passphrases, output).await,
             Command::Namespace(command) => mount::namespace(command, &connection, output).await,

@@ -7,6 +7,7 @@ mod audit;
 mod authority;
 mod cli;
 mod client_ca;
+mod clock;
 mod connection;
 mod custodian;
 mod dev;

@@ -26,7 +26,7 @@ pub(crate) struct Signers {
 }
 
 impl Signers {
-    fn open(&self, passphrases: &Passphrases) -> anyhow::Result<Vec<SigningKey>> {
+    pub(crate) fn open(&self, passphrases: &Passphrases) -> anyhow::Result<Vec<SigningKey>> {
         match &self.operator {
             Some(folder) => Operator(folder.clone()).administrators(passphrases),
             None => open_administrators(&self.administrators, passphrases),

@@ -4,6 +4,7 @@ use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
 use crate::env::Env;
 use crate::executor::Executors;
+use crate::failpoint;
 use crate::issue::Creating;
 use crate::keystore::Keystore;
 use crate::peers::Peers;
@@ -16,9 +17,10 @@ use quorate_authz::{Authority, PolicyError};
 use quorate_crypto::threshold::KeyShare;
 use quorate_raft::Raft;
 use quorate_state::access::{Keyring, policies, policy_epoch};
-use quorate_state::clock::{ClusterClock, Reading};
+use quorate_state::clock::{ClusterClock, End, Reading};
 use quorate_state::genesis::Roster;
 use quorate_state::ids::{ClusterId, MemberIndex, Millis, SessionId};
+use quorate_state::outcome::Refusal;
 use quorate_state::store::{Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,9 +144,32 @@ impl Core {
         Ok(self.now()?.max(self.env.clock.wall()))
     }
 
+    /// Refuses what is over, in cluster time for more than `grace`, or by this member's own clock for longer than clocks differ.
+    pub(crate) fn check_end(&self, not_after: Millis, grace: Millis) -> Result<(), Failure> {
+        let now = self.now()?;
+        match End::of(not_after, now, grace, self.env.clock.wall()) {
+            End::ToCome => Ok(()),
+            End::Past => Err(Failure::from(Refusal::TooLate { not_after, now })),
+            End::PastHere => Err(Failure::new(
+                "clock_ahead",
+                "by this member's own clock the request ended more than 30 s ago; in cluster time it has not",
+            )),
+        }
+    }
+
+    /// What this member says its clock is, where it signs it: in readings and endorsements.
+    pub(crate) fn said_clock(&self) -> Result<Millis, Failure> {
+        let clock = self.clock()?;
+        // A test makes a member that lies, now this way and now that way.
+        if failpoint::hit("clock.lie").is_err() {
+            return Ok(if clock.is_multiple_of(2) { 0 } else { Millis::MAX });
+        }
+        Ok(clock)
+    }
+
     /// A signed reading that follows the tick `follows`.
     pub(crate) fn reading(&self, follows: u64) -> Result<Reading, Failure> {
-        let clock = self.clock()?;
+        let clock = self.said_clock()?;
         Ok(Reading::sign(&self.cluster, self.roster.number, self.me, follows, clock, self.keys.identity()))
     }
 

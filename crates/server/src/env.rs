@@ -47,12 +47,7 @@ impl Env {
     /// The machine's own.
     #[must_use]
     pub fn system() -> Self {
-        Self {
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-            net: Arc::new(Tcp),
-            waiting: Waiting::Threads,
-        }
+        Self { clock: system_clock(), entropy: Arc::new(SystemEntropy), net: Arc::new(Tcp), waiting: Waiting::Threads }
     }
 
     /// A generator over the randomness.
@@ -104,6 +99,43 @@ impl TryRng for Rng {
 }
 
 impl TryCryptoRng for Rng {}
+
+/// The machine's own clocks.
+#[cfg(not(feature = "failpoints"))]
+fn system_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+/// The machine's own clocks, or as a test says in `QUORATE_TEST_CLOCK="OFFSET RATE"`: the wall clock so many milliseconds off, and both as
+/// many times as fast from the start.
+#[cfg(feature = "failpoints")]
+fn system_clock() -> Arc<dyn Clock> {
+    let Ok(said) = std::env::var("QUORATE_TEST_CLOCK") else { return Arc::new(SystemClock) };
+    let mut numbers = said.split_whitespace().map(|word| word.parse::<i64>().unwrap_or_default());
+    let (offset, rate) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or(1).max(0).unsigned_abs());
+    tracing::warn!(offset, rate, "a test has moved the clocks");
+    Arc::new(MovedClock { offset, rate, began: (SystemClock.wall(), SystemClock.boot()) })
+}
+
+#[cfg(feature = "failpoints")]
+struct MovedClock {
+    offset: i64,
+    rate: u64,
+    began: (u64, u64),
+}
+
+#[cfg(feature = "failpoints")]
+impl Clock for MovedClock {
+    fn wall(&self) -> u64 {
+        let since = SystemClock.boot().saturating_sub(self.began.1).saturating_mul(self.rate);
+        self.began.0.saturating_add_signed(self.offset).saturating_add(since)
+    }
+
+    fn boot(&self) -> u64 {
+        let since = SystemClock.boot().saturating_sub(self.began.1).saturating_mul(self.rate);
+        self.began.1.saturating_add(since)
+    }
+}
 
 struct SystemClock;
 

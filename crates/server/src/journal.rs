@@ -29,7 +29,8 @@ impl Core {
                     self.internal_entry("journal.lost", last).index(last).detail("records", Detail::number(lost));
                 (entry, Class::Essential)
             });
-            let entries = some.drain(..).filter_map(|applying| self.journal_entry(applying)).chain(gap);
+            let jumps: Vec<_> = some.iter().filter_map(|applying| self.jump_entry(applying)).collect();
+            let entries = some.drain(..).filter_map(|applying| self.journal_entry(applying)).chain(jumps).chain(gap);
             let receipts: Vec<_> = entries.map(|(entry, class)| self.audit.append(entry, class)).collect();
             for receipt in receipts {
                 if let Err(error) = receipt.await {
@@ -39,10 +40,18 @@ impl Core {
         }
     }
 
+    /// Time that jumps is worth a record whatever brought it: expiry pauses.
+    fn jump_entry(&self, applying: &Applying) -> Option<(Entry, Class)> {
+        let now = applying.jumped?;
+        tracing::warn!(now, "cluster time jumped by more than a minute: expiry pauses for 30 s");
+        let entry = self.internal_entry("clock.jump", applying.index).index(applying.index).term(applying.term);
+        Some((entry.detail("cluster_time", Detail::number(now)), Class::Essential))
+    }
+
     fn journal_entry(&self, applying: Applying) -> Option<(Entry, Class)> {
-        let Applying { index, term, request, name, outcome, mut leases } = applying;
-        // Time passing is not worth a record, unless it jumps.
-        if matches!(outcome, Outcome::Time { jumped: false, .. }) {
+        let Applying { index, term, request, name, outcome, jumped: _, mut leases } = applying;
+        // Time passing is not worth a record; a jump has one of its own.
+        if request.is_none() && matches!(outcome, Outcome::Time { .. }) {
             return None;
         }
         if name == "lease-revoked"
@@ -86,7 +95,6 @@ impl Core {
             Outcome::Leases { .. } if leases.is_empty() => {
                 entry = entry.detail("changed", Detail::number(0));
             }
-            Outcome::Time { now, .. } => entry = entry.detail("cluster_time", Detail::number(now)),
             Outcome::Ceremony { keyring: Some(id) } => entry = entry.detail("keyring", Detail::hash(&id.0)),
             Outcome::Fault { session, member, what } => {
                 let name = self.roster.member(member).map_or_else(|| member.to_string(), |m| m.name.clone());
@@ -96,6 +104,7 @@ impl Core {
                     .detail("fault", Detail::text(&what));
             }
             Outcome::Ceremony { keyring: None }
+            | Outcome::Time { .. }
             | Outcome::Versions { .. }
             | Outcome::Leases { .. }
             | Outcome::Done

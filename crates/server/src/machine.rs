@@ -5,10 +5,11 @@ use crate::store::Applied;
 use quorate_raft::freshness::Footprint;
 use quorate_raft::{Effect, Entry, Machine, MachineError, View, WrongState};
 use quorate_state::change::{Kind, Resource};
+use quorate_state::clock;
 use quorate_state::command::Command;
 use quorate_state::footprint;
 use quorate_state::hash::{Recount, StateHash, hash_key};
-use quorate_state::ids::{ClusterId, LeaseId, RequestId};
+use quorate_state::ids::{ClusterId, LeaseId, Millis, RequestId};
 use quorate_state::machine::{Position, apply};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::encode;
@@ -24,6 +25,8 @@ pub(crate) struct Applying {
     pub(crate) request: Option<(RequestId, String, Kind, Resource)>,
     pub(crate) name: &'static str,
     pub(crate) outcome: Outcome,
+    /// Cluster time, if the command moved it so far that expiry pauses.
+    pub(crate) jumped: Option<Millis>,
     /// The leases that it is about, where the outcome does not say.
     pub(crate) leases: Vec<LeaseId>,
 }
@@ -53,9 +56,10 @@ impl Machine for VaultMachine {
             hash.reverse();
             hash.rotate_right(1);
         }
+        let jumped = clock::jumped(&Applied(view), &writes).map_err(|e| MachineError(e.to_string()))?;
         let reply = encode(&outcome);
         // The journal is this member's own log: it has no part in what the machine computes, and never holds it up.
-        if self.journal.try_send(describe(at, entry.payload, outcome)).is_err() {
+        if self.journal.try_send(describe(at, entry.payload, outcome, jumped)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(Effect { writes: writes.into_iter().collect(), reply })
@@ -91,7 +95,7 @@ impl quorate_raft::Recount for Rows {
     }
 }
 
-fn describe(at: Position, payload: &[u8], outcome: Outcome) -> Applying {
+fn describe(at: Position, payload: &[u8], outcome: Outcome, jumped: Option<Millis>) -> Applying {
     let command = Command::decode(payload);
     let request = match &command {
         Ok(Command::Endorsed { request, .. }) => {
@@ -105,5 +109,5 @@ fn describe(at: Position, payload: &[u8], outcome: Outcome) -> Applying {
         _ => Vec::new(),
     };
     let name = command.as_ref().map_or("unknown", Command::name);
-    Applying { index: at.index, term: at.term, request, name, outcome, leases }
+    Applying { index: at.index, term: at.term, request, name, outcome, jumped, leases }
 }

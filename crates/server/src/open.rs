@@ -81,11 +81,8 @@ impl Core {
 
     /// Whether a question is still, and not yet for too long, to be answered by this member's clock.
     pub(crate) fn in_time(&self, not_after: Millis) -> Result<(), Failure> {
-        let now = self.clock()?;
-        if not_after <= now {
-            return Err(Failure::from(Refusal::TooLate { not_after, now }));
-        }
-        if not_after - now > MAX_AHEAD {
+        self.check_end(not_after, 0)?;
+        if not_after.saturating_sub(self.clock()?) > MAX_AHEAD {
             return Err(Failure::from(Refusal::TooFar { limit: MAX_AHEAD }));
         }
         Ok(())

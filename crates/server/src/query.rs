@@ -13,7 +13,6 @@ use quorate_state::access::{self, CustomerKey, customer_key, keyrings, mounts, n
 use quorate_state::attest::Attestation;
 use quorate_state::ceremony::{Session, faults, sessions};
 use quorate_state::change::{Kind, Query};
-use quorate_state::clock::ClusterClock;
 use quorate_state::ids::{
     CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId, check_namespace, check_path,
 };
@@ -336,6 +335,8 @@ impl Core {
             .chain(crate::leak::shown().into_iter().map(|message| wire::Alarm { code: "leak".to_owned(), message }));
         let alarms = alarms.collect();
         let client_roots_not_after = self.roots_valid()?.into_iter().map(|(_, to)| to).collect();
+        // Between ticks, with this member's own clock since.
+        let cluster_time = self.now()?;
         self.read(|store, applied| {
             let [leases_intent, leases_active, leases_revoking] = by_state;
             Ok(wire::ReadStatusReply {
@@ -347,7 +348,7 @@ impl Core {
                 last_log_index: raft.last_log_index,
                 committed: raft.committed,
                 applied,
-                cluster_time: ClusterClock::load(store)?.now,
+                cluster_time,
                 authority_version: authority_version(store)?,
                 threshold: u32::from(self.roster.threshold),
                 members: self

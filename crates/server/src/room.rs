@@ -183,6 +183,7 @@ fn grows(kind: Kind) -> bool {
         | Kind::PutPolicy
         | Kind::DeletePolicy
         | Kind::SetClientRoots
+        | Kind::ResetClock
         | Kind::BlockIdentity
         | Kind::DeleteRole
         | Kind::RevokeLease

@@ -6,7 +6,7 @@ use crate::certificates::OwnCertificate;
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
 use crate::ending::RunError;
-use crate::env::Env;
+use crate::env::{Clock, Env};
 use crate::executor::{Executors, MakeEngine, make_real};
 use crate::issue::Creating;
 use crate::journal::WAITING;
@@ -124,7 +124,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     let certificate = OwnCertificate::make(keys.identity(), &me.name, env.clock.wall())?;
     let tls = certificate.shown().clone();
     let roots = &genesis.client_roots.certificates;
-    let callers = Arc::new(Callers::new(roots, genesis.administrators.keys.clone())?);
+    let callers = Callers::new(roots, genesis.administrators.keys.clone())?;
+    let callers = Arc::new(callers.or_by(Arc::new(OwnTime(Arc::clone(&env.clock)))));
 
     let (journal, applied) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
@@ -192,6 +193,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     let mut tasks = JoinSet::new();
     tasks.spawn(Arc::clone(&core).keep_journal(applied, lost));
     tasks.spawn(Arc::clone(&core).drive_clock());
+    tasks.spawn(Arc::clone(&core).watch_time());
     tasks.spawn(Arc::clone(&core).drive_leases());
     tasks.spawn(Arc::clone(&core).drive_ceremonies());
     tasks.spawn(Arc::clone(&core).keep_certificates());
@@ -429,6 +431,21 @@ impl std::fmt::Debug for ClusterTime {
 impl TimeProvider for ClusterTime {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.clock().ok()?)))
+    }
+}
+
+/// What this node's own clock shows.
+struct OwnTime(Arc<dyn Clock>);
+
+impl std::fmt::Debug for OwnTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnTime")
+    }
+}
+
+impl TimeProvider for OwnTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.wall())))
     }
 }
 

@@ -14,12 +14,16 @@ mod net;
 mod world;
 
 use quorate_api::client::{RoleDescription, TargetDescription};
+use quorate_api::vault::ReadStatusReply;
 use quorate_engines::fake::{Fault, Step};
 use quorate_state::change::Change;
 use quorate_state::ids::KeyringId;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use world::{World, host};
+
+const HOUR: u64 = 3_600_000;
+const YEAR: u64 = 365 * 24 * HOUR;
 
 const POLICY: &str = r#"
 permit (principal == Quorate::Workload::"spiffe://example.org/app", action, resource);
@@ -76,28 +80,7 @@ async fn secrets_outlive_a_power_cut_of_each_member_and_of_all() {
 #[tokio::test(start_paused = true)]
 async fn leases_end_on_time_though_their_executor_is_cut_off() {
     let world = founded(2).await;
-    let admin = world.client("admin/first");
-    let keyring = KeyringId(world.profile.keyrings[0].id());
-    let target = TargetDescription {
-        name: "t".to_owned(),
-        host: "127.0.0.1".to_owned(),
-        port: 5_432,
-        database: "d".to_owned(),
-        user: "u".to_owned(),
-        tls: None,
-    };
-    admin.put_target(&target, b"a password", keyring).await.unwrap();
-    let role = RoleDescription {
-        name: "reader".to_owned(),
-        target: "t".to_owned(),
-        groups: Vec::new(),
-        default_ttl: 60_000,
-        max_ttl: 600_000,
-        connection_limit: 4,
-        max_leases: 100,
-        scram_iterations: 4_096,
-    };
-    admin.put_role(&role).await.unwrap();
+    describe_target(&world).await;
     let app = world.client("app");
     let begun = Instant::now();
     let mut leases = Vec::new();
@@ -135,4 +118,165 @@ async fn leases_end_on_time_though_their_executor_is_cut_off() {
     let level = |all: &[Option<_>]| all.iter().flatten().count() == 3;
     world.until("three members", level).await;
     assert!(world.target.exposure().0.is_empty(), "the one that was cut off brings none back");
+}
+
+/// A target, and the role `reader` at it.
+async fn describe_target(world: &World) {
+    let admin = world.client("admin/first");
+    let keyring = KeyringId(world.profile.keyrings[0].id());
+    let target = TargetDescription {
+        name: "t".to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port: 5_432,
+        database: "d".to_owned(),
+        user: "u".to_owned(),
+        tls: None,
+    };
+    admin.put_target(&target, b"a password", keyring).await.unwrap();
+    let role = RoleDescription {
+        name: "reader".to_owned(),
+        target: "t".to_owned(),
+        groups: Vec::new(),
+        default_ttl: 60_000,
+        max_ttl: 600_000,
+        connection_limit: 4,
+        max_leases: 100,
+        scram_iterations: 4_096,
+    };
+    admin.put_role(&role).await.unwrap();
+}
+
+async fn wait_gone(world: &World, limit: Duration) {
+    let begun = Instant::now();
+    while !world.target.exposure().0.is_empty() {
+        assert!(begun.elapsed() < limit, "still there after {limit:?}: {:?}", world.target.exposure());
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// One clock an hour ahead, another an hour behind, whoever of the three leads.
+#[tokio::test(start_paused = true)]
+async fn clocks_that_are_an_hour_off_change_nothing() {
+    let world = founded(3).await;
+    describe_target(&world).await;
+    world.clock(2).shift(3_600_000);
+    world.clock(3).shift(-3_600_000);
+    let app = world.client("app");
+    let mut stored = 0u64;
+    for leader in 1..=3 {
+        world.have_lead(leader).await;
+        // Whichever member the client begins with: one of them will not take it, and another does.
+        for _ in 0..8 {
+            stored += 1;
+            let put = app.put("default", "app/x", &stored.to_be_bytes(), Some(stored - 1)).await;
+            assert_eq!(put.map(|put| put.number), Ok(stored), "member {leader} leads");
+            let opened = app.get("default", "app/x", None).await.unwrap();
+            assert_eq!(opened.plaintext.expose(), stored.to_be_bytes(), "member {leader} leads");
+        }
+        app.issue_lease("reader", Some(30_000)).await.unwrap();
+        let begun = Instant::now();
+        sleep(Duration::from_secs(28)).await;
+        assert_eq!(world.target.exposure().0.len(), 1, "member {leader} leads: the lease lives until its end");
+        wait_gone(&world, Duration::from_secs(9)).await;
+        assert!(begun.elapsed() >= Duration::from_secs(29), "member {leader} leads: {:?}", begun.elapsed());
+        for idle in 0..4 {
+            // Also between ticks.
+            sleep(Duration::from_millis(2_700)).await;
+            let all = world.until("three members", |all| all.iter().flatten().count() == 3).await;
+            for status in all.iter().flatten() {
+                let off = status.cluster_time.abs_diff(world.now());
+                assert!(off < 2_500, "member {leader} leads, look {idle}: {} is {off} ms off", status.member);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_clock_stands_still_loses_office() {
+    let world = founded(4).await;
+    let leader = world.leader().await;
+    world.clock(leader).run_at(0);
+    let begun = Instant::now();
+    sleep(Duration::from_secs(45)).await;
+    assert_eq!(world.leader().await, leader, "not for less than a minute");
+    while world.leader().await == leader {
+        assert!(begun.elapsed() < Duration::from_secs(90), "member {leader} leads, and time stands still");
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_clock_stands_still_or_races_hurts_nobody() {
+    let world = founded(5).await;
+    describe_target(&world).await;
+    let follower = world.leader().await % 3 + 1;
+    let app = world.client("app");
+    for percent in [0, 300] {
+        world.clock(follower).run_at(percent);
+        app.issue_lease("reader", Some(30_000)).await.unwrap();
+        let begun = Instant::now();
+        sleep(Duration::from_secs(28)).await;
+        assert_eq!(world.target.exposure().0.len(), 1, "at {percent} %: the lease lives until its end");
+        wait_gone(&world, Duration::from_secs(12)).await;
+        assert!(begun.elapsed() >= Duration::from_secs(29), "at {percent} %: {:?}", begun.elapsed());
+    }
+}
+
+/// Everybody was asleep for two hours: what is due ends, but not before people could renew it.
+#[tokio::test(start_paused = true)]
+async fn a_jump_of_all_clocks_pauses_expiry() {
+    let world = founded(6).await;
+    describe_target(&world).await;
+    let app = world.client("app");
+    app.issue_lease("reader", Some(600_000)).await.unwrap();
+    for member in 1..=3 {
+        world.clock(member).shift(7_200_000);
+    }
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(world.target.exposure().0.len(), 1, "expiry pauses for 30 s after a jump");
+    wait_gone(&world, Duration::from_secs(40)).await;
+}
+
+/// Two clocks were wrong for a while: cluster time went with them. Honest callers' requests are over before they arrive, and when it is
+/// years, so are their certificates: those who can set it back get in all the same, and nobody else.
+#[tokio::test(start_paused = true)]
+async fn cluster_time_that_ran_away_is_set_back() {
+    let mut world = founded(7).await;
+    let app = world.client("app").with_timeout(Duration::from_secs(5));
+    app.put("default", "app/x", b"before", Some(0)).await.unwrap();
+    for (ahead, refused) in [(HOUR, "request_too_late"), (2 * YEAR, "unauthenticated")] {
+        for member in [1, 2] {
+            world.clock(member).shift(i64::try_from(ahead).unwrap());
+        }
+        let away = |s: &ReadStatusReply| s.cluster_time > world.now() + ahead / 2;
+        world.until("a jump", |all| all.iter().flatten().any(away)).await;
+        for member in [1, 2] {
+            world.clock(member).shift(0);
+        }
+        world.until("the jump everywhere", |all| all.iter().flatten().filter(|s| away(s)).count() == 3).await;
+        let late = app.put("default", "app/x", b"meanwhile", Some(1)).await.map(|put| put.number);
+        assert_eq!(late.unwrap_err().code, refused, "{ahead} ms behind cluster time");
+    }
+    // What ended since the jumps and is forgotten must have ended by clocks that are right: in minutes, which pass more quickly without
+    // power. Nor does a start bring time back.
+    for member in 1..=3 {
+        world.power_off(member);
+    }
+    sleep(Duration::from_secs(305)).await;
+    for member in 1..=3 {
+        world.power_on(member).await;
+    }
+    world
+        .until("three members", |all| all.iter().flatten().filter(|s| s.cluster_time > world.now() + YEAR).count() == 3)
+        .await;
+    let admin = world.client("admin/first");
+    admin.reset_clock(world.now(), &[world.administrator()]).await.unwrap();
+    let put = app.put("default", "app/x", b"after", Some(1)).await;
+    assert_eq!(put.map(|put| put.number), Ok(2), "cluster time is right again");
+    sleep(Duration::from_secs(30)).await;
+    let all = world.until("three members", |all| all.iter().flatten().count() == 3).await;
+    for status in all.iter().flatten() {
+        let off = status.cluster_time.abs_diff(world.now());
+        assert!(off < 2_500, "{} is {off} ms off", status.member);
+    }
 }

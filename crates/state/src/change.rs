@@ -179,6 +179,11 @@ pub enum Change {
         /// 1 to [`crate::access::MAX_ROOTS`] CA certificates, DER; every endorser has read them.
         certificates: Vec<Vec<u8>>,
     },
+    /// Sets cluster time back, after clocks that were wrong have moved it ahead. Needs the administrators' signatures.
+    ResetClock {
+        /// What it is to be.
+        to: Millis,
+    },
 }
 
 /// What only looks. Answered by nodes from their own state, never logged in Raft.
@@ -299,6 +304,8 @@ kinds! {
     RevokeLease = "lease.revoke", "lease:revoke", "Submit";
     /// [`Change::SetClientRoots`]
     SetClientRoots = "client-roots.set", "client-roots:set", "Submit";
+    /// [`Change::ResetClock`]
+    ResetClock = "clock.reset", "clock:reset", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -387,6 +394,7 @@ impl Change {
             Self::RenewLease { .. } => Kind::RenewLease,
             Self::RevokeLease { .. } => Kind::RevokeLease,
             Self::SetClientRoots { .. } => Kind::SetClientRoots,
+            Self::ResetClock { .. } => Kind::ResetClock,
         }
     }
 
@@ -409,7 +417,9 @@ impl Change {
             Self::BlockIdentity { principal } | Self::UnblockIdentity { principal } => {
                 Resource::Identity(principal.clone())
             }
-            Self::BeginKeyGeneration { .. } | Self::SetClientRoots { .. } => Resource::Cluster,
+            Self::BeginKeyGeneration { .. } | Self::SetClientRoots { .. } | Self::ResetClock { .. } => {
+                Resource::Cluster
+            }
             Self::PutTarget { name, .. } => Resource::Target(name.clone()),
             Self::PutRole { name, .. } | Self::DeleteRole { name } => Resource::Role(name.clone()),
             Self::IssueLease { role, .. } => Resource::Role(role.clone()),
@@ -429,7 +439,8 @@ impl Change {
             | Self::PutRole { .. }
             | Self::DeleteRole { .. }
             | Self::RevokeLease { .. }
-            | Self::SetClientRoots { .. } => true,
+            | Self::SetClientRoots { .. }
+            | Self::ResetClock { .. } => true,
             Self::PutSecret { .. }
             | Self::UndeleteSecret { .. }
             | Self::CreateNamespace { .. }
@@ -452,7 +463,8 @@ impl Change {
             | Self::BlockIdentity { .. }
             | Self::UnblockIdentity { .. }
             | Self::BeginKeyGeneration { .. }
-            | Self::SetClientRoots { .. } => true,
+            | Self::SetClientRoots { .. }
+            | Self::ResetClock { .. } => true,
             Self::PutSecret { .. }
             | Self::DeleteSecret { .. }
             | Self::UndeleteSecret { .. }

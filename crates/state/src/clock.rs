@@ -1,4 +1,4 @@
-//! Cluster time: the one clock of leases and requests. It never goes back, and comes only from the log.
+//! Cluster time: the one clock of leases and requests. It comes only from the log, and goes back only when administrators set it back.
 //!
 //! A reading is a member's signed statement of its clock. From at least t readings apply takes the *minimum* of the t
 //! it is given: with at most t-1 corrupt members one of them is honest, so time never runs ahead of every honest clock;
@@ -7,7 +7,8 @@
 use crate::genesis::Roster;
 use crate::ids::{ClusterId, MemberIndex, Millis};
 use crate::outcome::{Outcome, Refusal};
-use crate::store::{Store, StoreError, Table, Tx, Value, key, read};
+use crate::request::{forgotten, tighten};
+use crate::store::{Store, StoreError, Table, Tx, Value, Writes, decode, key, read};
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_crypto::identity::SigningKey;
 use std::collections::BTreeSet;
@@ -18,6 +19,9 @@ pub const JUMP: Millis = 60_000;
 pub const JUMP_PAUSE: Millis = 30_000;
 /// After one pause, how long until a jump may cause the next.
 pub const JUMP_INTERVAL: Millis = 600_000;
+
+/// A member's own clock refuses what ended longer ago than this: no honest clocks differ by more.
+pub const GRACE: Millis = 30_000;
 
 /// The state of cluster time.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -119,6 +123,81 @@ impl Reading {
     }
 }
 
+/// Which readings to hand in: the `threshold` highest. Of these one is honest, so their minimum is no later than an honest clock; and one
+/// that is behind does not stop time while enough others answer.
+#[must_use]
+pub fn highest(mut readings: Vec<Reading>, threshold: u8) -> Vec<Reading> {
+    readings.sort_by_key(|reading| core::cmp::Reverse(reading.clock));
+    readings.truncate(usize::from(threshold));
+    readings
+}
+
+/// Whether a request that ends at `not_after` is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Not yet.
+    ToCome,
+    /// In cluster time, for more than the grace: nobody will take it any more.
+    Past,
+    /// By the member's own clock alone, for more than [`GRACE`]: one of the two is wrong, and this member does not take it.
+    PastHere,
+}
+
+impl End {
+    /// Of a request, by cluster time as the member reckons it and by its own wall clock.
+    #[must_use]
+    pub fn of(not_after: Millis, cluster: Millis, grace: Millis, own: Millis) -> Self {
+        if not_after.saturating_add(grace) <= cluster {
+            Self::Past
+        } else if not_after.saturating_add(GRACE) < own {
+            Self::PastHere
+        } else {
+            Self::ToCome
+        }
+    }
+}
+
+/// Cluster time after a command, if the command moved it so far that expiry pauses.
+///
+/// # Errors
+/// [`StoreError`] when the state before cannot be read.
+pub fn jumped(before: &dyn Store, writes: &Writes) -> Result<Option<Millis>, StoreError> {
+    let Some(Some(bytes)) = writes.get(&ClusterClock::key()) else { return Ok(None) };
+    let after: ClusterClock = decode(Table::Meta as u8, bytes)?;
+    Ok((after.last_jump != ClusterClock::load(before)?.last_jump).then_some(after.now))
+}
+
+/// Sets cluster time back. What was endorsed or read before counts no more, since it would move time ahead again.
+///
+/// Not to before the end of a request that is forgotten already: sent again, it would happen a second time. Those end soon, by clocks that
+/// are right.
+pub(crate) fn reset(tx: &mut Tx<'_>, index: u64, to: Millis) -> Result<Outcome, StoreError> {
+    let clock = ClusterClock::load(tx)?;
+    if to >= clock.now {
+        return Ok(Outcome::Refused(Refusal::invalid(
+            "to",
+            "must be before cluster time, which moves ahead by itself",
+        )));
+    }
+    let forgotten = forgotten(tx)?;
+    if to <= forgotten {
+        let why = format_args!(
+            "must be after {forgotten}: requests that end up to then are forgotten, and could happen again"
+        )
+        .to_string();
+        return Ok(Outcome::Refused(Refusal::invalid("to", why)));
+    }
+    tighten(tx, index)?;
+    let back = ClusterClock {
+        now: to,
+        tick: clock.tick.saturating_add(1),
+        paused_until: to.saturating_add(JUMP_PAUSE),
+        last_jump: to,
+    };
+    back.save(tx);
+    Ok(Outcome::Time { now: to, jumped: true })
+}
+
 /// Applies a tick: at least t valid readings of distinct members that follow the last tick.
 ///
 /// # Errors
@@ -166,7 +245,65 @@ mod tests {
         assert_eq!(clock.paused_until, at + JUMP_PAUSE);
     }
 
+    #[test]
+    fn a_request_is_over_in_cluster_time_and_refused_by_one_clock() {
+        let (end, late) = (1_000_000, 1_000_000 + GRACE);
+        assert_eq!(End::of(end, end - 1, 0, end), End::ToCome);
+        assert_eq!(End::of(end, end, 0, end), End::Past);
+        assert_eq!(End::of(end, end, GRACE, end), End::ToCome, "a grace for what the log decides later");
+        assert_eq!(End::of(end, late, GRACE, 0), End::Past, "a slow clock does not bring it back");
+        assert_eq!(End::of(end, 0, 0, late), End::ToCome, "clocks differ");
+        assert_eq!(End::of(end, 0, 0, late + 1), End::PastHere);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Clock {
+        Silent,
+        Far(Millis),
+        Behind(Millis),
+    }
+
+    fn faulty() -> impl Strategy<Value = Clock> {
+        prop_oneof![
+            Just(Clock::Silent),
+            (0..=Millis::MAX).prop_map(Clock::Far),
+            (0..3_600_000u64).prop_map(Clock::Behind),
+        ]
+    }
+
+    fn reading(member: MemberIndex, clock: Millis) -> Reading {
+        Reading { member, follows: 0, clock, signature: [0; 64] }
+    }
+
+    /// What apply makes of them, signatures aside.
+    fn least(readings: &[Reading]) -> Millis {
+        readings.iter().map(|r| r.clock).min().unwrap()
+    }
+
     proptest! {
+        #[test]
+        fn f_wrong_clocks_neither_hurry_time_nor_stop_it(
+            honest in proptest::collection::vec(0u64..1_000, 3),
+            wrong in proptest::collection::vec(faulty(), 2),
+            five: bool,
+        ) {
+            const NOW: Millis = 1_900_000_000_000;
+            // 3 of 5 with two wrong ones, or 2 of 3 with one.
+            let (threshold, honest, wrong) = if five { (3, &honest[..], &wrong[..]) } else { (2, &honest[..2], &wrong[..1]) };
+            let clocks = honest.iter().map(|skew| NOW + skew).chain(wrong.iter().filter_map(|clock| match clock {
+                Clock::Silent => None,
+                Clock::Far(to) => Some(NOW.saturating_add(*to)),
+                Clock::Behind(by) => Some(NOW - by),
+            }));
+            let readings: Vec<Reading> = (1..).zip(clocks).map(|(member, clock)| reading(member, clock)).collect();
+            let chosen = highest(readings, threshold);
+            prop_assert_eq!(chosen.len(), usize::from(threshold), "there are enough honest ones");
+            let time = least(&chosen);
+            let (first, last) = (honest.iter().min().unwrap(), honest.iter().max().unwrap());
+            prop_assert!(time <= NOW + last, "{} is later than every honest clock", time);
+            prop_assert!(time >= NOW + first, "{} is earlier than every honest clock", time);
+        }
+
         #[test]
         fn time_never_goes_back(steps in proptest::collection::vec(0u64..2_000_000, 1..50)) {
             let mut clock = ClusterClock::genesis(1_000_000);

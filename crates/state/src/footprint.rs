@@ -69,6 +69,7 @@ fn of_change(change: &Change) -> Footprint {
         | Change::PutRole { .. }
         | Change::DeleteRole { .. }
         | Change::RevokeLease { .. }
-        | Change::SetClientRoots { .. } => Footprint::Everything,
+        | Change::SetClientRoots { .. }
+        | Change::ResetClock { .. } => Footprint::Everything,
     }
 }

@@ -5,7 +5,7 @@ mod check;
 pub use check::{Violation, check};
 
 use crate::change::Change;
-use crate::clock::{ClusterClock, apply_tick};
+use crate::clock::{self, ClusterClock, apply_tick};
 use crate::command::{Command, Stamp};
 use crate::genesis::{Roster, administrators, roster};
 use crate::ids::ClusterId;
@@ -150,7 +150,9 @@ fn endorsed(
         request.not_after,
         &Remembered { hash, outcome: outcome.clone(), index: at.index },
     );
-    forget_old(tx, clock.now)?;
+    // The command may have set it back.
+    let now = ClusterClock::load(tx)?.now;
+    forget_old(tx, now)?;
     Ok(outcome)
 }
 
@@ -238,5 +240,6 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         Change::RenewLease { lease, ttl } => lease::renew(tx, lease, *ttl),
         Change::RevokeLease { lease } => lease::revoke(tx, index, lease),
         Change::SetClientRoots { certificates } => access::set_client_roots(tx, index, certificates),
+        Change::ResetClock { to } => clock::reset(tx, index, *to),
     }
 }

@@ -317,9 +317,25 @@ pub(crate) fn forget_old(tx: &mut Tx<'_>, now: Millis) -> Result<(), StoreError>
         if let Some(rest) = end.get(9..) {
             tx.delete(key(Table::Request, &[rest]));
         }
+        if let Some(Ok(not_after)) = end.get(1..9).map(<[u8; 8]>::try_from) {
+            tx.put(forgotten_key(), &u64::from_be_bytes(not_after));
+        }
         tx.delete(end);
     }
     Ok(())
+}
+
+/// The latest end of a request that is forgotten, 0 before there is one: cluster time cannot be set back to before it, or that request
+/// could happen again.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn forgotten(store: &dyn Store) -> Result<Millis, StoreError> {
+    Ok(read(store, &forgotten_key())?.unwrap_or(0))
+}
+
+fn forgotten_key() -> Vec<u8> {
+    key(Table::Meta, &[b"forgotten"])
 }
 
 /// Checks the times of a request against cluster time.

@@ -1,5 +1,6 @@
 //! What changes something: sealed and signed here, sent until its outcome is known.
 
+use super::quorum::index_to_ask_for;
 use super::{Client, lock};
 use crate::status::{
     BAD_ANSWER, CLIENT_SETUP, Failure, NOT_FOUND, NOT_PINNED, REQUEST_TOO_LATE, Retry, STALE_AUTHORITY,
@@ -288,6 +289,20 @@ impl Client {
         self.administer(Change::SetClientRoots { certificates }, &Administrators { keys, authority_version: 0 }).await
     }
 
+    /// Sets cluster time back to `to`. The request is valid by cluster time as t members reckon it: by other clocks it would be over, or far
+    /// too long.
+    ///
+    /// # Errors
+    /// As [`Client::put_policy`]; `invalid_argument` when `to` is not before cluster time, or before the end of a request that is
+    /// forgotten already.
+    pub async fn reset_clock(&self, to: Millis, keys: &[&SigningKey]) -> Result<Submitted, Failure> {
+        let all: Vec<_> = self.status().await.into_iter().filter_map(|(_, status)| status.ok()).collect();
+        let until = index_to_ask_for(all.iter().map(|s| s.cluster_time), self.threshold()).saturating_add(VALIDITY);
+        let authority_version = index_to_ask_for(all.iter().map(|s| s.authority_version), self.threshold());
+        let by = Administrators { keys, authority_version };
+        self.submit(&self.sign_until(Change::ResetClock { to }, Some(&by), until)).await
+    }
+
     /// Begins the generation of a keyring; the ceremony then runs by itself, see [`Client::status`].
     ///
     /// # Errors
@@ -361,6 +376,10 @@ impl Client {
     /// Signs, without sending: for requests whose administrators sign elsewhere.
     #[must_use]
     pub fn sign(&self, change: Change, by: Option<&Administrators<'_>>) -> SignedRequest {
+        self.sign_until(change, by, self.now().saturating_add(VALIDITY))
+    }
+
+    fn sign_until(&self, change: Change, by: Option<&Administrators<'_>>, not_after: Millis) -> SignedRequest {
         let named = by.filter(|_| change.names_authority_version());
         let expected_authority_version = named.map(|a| a.authority_version);
         let request = Request {
@@ -369,7 +388,7 @@ impl Client {
             change,
             reply_to: None,
             expected_authority_version,
-            not_after: self.now().saturating_add(VALIDITY),
+            not_after,
             principal: self.identity.principal().to_owned(),
             chain: self.identity.chain().to_vec(),
         };

@@ -6,7 +6,10 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, RootCertStore, SignatureScheme};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, RootCertStore, SignatureScheme,
+};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -16,7 +19,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// # Security
 /// A connection says only that the other side has a key. Whether that is a client's, and what it may, is decided for each request:
 /// an administrator's chain leads to no CA, so it is never taken for a client's.
-pub struct Callers(RwLock<Admitted>);
+pub struct Callers {
+    admitted: RwLock<Admitted>,
+    second_clock: Option<Arc<dyn TimeProvider>>,
+}
 
 struct Admitted {
     by_ca: Arc<dyn ClientCertVerifier>,
@@ -29,7 +35,15 @@ impl Callers {
     /// # Errors
     /// [`TlsError::Roots`].
     pub fn new(client_roots: &[Vec<u8>], administrators: Vec<[u8; 32]>) -> Result<Self, TlsError> {
-        Ok(Self(RwLock::new(Admitted { by_ca: by_ca(client_roots)?, administrators })))
+        let admitted = RwLock::new(Admitted { by_ca: by_ca(client_roots)?, administrators });
+        Ok(Self { admitted, second_clock: None })
+    }
+
+    /// Admits also those whose certificates have ended by the time of the handshake, and not by this clock. Time that has run away
+    /// is not to shut out those who can set it back; what they may do meanwhile is decided for each request.
+    #[must_use]
+    pub fn or_by(self, clock: Arc<dyn TimeProvider>) -> Self {
+        Self { second_clock: Some(clock), ..self }
     }
 
     /// Others from the next handshake on. When the roots are not usable, everything stays as it was.
@@ -38,16 +52,16 @@ impl Callers {
     /// [`TlsError::Roots`].
     pub fn replace(&self, client_roots: &[Vec<u8>], administrators: Vec<[u8; 32]>) -> Result<(), TlsError> {
         let by_ca = by_ca(client_roots)?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Admitted { by_ca, administrators };
+        *self.admitted.write().unwrap_or_else(PoisonError::into_inner) = Admitted { by_ca, administrators };
         Ok(())
     }
 
     fn by_ca(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).by_ca)
+        Arc::clone(&self.admitted.read().unwrap_or_else(PoisonError::into_inner).by_ca)
     }
 
     fn is_administrator(&self, key: &[u8; 32]) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).administrators.contains(key)
+        self.admitted.read().unwrap_or_else(PoisonError::into_inner).administrators.contains(key)
     }
 }
 
@@ -81,7 +95,14 @@ impl ClientCertVerifier for Callers {
         if intermediates.is_empty() && ed25519_key(end_entity).is_some_and(|key| self.is_administrator(&key)) {
             return Ok(ClientCertVerified::assertion());
         }
-        self.by_ca().verify_client_cert(end_entity, intermediates, now)
+        let by_ca = self.by_ca();
+        match by_ca.verify_client_cert(end_entity, intermediates, now) {
+            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+                let second = self.second_clock.as_ref().and_then(|clock| clock.current_time());
+                by_ca.verify_client_cert(end_entity, intermediates, second.unwrap_or(now))
+            }
+            looked_at => looked_at,
+        }
     }
 
     fn verify_tls12_signature(

@@ -20,7 +20,7 @@ use quorate_server::keystore::{Folder, Keystore};
 use quorate_server::{Parts, serve};
 use quorate_state::change::Change;
 use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Member, Roster};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType, date_time_ymd};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -47,16 +47,53 @@ fn api_port(index: u8) -> SocketAddr {
     SocketAddr::new(host(index), 7_100)
 }
 
-/// Virtual time: the runtime's.
-struct Virtual(Instant);
+/// Virtual time: the runtime's, or what a test makes of it.
+pub(crate) struct Virtual {
+    began: Instant,
+    now: Mutex<Pace>,
+}
+
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Of the wall clock.
+    offset: i64,
+    /// Of real time.
+    percent: u64,
+    /// The boot clock at that moment of real time.
+    from: (u64, u64),
+}
+
+impl Virtual {
+    fn new(began: Instant) -> Arc<Self> {
+        Arc::new(Self { began, now: Mutex::new(Pace { offset: 0, percent: 100, from: (0, 0) }) })
+    }
+
+    fn real(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap()
+    }
+
+    /// Sets the wall clock wrong by so many milliseconds.
+    pub(crate) fn shift(&self, offset: i64) {
+        self.now.lock().unwrap().offset = offset;
+    }
+
+    /// Has both clocks run at so many percent of real time from here on.
+    pub(crate) fn run_at(&self, percent: u64) {
+        let from = (self.boot(), self.real());
+        let mut now = self.now.lock().unwrap();
+        *now = Pace { percent, from, ..*now };
+    }
+}
 
 impl Clock for Virtual {
     fn wall(&self) -> u64 {
-        BEGINNING + self.boot()
+        let offset = self.now.lock().unwrap().offset;
+        (BEGINNING + self.boot()).checked_add_signed(offset).unwrap()
     }
 
     fn boot(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_millis()).unwrap()
+        let now = *self.now.lock().unwrap();
+        now.from.0 + (self.real() - now.from.1) * now.percent / 100
     }
 }
 
@@ -105,6 +142,7 @@ struct Place {
     folder: MemFolder,
     disk: MemDisk,
     kv: Arc<MemKv>,
+    clock: Arc<Virtual>,
     life: Option<JoinHandle<()>>,
 }
 
@@ -122,9 +160,9 @@ pub(crate) struct World {
 impl World {
     /// Three members that have just been founded.
     pub(crate) fn begin(seed: u64) -> Self {
-        let hub = Hub::new();
+        let (hub, began) = (Hub::new(), Instant::now());
         let env = Env {
-            clock: Arc::new(Virtual(Instant::now())),
+            clock: Virtual::new(began),
             entropy: Arc::new(Seeded(Mutex::new((seed, 0)))),
             net: hub.host(CLIENT),
             waiting: Waiting::InPlace,
@@ -134,7 +172,8 @@ impl World {
             let folder = MemFolder::default();
             let seal = Secret::init_with(|out| *out = SEAL);
             let identity = Keystore::create_in(&folder, &seal, &env).unwrap();
-            places.insert(index, Place { folder, disk: MemDisk::new(64 << 20), kv: Arc::default(), life: None });
+            let clock = Virtual::new(began);
+            places.insert(index, Place { folder, disk: MemDisk::new(64 << 20), kv: Arc::default(), clock, life: None });
             Member {
                 name: format!("n{index}"),
                 index,
@@ -184,8 +223,8 @@ impl World {
 
     /// Starts a member, or starts it again.
     pub(crate) async fn start(&mut self, index: u8) {
-        let env = Env { net: self.hub.host(host(index)), ..self.env.clone() };
         let place = self.places.get_mut(&index).unwrap();
+        let env = Env { net: self.hub.host(host(index)), clock: Arc::clone(&place.clock) as _, ..self.env.clone() };
         assert!(place.life.is_none(), "member {index} runs already");
         let settings =
             quorate_audit::Config::new(&format!("n{index}"), &self.genesis.cluster().to_string(), env.clock.wall());
@@ -226,6 +265,34 @@ impl World {
         self.start(index).await;
     }
 
+    /// A member's clocks.
+    pub(crate) fn clock(&self, index: u8) -> &Virtual {
+        &self.places[&index].clock
+    }
+
+    /// What the time is, by clocks that are right.
+    pub(crate) fn now(&self) -> u64 {
+        self.env.clock.wall()
+    }
+
+    /// Cuts off whoever else leads until this member does.
+    pub(crate) async fn have_lead(&self, index: u8) {
+        for _ in 0..20 {
+            let leader = self.leader().await;
+            if leader == index {
+                return;
+            }
+            self.hub.cut(host(leader));
+            self.until("another leader", |all| {
+                all.iter().flatten().any(|s| s.leader == s.member && s.member != u32::from(leader))
+            })
+            .await;
+            self.hub.heal(host(leader));
+            self.until("three members", |all| all.iter().flatten().count() == 3).await;
+        }
+        panic!("member {index} never leads");
+    }
+
     pub(crate) fn slots(&self, index: u8) -> Vec<String> {
         self.places[&index].folder.names()
     }
@@ -239,6 +306,10 @@ impl World {
         let pair = KeyPair::try_from(pkcs8.as_slice()).unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://example.org/{path}").try_into().unwrap())];
+        // By right clocks just issued: a clock that is behind must not find it too early.
+        let now = date_time_ymd(1970, 1, 1) + Duration::from_millis(self.now());
+        (params.not_before, params.not_after) =
+            (now - Duration::from_secs(60), now + Duration::from_secs(300 * 86_400));
         let leaf = params.signed_by(&pair, &self.authority).unwrap().der().to_vec();
         let clock = Arc::clone(&self.env.clock);
         let seams = Seams {
@@ -247,6 +318,10 @@ impl World {
             net: Arc::clone(&self.env.net),
         };
         Client::new(self.profile.clone(), Identity::new(vec![leaf], key).unwrap(), CustomerSource::None, seams).unwrap()
+    }
+
+    pub(crate) fn administrator(&self) -> &SigningKey {
+        &self.administrator
     }
 
     pub(crate) async fn administer(&self, change: Change) {
@@ -279,11 +354,12 @@ impl World {
         let client = self.client("admin/first");
         let begun = Instant::now();
         loop {
-            let all: Vec<_> = client.status().await.into_iter().map(|(_, answer)| answer.ok()).collect();
+            let answers: Vec<_> = client.status().await.into_iter().map(|(_, answer)| answer).collect();
+            let all: Vec<_> = answers.iter().map(|answer| answer.clone().ok()).collect();
             if wanted(&all) {
                 return all;
             }
-            assert!(begun.elapsed() < Duration::from_secs(120), "no {what} in two minutes: {all:?}");
+            assert!(begun.elapsed() < Duration::from_secs(120), "no {what} in two minutes: {answers:?}");
             sleep(Duration::from_millis(100)).await;
         }
     }

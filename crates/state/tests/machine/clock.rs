@@ -1,10 +1,12 @@
 //! Cluster time: it comes from t members, follows the least of them, and pauses expiry when it jumps.
 
 use crate::world::*;
+use quorate_state::change::Change;
 use quorate_state::clock::{ClusterClock, JUMP, JUMP_INTERVAL, JUMP_PAUSE, Reading};
 use quorate_state::command::Command;
 use quorate_state::ids::ClusterId;
 use quorate_state::outcome::{Outcome, Refusal};
+use quorate_state::request::forgotten;
 
 fn tick(readings: Vec<Reading>) -> Command {
     Command::Tick { readings }
@@ -88,4 +90,48 @@ fn a_minute_is_no_jump() {
     let at = world.now() + JUMP;
     assert_eq!(world.tick(at), Outcome::Time { now: at, jumped: false });
     assert_eq!(world.tick(at + JUMP + 1), Outcome::Time { now: at + JUMP + 1, jumped: true });
+}
+
+fn reset(to: u64) -> Change {
+    Change::ResetClock { to }
+}
+
+#[test]
+fn administrators_set_cluster_time_back_and_what_was_said_before_counts_no_more() {
+    let mut world = World::with_target();
+    let lease = world.active(1);
+    let right = world.now() + 2 * MINUTE;
+    world.tick(right + 9 * HOUR);
+    let (version, wrong) = (world.authority(), world.now());
+    // Said before, and carrying clocks that are far ahead.
+    let reading = Command::Tick { readings: vec![world.reading(1, wrong + 1), world.reading(2, wrong + 1)] };
+    let request = world.request(Change::CreateNamespace { namespace: "late".to_owned() });
+    let endorsed = world.command(&World::sign(&request));
+    assert_eq!(world.submit(reset(right)), Outcome::Time { now: right, jumped: true });
+    assert_eq!((world.now(), world.authority()), (right, version + 1));
+    world.untouched(&reading, Refusal::NotEndorsed { got: 0, needed: 2 });
+    world.untouched(&endorsed, Refusal::Stale { current: version + 1 });
+    let expire = Command::Expire { term: world.term, upto: u64::MAX };
+    world.untouched(&expire, Refusal::ExpiryPaused { until: right + JUMP_PAUSE });
+    world.pass(2 * JUMP_PAUSE);
+    assert_eq!(world.apply(&expire), Outcome::Leases { changed: vec![] }, "lease {lease} has an hour");
+    assert_eq!(world.submit(Change::CreateNamespace { namespace: "now".to_owned() }), Outcome::Done);
+}
+
+#[test]
+fn cluster_time_is_not_set_ahead_nor_to_where_a_request_could_happen_again() {
+    let mut world = World::bare();
+    for to in [world.now(), world.now() + SECOND, u64::MAX] {
+        assert_invalid(&world.submit(reset(to)), "to");
+    }
+    let request = world.request(Change::CreateNamespace { namespace: "once".to_owned() });
+    let (signed, end) = (World::sign(&request), request.not_after);
+    assert_eq!(world.send(&signed), Outcome::Done);
+    world.tick(end + 9 * HOUR);
+    assert_eq!(forgotten(&world.store).unwrap(), end);
+    for to in [end - SECOND, end] {
+        assert_invalid(&world.submit(reset(to)), "to");
+    }
+    assert_eq!(world.submit(reset(end + 1)), Outcome::Time { now: end + 1, jumped: true });
+    assert_code(&world.send(&signed), "request_too_late");
 }

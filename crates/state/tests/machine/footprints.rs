@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 /// Fails if an entry wrote more than its footprint admits. To be called with the writes of every entry.
 pub(crate) fn covers(entry: &[u8], writes: &Writes) {
     let footprint = of_entry(entry);
-    // Every request is remembered, moves time, and changes the hash of the whole: no answer about a secret says any of it.
+    // Every request is remembered, lets older ones be forgotten, moves time, and changes the hash of the whole: no answer about a secret says any of it.
     let always = [Table::Hash, Table::Request, Table::RequestEnd].map(|t| t as u8);
-    let bookkeeping = [&b"clock"[..]].map(|name| row(Table::Meta, &[name]));
+    let bookkeeping = [&b"clock"[..], b"forgotten"].map(|name| row(Table::Meta, &[name]));
     let of_secrets =
         [Table::Secret, Table::Version, Table::Payload, Table::UsedSecret, Table::UsedVersion].map(|t| t as u8);
     let of_leases = [Table::Lease, Table::LeaseDue, Table::LeaseWork, Table::LeaseCount].map(|t| t as u8);

@@ -82,6 +82,7 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
         Change::RenewLease { lease, ttl: HOUR },
         Change::RevokeLease { lease },
         Change::SetClientRoots { certificates: vec![b"a CA".to_vec(), b"another CA".to_vec()] },
+        Change::ResetClock { to: CREATED },
     ]
 }
 

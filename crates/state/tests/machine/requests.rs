@@ -286,6 +286,7 @@ fn administrators_say_which_authority_they_saw() {
             session: quorate_state::ids::SessionId([8; 32]),
             class: quorate_crypto::keyring::KeyringClass::Cluster,
         },
+        Change::ResetClock { to: CREATED },
     ];
     for change in changes {
         for expected in [None, Some(current + 1), current.checked_sub(1)] {
