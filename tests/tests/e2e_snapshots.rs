@@ -38,6 +38,8 @@ async fn snapshots_and_attestations() {
     a_rule_is_effective(&cluster).await;
     one_that_lies_and_one_that_is_silent(&cluster).await;
     a_laggard_in_the_dark(&cluster).await;
+    a_member_that_is_off_is_not_waited_for_until_it_is_back(&cluster).await;
+    a_member_that_is_destroyed_counts_for_nothing(&cluster).await;
 }
 
 /// Small numbers, so that a test sees what takes a day elsewhere.
@@ -306,6 +308,105 @@ async fn a_laggard_in_the_dark(cluster: &Cluster) {
             refused("afterwards", &NOT_OPENED, opened);
         }
     }
+}
+
+/// `quorate member record`, with its standard output and standard error.
+fn record(cluster: &Cluster, how: &str, name: &str, more: &[&str]) -> (bool, String) {
+    let (operator, passphrase) = (cluster.text("/operator").unwrap(), cluster.text("/passphrase_file").unwrap());
+    let arguments = ["member", "record", how, name, "--reason", "the rack burned down", "--operator", operator];
+    let output =
+        cluster.cli("admin", &[&arguments[..], &["--passphrase-file", passphrase], more].concat(), b"").unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    (output.status.success(), said)
+}
+
+async fn absences(cluster: &Cluster, member: MemberIndex) -> Vec<(u32, String, bool)> {
+    let status = cluster.status(member).await.unwrap().unwrap();
+    status.absences.into_iter().map(|a| (a.member, a.how, a.heard)).collect()
+}
+
+/// Killed for good: nothing is effective, until administrators record it; nothing is waited for then, but by word of t members. It comes
+/// back, and the record ends by itself.
+async fn a_member_that_is_off_is_not_waited_for_until_it_is_back(cluster: &Cluster) {
+    let admin = cluster.admin().unwrap();
+    let down = cluster.wait_leader(ELECTION).await.unwrap() % 3 + 1;
+    let (name, node) = (cluster.name(down).to_owned(), cluster.node(down).unwrap());
+    let rest: Vec<MemberIndex> = [1, 2, 3].into_iter().filter(|m| *m != down).collect();
+    node.kill().await.unwrap();
+    cluster.wait_leader(ELECTION).await.unwrap();
+    let demo = cluster.client("demo").unwrap();
+    let put = demo.put(NAMESPACE, "app/demo/leaked", b"leaked", None).await.unwrap();
+    let destroy = ["destroy", "default:app/demo/leaked", "--number", "1", "--wait-effective"];
+    let arguments = |patience: &'static str| [&destroy[..], &[patience]].concat();
+    let output = cluster.cli("admin", &arguments("2s"), b"").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let named = said.contains("not_effective") && said.contains(&name);
+    assert!(!output.status.success() && named, "not effective while {name} is away, and it is named: {said}");
+
+    let (done, said) = record(cluster, "--powered-off", "nobody", &[]);
+    assert!(!done && said.contains("not_found"), "a member that there is not: {said}");
+    let (done, said) = record(cluster, "--powered-off", &name, &["--wait-effective", "20s"]);
+    let expected = format!("every member has confirmed it but {name}, recorded as gone");
+    assert!(done && said.contains(&expected), "the record itself is effective without {name}: {said}");
+    let reached = admin.effect(put.index, Duration::from_secs(20)).await;
+    assert_eq!((reached.missing, reached.gone.into_keys().collect::<Vec<_>>()), (Vec::new(), vec![down]));
+    let via = cluster.name(rest[0]).to_owned();
+    let output = cluster.cli("admin", &[&arguments("20s")[..], &["--via", &via]].concat(), b"").unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains(&expected), "through one member too: {said}");
+    for member in &rest {
+        assert_eq!(absences(cluster, *member).await, [(u32::from(down), "powered off".to_owned(), false)]);
+    }
+    let status = cluster.cli("admin", &["status"], b"").unwrap();
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    let line = format!("{name} is recorded as powered off");
+    assert!(said.contains(&line) && said.contains("the rack burned down"), "status shows who, and why: {said}");
+    let (done, said) = record(cluster, "--destroyed", &via, &[]);
+    assert!(!done && said.contains("fewer members would be left"), "not one more than may be corrupt: {said}");
+
+    node.restart(&[]).unwrap();
+    let deadline = Instant::now() + RETURN;
+    while !absences(cluster, rest[0]).await.is_empty() {
+        assert!(Instant::now() < deadline, "{name} is back, and its record ends by itself");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let put = demo.put(NAMESPACE, "app/demo/back", b"back", None).await.unwrap();
+    let reached = admin.effect(put.index, Duration::from_secs(20)).await;
+    assert_eq!((reached.missing, reached.gone.len()), (Vec::new(), 0), "{name} confirms by itself again");
+}
+
+/// Recorded as destroyed, and it comes back: the others refuse it and say so, and it ends. Changes are effective without it.
+async fn a_member_that_is_destroyed_counts_for_nothing(cluster: &Cluster) {
+    let leader = cluster.wait_leader(ELECTION).await.unwrap();
+    let lost = leader % 3 + 1;
+    let (name, node) = (cluster.name(lost).to_owned(), cluster.node(lost).unwrap());
+    let rest: Vec<MemberIndex> = [1, 2, 3].into_iter().filter(|m| *m != lost).collect();
+    node.kill().await.unwrap();
+    cluster.wait_leader(ELECTION).await.unwrap();
+    let (done, said) = record(cluster, "--destroyed", &name, &["--wait-effective", "20s"]);
+    assert!(done && said.contains(&format!("but {name}, recorded as gone")), "{said}");
+    let (done, said) = record(cluster, "--present", &name, &[]);
+    assert!(!done && said.contains("for ever"), "nobody takes that back: {said}");
+
+    node.restart(&[]).unwrap();
+    let deadline = Instant::now() + RETURN;
+    while node.alive() {
+        assert!(Instant::now() < deadline, "{name} learns that it is destroyed, and ends:\n{}", tail(&node.log()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = node.log();
+    assert!(log.contains("member_destroyed") && log.contains("recorded this member as destroyed"), "{}", tail(&log));
+    for member in &rest {
+        let status = cluster.status(*member).await.unwrap().unwrap();
+        let alarms: Vec<String> = status.alarms.into_iter().map(|alarm| alarm.code).collect();
+        assert!(alarms.contains(&"destroyed_member_there".to_owned()), "{member} raises the alarm: {alarms:?}");
+    }
+    let pair = cluster.through("demo", &[lost, rest[0]]).unwrap().with_timeout(Duration::from_secs(4));
+    refused("with a destroyed member", &NOT_OPENED, pair.get(NAMESPACE, "app/demo/lasting", None).await);
+    let demo = cluster.client("demo").unwrap();
+    let put = demo.put(NAMESPACE, "app/demo/after", b"after", None).await.unwrap();
+    opens("without the destroyed member", &cluster.through("demo", &rest).unwrap(), "app/demo/after", b"after").await;
+    assert_eq!(cluster.admin().unwrap().effective(put.index, Duration::from_secs(20)).await, Vec::<MemberIndex>::new());
 }
 
 fn tail(log: &str) -> String {

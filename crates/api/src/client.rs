@@ -19,6 +19,7 @@ pub use lease::Credential;
 pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
 pub use quorate_state::target::TargetTls;
+pub use read::Effect;
 
 use crate::MAX_OPEN_REPLY;
 use crate::net::Net;

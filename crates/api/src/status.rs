@@ -100,6 +100,8 @@ table! {
         "The caller's certificate was not accepted; a suffix says why." "use a valid certificate of the client CA, with a SPIFFE id of the trust domain";
     "denied" DENIED PermissionDenied No
         "No policy allows it, or one forbids it." "ask the administrators for a policy that allows this action on this resource";
+    "member_destroyed" MEMBER_DESTROYED PermissionDenied No
+        "The calling member is recorded as destroyed: nothing of it is taken." "find out who has its key; its data folder and seal key must be erased";
     // What a node cannot do at the moment.
     "behind" BEHIND Unavailable Elsewhere
         "The node has not applied what the answer needs." "ask other nodes; this one catches up";

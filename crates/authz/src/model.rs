@@ -32,7 +32,7 @@ impl Unaskable {
     }
 }
 
-const TYPES: [&str; 12] = [
+const TYPES: [&str; 13] = [
     "Group",
     "Workload",
     "Cluster",
@@ -45,6 +45,7 @@ const TYPES: [&str; 12] = [
     "Target",
     "Role",
     "Lease",
+    "Member",
 ];
 
 /// Loaded once. The text is a constant, so it loads or no test passes; where it does not, nothing is authorised.
@@ -128,6 +129,7 @@ impl Model {
             Resource::CustomerKey(name) => plain("CustomerKey", name),
             Resource::Target(name) => plain("Target", name),
             Resource::Role(name) => plain("Role", name),
+            Resource::Member(name) => plain("Member", name),
             Resource::Cluster => plain("Cluster", "cluster"),
             Resource::Lease(id) => {
                 // A lease that this node has not seen may exist: with made-up attributes a `forbid` could fail to match.

@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Try it: three nodes or more, a custodian and a database on this machine.
     Dev(dev::Dev),
-    /// Make a member's keys.
+    /// Make a member's keys; record that one is gone.
     #[command(subcommand)]
     Member(member::Command),
     /// Begin a cluster from its members' cards.
@@ -71,11 +71,11 @@ enum Command {
     /// Show the versions of a secret.
     Versions(secret::Versions),
     /// Hide versions; the newest when none is named.
-    Delete(secret::Numbered),
+    Delete(secret::TakenAway),
     /// Bring deleted versions back.
     Undelete(secret::Numbered),
     /// Erase versions for ever.
-    Destroy(secret::Numbered),
+    Destroy(secret::TakenAway),
     /// Describe systems in which leases make logins.
     #[command(subcommand)]
     Target(target::TargetCommand),
@@ -101,7 +101,7 @@ impl Cli {
         let Self { output, connection, passphrases, command } = self;
         match command {
             Command::Dev(dev) => dev::run(&dev).await,
-            Command::Member(command) => member::run(&command, output),
+            Command::Member(command) => member::run(command, &connection, &passphrases, output).await,
             Command::Init(init) => init::run(&init, &passphrases, output),
             Command::Node(node) => node::run(&node).await,
             Command::Keyring(command) => keyring::run(command, &connection, &passphrases, output).await,
@@ -153,6 +153,37 @@ mod tests {
             command.get_subcommands().for_each(walk);
         }
         walk(&Cli::command());
+    }
+
+    #[test]
+    fn what_can_take_something_away_can_be_waited_for() {
+        let taking = "policy put, policy delete, identity block, delete, destroy, role add, role delete, lease revoke, \
+                      client-ca replace, member record";
+        let cli = Cli::command();
+        for path in taking.split(", ") {
+            let command = path.split(' ').fold(&cli, |command, name| {
+                command.find_subcommand(name).unwrap_or_else(|| panic!("{path} is no command"))
+            });
+            let waits = command.get_arguments().any(|a| a.get_long() == Some("wait-effective"));
+            assert!(waits, "`quorate {path}` takes something away and has no --wait-effective");
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_member_names_it_and_says_why() {
+        let parse =
+            |words: &str| Cli::try_parse_from(["quorate", "member", "record"].into_iter().chain(words.split(' ')));
+        assert!(parse("--destroyed n3 --reason burned --operator o").is_ok());
+        assert!(parse("--powered-off n3 --reason sold --administrator a --wait-effective 5s").is_ok());
+        for bad in [
+            "--destroyed n3 --operator o",
+            "--destroyed --reason burned --operator o",
+            "--reason burned --operator o",
+            "--destroyed n3 --powered-off n2 --reason burned --operator o",
+            "--destroyed n3 --reason burned",
+        ] {
+            assert!(parse(bad).is_err(), "`quorate member record {bad}` was taken");
+        }
     }
 
     #[test]

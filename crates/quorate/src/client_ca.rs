@@ -6,8 +6,9 @@
 use crate::authority::{Authority, CA_LIFE};
 use crate::connection::Connection;
 use crate::duration::{self, instant};
+use crate::effect::{Effect, Effective};
 use crate::files;
-use crate::operator::{CLIENT_CA, Operator, open_administrators};
+use crate::operator::{self, CLIENT_CA, Operator, open_administrators};
 use crate::output::{Format, progress};
 use crate::passphrase::Passphrases;
 use anyhow::Context as _;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
         /// Go on admitting callers of the present CA, until its end or the next replacement.
         #[arg(long)]
         keep_old: bool,
+        #[command(flatten)]
+        effect: Effect,
     },
 }
 
@@ -46,10 +49,11 @@ pub(crate) async fn run(
     passphrases: &Passphrases,
     output: Format,
 ) -> anyhow::Result<()> {
-    let Command::Replace { operator, administrators, ttl, keep_old } = command;
+    let Command::Replace { operator, administrators, ttl, keep_old, effect } = command;
     let operator = Operator(operator);
     let env = Env::system();
     let place = Place::of(&operator, env.clock.wall());
+    let mut reached = Ok(None);
     if !place.is_installed() {
         let keys = match administrators.as_slice() {
             [] => operator.administrators(passphrases)?,
@@ -62,13 +66,23 @@ pub(crate) async fn run(
             let old = certificate(&operator.file(&pem()))?;
             roots.extend(old.filter(|der| root_end(der).is_some_and(|end| end > env.clock.wall())));
         }
-        install(&operator, connection, roots, &keys).await?;
+        // The members tell it to a caller of the new CA: who signs for this change is no client.
+        let asking = if effect.is_awaited() { Some(asking(&operator, &authority, &env)?) } else { None };
+        reached = install(&operator, connection, roots, &keys, (&effect, asking)).await?.map(Some);
     }
     place.finish()?;
+    // Only now: whether or not it holds everywhere yet, it is committed, and the folder had to follow.
+    let effective = reached?;
     let path = operator.file(&pem());
     let ends = certificate(&path)?.and_then(|der| root_end(&der)).unwrap_or(0);
-    output.show(&json!({ "client_ca": path, "not_after": ends }), || {
+    let document = json!({
+        "client_ca": path, "not_after": ends, "effect": effective.as_ref().map(Effective::document),
+    });
+    output.show(&document, || {
         let folder = operator.0.display();
+        if let Some(effective) = &effective {
+            progress(format_args!("the change is {effective}"));
+        }
         format!(
             "the members admit callers of the new CA, which is valid until {}\n\n\
              next: a new certificate for every caller, first of all your own:\n  \
@@ -84,18 +98,31 @@ async fn install(
     connection: &Connection,
     roots: Vec<Vec<u8>>,
     keys: &[SigningKey],
-) -> anyhow::Result<()> {
+    (effect, asking): (&Effect, Option<Identity>),
+) -> anyhow::Result<anyhow::Result<Effective>> {
     let bearer = keys.first().context("no administrator's key is given")?;
     let identity = Identity::administrator(SigningKey::from_seed(&bearer.seed()))?;
     let profile = match &connection.profile {
         Some(_) => connection.profile()?,
         None => operator.profile()?,
     };
-    let client = connection.connect_as(identity, profile, CustomerSource::None)?;
+    let client = connection.connect_as(identity, profile.clone(), CustomerSource::None)?;
     let keys: Vec<&SigningKey> = keys.iter().collect();
     let done = client.set_client_roots(roots, &keys).await?;
     progress(format_args!("the members admit by the new CA from log index {} on", done.index));
-    Ok(())
+    let client = match asking {
+        Some(identity) => connection.connect_as(identity, profile, CustomerSource::None)?,
+        None => client,
+    };
+    Ok(effect.seen_by(&client, &done).await)
+}
+
+/// A caller for a few minutes.
+fn asking(operator: &Operator, authority: &Authority, env: &Env) -> anyhow::Result<Identity> {
+    const LIFE: Millis = 600_000;
+    let trust_domain = operator.genesis()?.client_roots.trust_domain;
+    let id = operator::identity(&trust_domain, "operator/client-ca-replace")?;
+    Ok(Identity::from_pem(authority.issue(&id, LIFE, env)?.as_bytes())?)
 }
 
 /// The first certificate of a PEM file; nothing where there is no file.

@@ -2,9 +2,11 @@
 
 use crate::connection::Connection;
 use crate::duration::{self, instant};
+use crate::effect::Effect;
 use crate::output::{Format, progress, table};
 use anyhow::Context as _;
 use quorate_api::vault::Lease;
+use quorate_state::change::Change;
 use quorate_state::ids::{LeaseId, Millis, hex};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -52,6 +54,8 @@ pub(crate) enum Command {
         /// How long to wait.
         #[arg(long, default_value = WAIT, value_parser = duration::parse)]
         wait_at_most: Millis,
+        #[command(flatten)]
+        effect: Effect,
     },
 }
 
@@ -106,16 +110,20 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 format!("lease {id} now ends {}", instant(expires_at))
             })
         }
-        Command::Revoke { id, wait, wait_at_most } => {
-            let index = client.revoke(id).await?;
+        Command::Revoke { id, wait, wait_at_most, effect } => {
+            let done = client.change(Change::RevokeLease { lease: id }).await?;
+            let (index, effect) = (done.index, effect.seen_by(&client, &done).await?);
             if !wait {
-                return output.show(&json!({ "lease": id.to_string(), "index": index, "state": "revoking" }), || {
+                let document = json!({
+                    "lease": id.to_string(), "index": index, "state": "revoking", "effect": effect.document(),
+                });
+                return output.show(&document, || {
                     format!(
-                        "from log index {index} on no node honours lease {id}; its login is being ended at the target"
+                        "from log index {index} on no node honours lease {id}; its login is being ended at the target\n{effect}"
                     )
                 });
             }
-            progress(format_args!("no node honours lease {id} any more; waiting for the target"));
+            progress(format_args!("the end of lease {id} is {effect}; waiting for the target"));
             show(&client.wait_revoked(id, Duration::from_millis(wait_at_most)).await?, output)
         }
     }

@@ -1,14 +1,20 @@
-//! `quorate member create`: a member's own keys, and the card by which others know it.
+//! `quorate member`: a member's own keys, the card by which others know it, and the record that it is gone.
 
+use crate::connection::Connection;
+use crate::effect::Effect;
 use crate::failure::Stop;
 use crate::files;
 use crate::output::Format;
+use crate::passphrase::Passphrases;
+use crate::policy::Signers;
 use anyhow::Context as _;
 use quorate_server::config::NodeConfig;
 use quorate_server::env::Env;
 use quorate_server::keystore::{Keystore, KeystoreError};
+use quorate_state::absence::Absence;
 use quorate_state::ids::{check_label, hex, parse_hex};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// What a member shows of itself: public.
@@ -69,6 +75,64 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Record, with the administrators' signatures, that a member is gone: changes are effective without it from then on.
+    Record(Record),
+}
+
+/// `quorate member record`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Record {
+    #[command(flatten)]
+    how: How,
+    /// How that is known: stands in the state and in every audit log.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    signers: Signers,
+    #[command(flatten)]
+    effect: Effect,
+}
+
+/// Which member, and how it is.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct How {
+    /// The member does not run, and will not where it could be kept from hearing what has changed. Over when it attests again.
+    #[arg(long, value_name = "NAME")]
+    powered_off: Option<String>,
+    /// Nobody has the member's disk and keys any more. For ever: whatever is signed with its key counts nowhere from then on.
+    #[arg(long, value_name = "NAME")]
+    destroyed: Option<String>,
+    /// The member that was recorded as powered off is waited for again.
+    #[arg(long, value_name = "NAME")]
+    present: Option<String>,
+}
+
+impl Record {
+    async fn run(self, connection: &Connection, passphrases: &Passphrases, output: Format) -> anyhow::Result<()> {
+        let How { powered_off, destroyed, present } = self.how;
+        let absence = match (&powered_off, &destroyed) {
+            (Some(_), _) => Some(Absence::PoweredOff),
+            (None, Some(_)) => Some(Absence::Destroyed),
+            (None, None) => None,
+        };
+        let name = powered_off.or(destroyed).or(present).context("no member is named")?;
+        let change = connection.client()?.member_record(&name, absence, &self.reason)?;
+        let done = self.signers.administer(connection, passphrases, change).await?;
+        let effect = self.effect.of(connection, &done).await?;
+        let how = absence.map_or_else(|| "present".to_owned(), |a| a.to_string());
+        let document = json!({ "name": name, "recorded": how, "index": done.index, "effect": effect.document() });
+        output.show(&document, || {
+            let next = match absence {
+                Some(Absence::PoweredOff) => {
+                    "changes are effective without it; let it reach the other members before anybody else when it is started again"
+                }
+                Some(Absence::Destroyed) => "changes are effective without it, and nothing that it signs counts any more",
+                None => "changes are effective when it has confirmed them",
+            };
+            format!("{name} is recorded as {how} from log index {} on: {next}\n{effect}", done.index)
+        })
+    }
 }
 
 /// `quorate member create`.
@@ -114,11 +178,17 @@ impl Create {
 }
 
 /// Runs `quorate member`.
-pub(crate) fn run(command: &Command, output: Format) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: Command,
+    connection: &Connection,
+    passphrases: &Passphrases,
+    output: Format,
+) -> anyhow::Result<()> {
     let create = match command {
+        Command::Record(record) => return record.run(connection, passphrases, output).await,
         Command::Create(create) => create,
         Command::ForgetState { config } => {
-            let config = NodeConfig::load(config).map_err(Stop::configuration)?;
+            let config = NodeConfig::load(&config).map_err(Stop::configuration)?;
             quorate_server::forget_state(&config).map_err(|why| Stop::Fatal(why.to_string()))?;
             let folder = config.data_dir.display();
             return output.show(&serde_json::json!({ "data_dir": config.data_dir }), || {

@@ -2,6 +2,7 @@
 
 use crate::connection::Connection;
 use crate::duration::instant;
+use crate::effect::{Effect, Effective};
 use crate::failure::Stop;
 use crate::files;
 use crate::output::{Format, raw, table};
@@ -9,7 +10,9 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_crypto::secret::SecretVec;
+use quorate_state::change::Change;
 use quorate_state::ids::{check_namespace, check_path, hex};
+use quorate_state::outcome::Outcome;
 use serde_json::json;
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -92,7 +95,16 @@ pub(crate) struct Versions {
     name: SecretName,
 }
 
-/// `quorate delete`, `undelete`, `destroy`.
+/// `quorate delete` and `destroy`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TakenAway {
+    #[command(flatten)]
+    which: Numbered,
+    #[command(flatten)]
+    effect: Effect,
+}
+
+/// `quorate undelete`, and what it has in common with the others.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Numbered {
     /// path, or namespace:path.
@@ -219,10 +231,10 @@ pub(crate) async fn versions(versions: Versions, connection: &Connection, output
 }
 
 /// Hides versions.
-pub(crate) async fn delete(which: Numbered, connection: &Connection, output: Format) -> anyhow::Result<()> {
-    let SecretName { namespace, path } = &which.name;
-    let changed = connection.client()?.delete(namespace, path, &which.numbers).await?;
-    changed_versions(&which.name, "deleted", &changed, output)
+pub(crate) async fn delete(away: TakenAway, connection: &Connection, output: Format) -> anyhow::Result<()> {
+    let SecretName { namespace, path } = away.which.name.clone();
+    let numbers = away.which.numbers.clone();
+    away.run(Change::DeleteSecret { namespace, path, numbers }, "deleted", connection, output).await
 }
 
 /// Brings versions back.
@@ -230,15 +242,24 @@ pub(crate) async fn undelete(which: Numbered, connection: &Connection, output: F
     which.must_name_versions()?;
     let SecretName { namespace, path } = &which.name;
     let changed = connection.client()?.undelete(namespace, path, &which.numbers).await?;
-    changed_versions(&which.name, "live", &changed, output)
+    changed_versions(&which.name, "live", &changed, None, output)
 }
 
 /// Erases versions.
-pub(crate) async fn destroy(which: Numbered, connection: &Connection, output: Format) -> anyhow::Result<()> {
-    which.must_name_versions()?;
-    let SecretName { namespace, path } = &which.name;
-    let changed = connection.client()?.destroy(namespace, path, &which.numbers).await?;
-    changed_versions(&which.name, "destroyed", &changed, output)
+pub(crate) async fn destroy(away: TakenAway, connection: &Connection, output: Format) -> anyhow::Result<()> {
+    away.which.must_name_versions()?;
+    let SecretName { namespace, path } = away.which.name.clone();
+    let numbers = away.which.numbers.clone();
+    away.run(Change::DestroySecret { namespace, path, numbers }, "destroyed", connection, output).await
+}
+
+impl TakenAway {
+    async fn run(&self, change: Change, state: &str, connection: &Connection, output: Format) -> anyhow::Result<()> {
+        let done = connection.client()?.change(change).await?;
+        let effect = self.effect.of(connection, &done).await?;
+        let changed = if let Outcome::Versions { changed } = done.outcome { changed } else { Vec::new() };
+        changed_versions(&self.which.name, state, &changed, Some(&effect), output)
+    }
 }
 
 impl Numbered {
@@ -251,11 +272,23 @@ impl Numbered {
     }
 }
 
-fn changed_versions(name: &SecretName, state: &str, changed: &[u64], output: Format) -> anyhow::Result<()> {
-    let document = json!({ "namespace": name.namespace, "path": name.path, "state": state, "changed": changed });
-    output.show(&document, || match changed {
-        [] => format!("no version of {name} changed"),
-        _ => format!("{name}: now {state}: {}", changed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+fn changed_versions(
+    name: &SecretName,
+    state: &str,
+    changed: &[u64],
+    effect: Option<&Effective>,
+    output: Format,
+) -> anyhow::Result<()> {
+    let mut document = json!({ "namespace": name.namespace, "path": name.path, "state": state, "changed": changed });
+    if let (Some(fields), Some(effect)) = (document.as_object_mut(), effect) {
+        fields.insert("effect".to_owned(), effect.document());
+    }
+    output.show(&document, || {
+        let what = match changed {
+            [] => format!("no version of {name} changed"),
+            _ => format!("{name}: now {state}: {}", changed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        effect.map_or_else(|| what.clone(), |effect| format!("{what}\n{effect}"))
     })
 }
 

@@ -73,6 +73,10 @@ fn member(index: MemberIndex, name: &str, answer: &Result<ReadStatusReply, Failu
             "alarms": s.alarms.iter().map(|a| json!({ "code": a.code, "message": a.message })).collect::<Vec<_>>(),
             "purged": s.purged,
             "tightened_index": s.tightened_index,
+            "absences": s.absences.iter().map(|a| json!({
+                "member": a.member, "how": a.how, "reason": a.reason, "index": a.index, "recorded_at": a.recorded_at,
+                "heard": a.heard,
+            })).collect::<Vec<_>>(),
             "confirmations": s.confirmations.iter().map(|c| json!({
                 "member": c.member, "index": c.index, "complaint": c.complaint,
             })).collect::<Vec<_>>(),
@@ -156,8 +160,17 @@ fn text(answers: &[(MemberIndex, Result<ReadStatusReply, Failure>)], name: &dyn 
             out.push_str(&format!("the certificate of {} ends on {ends}, and renews itself\n", name(*index)));
         }
     }
+    for a in &best.absences {
+        let heard = if a.heard { ", AND WAS HEARD OF SINCE" } else { "" };
+        let (who, since) = (named(&a.member), instant(a.recorded_at));
+        out.push_str(&format!(
+            "{who} is recorded as {} since {since} (log index {}){heard}: {}\n",
+            a.how, a.index, a.reason
+        ));
+    }
     // Who has not confirmed the rules in force, and whose word is not believed.
-    let behind = |c: &&Confirmation| c.index < best.tightened_index;
+    let gone = |c: &Confirmation| best.absences.iter().any(|a| a.member == c.member && !a.heard);
+    let behind = |c: &&Confirmation| c.index < best.tightened_index && !gone(c);
     let member = |c: &Confirmation| MemberIndex::try_from(c.member).map_or_else(|_| c.member.to_string(), name);
     let missing: Vec<String> = best.confirmations.iter().filter(behind).map(member).collect();
     if !missing.is_empty() {

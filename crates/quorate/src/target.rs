@@ -2,6 +2,7 @@
 
 use crate::connection::Connection;
 use crate::duration;
+use crate::effect::Effect;
 use crate::failure::Stop;
 use crate::output::{Format, table};
 use crate::secret::password;
@@ -87,6 +88,8 @@ pub(crate) enum RoleCommand {
     Delete {
         /// Its name.
         name: String,
+        #[command(flatten)]
+        effect: Effect,
     },
 }
 
@@ -116,6 +119,8 @@ pub(crate) struct RoleAdd {
     /// The SCRAM iterations of passwords' verifiers.
     #[arg(long, default_value_t = 4096)]
     scram_iterations: u32,
+    #[command(flatten)]
+    effect: Effect,
 }
 
 /// The one pinned keyring of class `cluster`.
@@ -195,8 +200,9 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
                 scram_iterations: add.scram_iterations,
             };
             let done = client.put_role(&description).await?;
-            output.show(&json!({ "name": add.name, "index": done.index }), || {
-                format!("role {} is described; next: quorate lease issue {}", add.name, add.name)
+            let effect = add.effect.seen_by(&client, &done).await?;
+            output.show(&json!({ "name": add.name, "index": done.index, "effect": effect.document() }), || {
+                format!("role {} is described; next: quorate lease issue {}\n{effect}", add.name, add.name)
             })
         }
         RoleCommand::List => {
@@ -214,12 +220,13 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
                 table(["ROLE", "TARGET", "GROUPS", "TTL", "MAX TTL", "LEASES"], rows)
             })
         }
-        RoleCommand::Delete { name } => {
+        RoleCommand::Delete { name, effect } => {
             let done = client.change(Change::DeleteRole { name: name.clone() }).await?;
             let ended = if let Outcome::Leases { changed } = &done.outcome { changed.len() } else { 0 };
-            output.show(&json!({ "name": name, "index": done.index, "leases_ended": ended }), || {
-                format!("role {name} is removed; {ended} leases are being revoked")
-            })
+            let effect = effect.seen_by(&client, &done).await?;
+            let document =
+                json!({ "name": name, "index": done.index, "leases_ended": ended, "effect": effect.document() });
+            output.show(&document, || format!("role {name} is removed; {ended} leases are being revoked\n{effect}"))
         }
     }
 }

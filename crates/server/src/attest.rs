@@ -5,6 +5,7 @@
 //! roster has applied it. Somebody else's word counts as far as this member can compare it with its own log: what it says
 //! of entries that this member does not have is ignored, and shown.
 
+use crate::absence::Absences;
 use crate::core::Core;
 use crate::failpoint;
 use crate::keystore::Keystore;
@@ -60,6 +61,7 @@ pub(crate) struct Attestor {
     pub(crate) me: MemberIndex,
     pub(crate) keys: Arc<Keystore>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) absences: Arc<Absences>,
     pub(crate) seen: Mutex<BTreeMap<MemberIndex, Seen>>,
     /// An index at which t others agree on another state than this member has: it must not go on.
     pub(crate) diverged: watch::Sender<Option<u64>>,
@@ -113,7 +115,9 @@ impl Attestor {
         let mut seen = self.seen();
         seen.entry(member).or_default().differing = Some(attestation);
         let others: Vec<Attestation> = seen.values().filter_map(|s| s.differing.clone()).collect();
-        if vouchers(&self.cluster, &self.roster, &theirs, &others) >= usize::from(self.roster.threshold) {
+        if vouchers(&self.cluster, &self.absences.contributors(), &theirs, &others)
+            >= usize::from(self.roster.threshold)
+        {
             self.diverged.send_replace(Some(theirs.index));
         }
     }
@@ -130,12 +134,13 @@ impl Notary for Attestor {
         let wanted = applied(checkpoint);
         let mut proof = vec![self.sign(checkpoint)];
         let needed = usize::from(self.roster.threshold);
+        let roster = self.absences.contributors();
         let mut asked = JoinSet::new();
         for (member, mut peer) in self.peers.all() {
             let ask = AttestRequest { index: wanted.index, exact: true, attestation: Vec::new() };
             asked.spawn(async move { (member, timeout(ANSWER, peer.attest(ask)).await) });
         }
-        while vouchers(&self.cluster, &self.roster, &wanted, &proof) < needed {
+        while vouchers(&self.cluster, &roster, &wanted, &proof) < needed {
             let Some(answer) = asked.join_next().await else { break };
             let Ok((member, Ok(Ok(reply)))) = answer else { continue };
             let reply = reply.into_inner();
@@ -143,7 +148,7 @@ impl Notary for Attestor {
                 continue;
             }
             match borsh::from_slice::<Attestation>(&reply.attestation) {
-                Ok(a) if a.member == member && a.is_valid(&self.cluster, &self.roster) => {
+                Ok(a) if a.member == member && a.is_valid(&self.cluster, &roster) => {
                     if a.applied == wanted {
                         proof.push(a);
                     } else if a.applied.index == wanted.index {
@@ -155,7 +160,7 @@ impl Notary for Attestor {
                 _ => self.complain(member, Complaint::Invalid),
             }
         }
-        let got = vouchers(&self.cluster, &self.roster, &wanted, &proof);
+        let got = vouchers(&self.cluster, &roster, &wanted, &proof);
         if got < needed {
             return Err(Unattested { index: wanted.index, got, needed });
         }
@@ -164,7 +169,7 @@ impl Notary for Attestor {
 
     fn verify(&self, checkpoint: &Checkpoint, proof: &[u8]) -> Result<(), Unattested> {
         let attestations: Vec<Attestation> = borsh::from_slice(proof).unwrap_or_default();
-        let got = vouchers(&self.cluster, &self.roster, &applied(checkpoint), &attestations);
+        let got = vouchers(&self.cluster, &self.absences.contributors(), &applied(checkpoint), &attestations);
         let needed = usize::from(self.roster.threshold);
         if got < needed { Err(Unattested { index: checkpoint.index, got, needed }) } else { Ok(()) }
     }
@@ -182,9 +187,10 @@ impl Core {
         match self.raft.settled(ask.index, ask.exact, APPLY).await {
             Ok(checkpoint) => {
                 let attestation = borsh::to_vec(&self.attestor.sign(&checkpoint)).unwrap_or_default();
-                AttestReply { attestation, applied: checkpoint.index }
+                let excuses = self.excuses_at(checkpoint.index);
+                AttestReply { attestation, applied: checkpoint.index, excuses }
             }
-            Err(CheckpointError::Behind(behind)) => AttestReply { attestation: Vec::new(), applied: behind.applied },
+            Err(CheckpointError::Behind(behind)) => AttestReply { applied: behind.applied, ..AttestReply::default() },
             Err(CheckpointError::Forgotten | CheckpointError::Stopped) => AttestReply::default(),
         }
     }
@@ -210,10 +216,13 @@ impl Core {
         }
     }
 
-    /// The members of whom this one does not know that they have applied `index`.
+    /// The members of whom this one does not know that they have applied `index`, and that are not recorded as gone.
     pub(crate) fn unconfirmed(&self, index: u64) -> Vec<MemberIndex> {
+        let gone = self.absences.gone();
         let confirmed = |member: MemberIndex| {
-            if member == self.me {
+            if gone.contains(&member) {
+                true
+            } else if member == self.me {
                 self.raft.checkpoint().index >= index
             } else {
                 self.attestor.known(member).newest.is_some_and(|a| a.applied.index >= index)
@@ -222,30 +231,36 @@ impl Core {
         self.roster.members.iter().map(|m| m.index).filter(|m| !confirmed(*m)).collect()
     }
 
-    /// Asks until every member of the roster has attested an index at or past `index`, or `patience` is over. Returns who has
-    /// not: the change of that index is *effective* when that is nobody.
+    /// Asks until every member of the roster has attested an index at or past `index` or is recorded as gone, or `patience` is
+    /// over. Returns who has not and is not: the change of that index is *effective* when that is nobody.
     pub(crate) async fn confirm(self: &Arc<Self>, index: u64, patience: Duration) -> Vec<MemberIndex> {
         let deadline = Instant::now() + patience;
         let _ = timeout_at(deadline, self.raft.wait_applied(index, patience)).await;
+        let _ = self.follow_absences();
+        // Whoever is gone may be back, and is then waited for again; what the others say of it is passed on to clients.
+        let gone = self.absences.gone();
+        for member in gone.iter().copied() {
+            let core = Arc::clone(self);
+            tokio::spawn(async move { core.ask(member, index).await });
+        }
+        let mut first = !gone.is_empty();
         loop {
             let round = Instant::now() + Duration::from_millis(250);
             let missing = self.unconfirmed(index);
-            if missing.is_empty() || Instant::now() >= deadline {
+            if (missing.is_empty() && !first) || Instant::now() >= deadline {
                 return missing;
             }
             let mut asked = JoinSet::new();
-            for (member, mut peer) in self.peers.all().filter(|(m, _)| missing.contains(m)) {
+            let worth = |m: MemberIndex| missing.contains(&m) || (first && !gone.contains(&m));
+            for (member, _) in self.peers.all().filter(|(m, _)| worth(*m)) {
                 let core = Arc::clone(self);
-                asked.spawn(async move {
-                    let ask = AttestRequest { index, exact: false, attestation: Vec::new() };
-                    if let Ok(Ok(reply)) = timeout(ANSWER, peer.attest(ask)).await
-                        && !reply.get_ref().attestation.is_empty()
-                    {
-                        core.compare(member, &reply.get_ref().attestation).await;
-                    }
-                });
+                asked.spawn(async move { core.ask(member, index).await });
             }
+            first = false;
             while let Ok(Some(_)) = timeout_at(deadline, asked.join_next()).await {}
+            if self.unconfirmed(index).is_empty() {
+                return Vec::new();
+            }
             // Who was not there in time is still heard, and judged, for the next one who asks.
             asked.detach_all();
             sleep_until(round.min(deadline)).await;

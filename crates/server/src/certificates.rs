@@ -97,7 +97,7 @@ impl Core {
         Ok(roots.iter().map(|der| (root_begin(der).unwrap_or(0), root_end(der).unwrap_or(0))).collect())
     }
 
-    /// Everything that ends soon or has ended.
+    /// Everything that ends soon or has ended, and members that are there though they are recorded as gone.
     pub(crate) fn alarms(&self) -> Result<Vec<Alarm>, Failure> {
         let now = self.clock()?;
         let advice = "`quorate client-ca replace` makes another one, with the administrators' signatures";
@@ -111,7 +111,7 @@ impl Core {
         let life = (to.saturating_sub(self.certificate.life), to);
         let wall = self.env.clock.wall();
         let own = ending("member_certificate_ends", "this member's certificate", advice, life, wall);
-        Ok(roots.chain(own).collect())
+        Ok(roots.chain(own).chain(self.absences.alarms()).collect())
     }
 
     /// The task that renews this node's certificate and tells what ends.

@@ -1,5 +1,6 @@
 //! What every task of a node shares, and how it reads the state.
 
+use crate::absence::Absences;
 use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
 use crate::env::Env;
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) room: Room,
     pub(crate) peers: Arc<Peers>,
     pub(crate) attestor: Arc<Attestor>,
+    pub(crate) absences: Arc<Absences>,
     pub(crate) executors: Executors,
     pub(crate) creating: Creating,
     pub(crate) caches: Caches,

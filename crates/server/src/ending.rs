@@ -124,6 +124,11 @@ pub enum RunError {
         /// Where.
         index: u64,
     },
+    /// Administrators have recorded this member as destroyed.
+    #[error(
+        "administrators have recorded this member as destroyed: nothing that it signs counts any more, and the process ends"
+    )]
+    Destroyed,
     /// A part of the node ended by itself.
     #[error("{0}; the process ends, because it would only seem to work")]
     Fatal(String),
@@ -154,11 +159,18 @@ const DEVICE: Ending = Ending {
     hint: "look at the disk and the kernel's log before the node is started again",
 };
 
+const DESTROYED: Ending = Ending {
+    code: "member_destroyed",
+    exit: 77,
+    hint: "erase its data folder and its seal key; if it was not destroyed, tell the administrators: what they rely on is untrue",
+};
+
 impl RunError {
     /// How the process ends with it.
     #[must_use]
     pub fn ending(&self) -> Ending {
         match self {
+            Self::Destroyed => DESTROYED,
             Self::Lost(_) | Self::NotAside { .. } | Self::Raft(OpenError::Damaged(_)) => DAMAGED,
             Self::Store { source, .. } | Self::Raft(OpenError::Storage(source)) | Self::Log(Fatal::Storage(source)) => {
                 of_store(source)

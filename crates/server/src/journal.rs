@@ -59,7 +59,11 @@ impl Core {
         {
             tracing::warn!(error = error.message, "the end of leases was not noted");
         }
-        let refused = matches!(outcome, Outcome::Refused(_));
+        let refused = match &outcome {
+            Outcome::Refused(_) => true,
+            Outcome::Versions { changed } => changed.is_empty(),
+            _ => false,
+        };
         let class = match &request {
             Some((_, _, kind, _)) if refused || !lessens(*kind) => Class::Normal,
             _ => Class::Essential,

@@ -20,6 +20,7 @@
 //! | `room` | free space on the disk: alarm, watermark, reserve |
 //! | `aside` | a damaged log is set aside, and the member stays out |
 
+mod absence;
 mod aside;
 mod attest;
 mod ceremony;
@@ -63,6 +64,7 @@ mod tests {
     use quorate_api::status::TABLE;
 
     const SOURCES: &[&str] = &[
+        include_str!("absence.rs"),
         include_str!("ceremony.rs"),
         include_str!("clock.rs"),
         include_str!("core.rs"),

@@ -118,6 +118,7 @@ impl Core {
                 request,
                 kind: Kind::OpenSecret,
                 resource: Resource::Secret { namespace: item.namespace.clone(), path: item.path.clone() },
+                numbers: Vec::new(),
                 details: self
                     .passed_on_by(passage.via)
                     .into_iter()

@@ -1,5 +1,6 @@
 //! Connections of this node to the other members.
 
+use crate::absence::Absences;
 use crate::failpoint;
 use quorate_api::MAX_MESSAGE;
 use quorate_api::net::Net;
@@ -16,6 +17,7 @@ use tonic::transport::Channel;
 /// One lazy channel to each other member, for everything but the log itself.
 pub(crate) struct Peers {
     clients: BTreeMap<MemberIndex, PeerClient<Channel>>,
+    absences: Arc<Absences>,
 }
 
 impl Peers {
@@ -24,6 +26,7 @@ impl Peers {
         roster: &Roster,
         me: MemberIndex,
         identity: &TlsIdentity,
+        absences: Arc<Absences>,
     ) -> Result<Self, TlsError> {
         let mut clients = BTreeMap::new();
         for member in roster.members.iter().filter(|m| m.index != me) {
@@ -32,17 +35,18 @@ impl Peers {
                 PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
             clients.insert(member.index, client);
         }
-        Ok(Self { clients })
+        Ok(Self { clients, absences })
     }
 
-    /// Every other member.
+    /// Every other member, but those that are destroyed.
     pub(crate) fn all(&self) -> impl Iterator<Item = (MemberIndex, PeerClient<Channel>)> + '_ {
-        self.clients.iter().map(|(index, client)| (*index, client.clone()))
+        let there = |index: &MemberIndex| !self.absences.is_destroyed(*index);
+        self.clients.iter().filter(move |(index, _)| there(index)).map(|(index, client)| (*index, client.clone()))
     }
 
     /// One of them.
     pub(crate) fn client(&self, index: MemberIndex) -> Option<PeerClient<Channel>> {
-        self.clients.get(&index).cloned()
+        self.clients.get(&index).filter(|_| !self.absences.is_destroyed(index)).cloned()
     }
 }
 

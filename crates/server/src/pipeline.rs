@@ -18,6 +18,7 @@ use quorate_state::genesis::client_roots;
 use quorate_state::ids::{Millis, RequestId};
 use quorate_state::lease::{State, lease};
 use quorate_state::request::authority_version;
+use quorate_state::secrets::{Secret, VersionState, secret};
 use quorate_state::store::{Store, StoreError};
 use quorate_state::target::role;
 use std::future::Future;
@@ -32,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) request: RequestId,
     pub(crate) kind: Kind,
     pub(crate) resource: Resource,
+    /// Of a secret: the versions that it would hide or erase; none for the newest.
+    pub(crate) numbers: Vec<u64>,
     /// More facts for the record: the hash of a signed request, a version number, who passed the question on.
     pub(crate) details: Vec<(&'static str, Detail)>,
 }
@@ -136,7 +139,9 @@ impl Core {
     pub(crate) async fn mandated(&self, mandate: Mandate, ask: Ask) -> Result<Recorded, Failure> {
         let (index, authority_version) = self.read(|store, index| Ok((index, authority_version(store)?)))?;
         let entry = self.decision_entry(mandate.bearer(), &ask, index).decision(Decision::Allow, "administrators");
-        on_disk(self.audit.append(entry, Class::Normal)).await?;
+        // It may be what keeps thieves of a CA's key out: it must not wait for room.
+        let class = if lessens(mandate.kind()) { Class::Essential } else { Class::Normal };
+        on_disk(self.audit.append(entry, class)).await?;
         Ok(Recorded { kind: mandate.kind(), index, authority_version })
     }
 
@@ -162,6 +167,9 @@ impl Core {
         let there = match &ask.resource {
             Resource::Lease(_) => lease.as_ref().is_some_and(|l| matches!(l.state, State::Intent | State::Active)),
             Resource::Role(name) => role(store, name)?.is_some(),
+            Resource::Secret { namespace, path } if lessens(ask.kind) => {
+                secret(store, namespace, path)?.is_some_and(|s| takes_any(&s, ask.kind, &ask.numbers))
+            }
             _ => true,
         };
         let lease = lease.map(|l| LeaseFacts { owner: l.owner, role: l.role, target: l.target });
@@ -206,6 +214,18 @@ impl Core {
     pub(crate) fn internal_entry(&self, what: &'static str, number: u64) -> Entry {
         Entry::new(self.env.clock.wall(), RecordKind::Internal, RecordId::internal(what, number), what)
     }
+}
+
+/// Whether hiding or erasing these versions, or the newest, would change any.
+fn takes_any(secret: &Secret, kind: Kind, numbers: &[u64]) -> bool {
+    let newest = secret.newest().map_or(0, |v| v.number);
+    secret.versions.iter().filter(|v| numbers.contains(&v.number) || (numbers.is_empty() && v.number == newest)).any(
+        |v| match v.state {
+            VersionState::Live => true,
+            VersionState::Deleted => kind == Kind::DestroySecret,
+            VersionState::Destroyed => false,
+        },
+    )
 }
 
 fn refusal(ask: &Ask, principal: &Principal, refused: &Refused) -> Failure {

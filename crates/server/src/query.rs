@@ -54,7 +54,7 @@ impl Core {
         details: Vec<(&'static str, Detail)>,
     ) -> Result<(), Failure> {
         self.linearize().await?;
-        let ask = Ask { request, kind: query.kind(), resource: query.resource(), details };
+        let ask = Ask { request, kind: query.kind(), resource: query.resource(), numbers: Vec::new(), details };
         self.allow(principal, ask).await.map(|_| ())
     }
 
@@ -306,6 +306,7 @@ impl Core {
             request: RequestId(self.env.random()),
             kind: Kind::ReadStatus,
             resource: Query::ReadStatus.resource(),
+            numbers: Vec::new(),
             details: Vec::new(),
         };
         self.allow(principal, ask).await?;
@@ -337,6 +338,7 @@ impl Core {
         let client_roots_not_after = self.roots_valid()?.into_iter().map(|(_, to)| to).collect();
         // Between ticks, with this member's own clock since.
         let cluster_time = self.now()?;
+        let (records, heard) = self.absences.seen();
         self.read(|store, applied| {
             let [leases_intent, leases_active, leases_revoking] = by_state;
             Ok(wire::ReadStatusReply {
@@ -381,6 +383,17 @@ impl Core {
                 effective_index,
                 confirmations,
                 purged: raft.purged,
+                absences: records
+                    .into_iter()
+                    .map(|(member, record)| wire::Absence {
+                        member: u32::from(member),
+                        how: record.absence.to_string(),
+                        reason: record.reason,
+                        index: record.index,
+                        recorded_at: record.at,
+                        heard: heard.contains(&member),
+                    })
+                    .collect(),
                 disk_free: self.room.free(),
                 disk: self.room.level().name().to_owned(),
                 audit: audit.to_owned(),
@@ -397,6 +410,10 @@ impl Core {
             index: attestation.map_or(0, |a| a.applied.index),
             attestation: attestation.and_then(|a| borsh::to_vec(a).ok()).unwrap_or_default(),
             complaint,
+            excuses: match own {
+                Some(own) if member == self.me => self.excuses_at(own.index),
+                _ => self.absences.word(member).and_then(|w| borsh::to_vec(&w).ok()).unwrap_or_default(),
+            },
         };
         let members = self.roster.members.iter().map(|m| m.index);
         members

@@ -184,6 +184,7 @@ fn grows(kind: Kind) -> bool {
         | Kind::DeletePolicy
         | Kind::SetClientRoots
         | Kind::ResetClock
+        | Kind::RecordMember
         | Kind::BlockIdentity
         | Kind::DeleteRole
         | Kind::RevokeLease
@@ -199,9 +200,40 @@ fn grows(kind: Kind) -> bool {
     }
 }
 
-/// Whether it takes something away from somebody: a right, a role, a credential. Its records may use the reserve of the audit log.
+/// Whether it takes something away from somebody: a right, a role, a credential, a secret that leaked. Its records may use the reserve of the audit log.
 pub(crate) fn lessens(kind: Kind) -> bool {
-    matches!(kind, Kind::RevokeLease | Kind::DeleteRole | Kind::BlockIdentity | Kind::PutPolicy | Kind::DeletePolicy)
+    match kind {
+        Kind::DeleteSecret
+        | Kind::DestroySecret
+        | Kind::PutPolicy
+        | Kind::DeletePolicy
+        | Kind::BlockIdentity
+        | Kind::DeleteRole
+        | Kind::RevokeLease
+        | Kind::SetClientRoots
+        | Kind::RecordMember => true,
+        // That of a role can lower what its leases get; what has to end now is ended by removing the role.
+        Kind::PutRole
+        | Kind::PutSecret
+        | Kind::UndeleteSecret
+        | Kind::CreateNamespace
+        | Kind::CreateMount
+        | Kind::RegisterCustomerKey
+        | Kind::UnblockIdentity
+        | Kind::BeginKeyGeneration
+        | Kind::PutTarget
+        | Kind::IssueLease
+        | Kind::RenewLease
+        | Kind::OpenSecret
+        | Kind::ListSecrets
+        | Kind::ReadVersions
+        | Kind::ReadMounts
+        | Kind::ReadPolicies
+        | Kind::ReadRoles
+        | Kind::ReadLease
+        | Kind::ListLeases
+        | Kind::ReadStatus => false,
+    }
 }
 
 impl Core {
@@ -247,6 +279,8 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_state::change::Change;
+    use quorate_state::ids::LeaseId;
 
     const CONFIG: StorageConfig = StorageConfig { alarm_free_bytes: 800, refuse_free_bytes: 400, reserve_bytes: 100 };
 
@@ -276,6 +310,36 @@ mod tests {
         assert!(room.admits(Kind::PutSecret).is_err() && room.admits(Kind::IssueLease).is_err());
         assert!(room.admits(Kind::RevokeLease).is_ok() && room.admits(Kind::OpenSecret).is_ok());
         assert!(!folder.path().join(RESERVE).exists(), "no reserve is taken from a disk that has none to give");
+    }
+
+    #[test]
+    fn what_takes_something_away_is_recorded_from_the_reserve() {
+        // A role that is described anew may take something away, and grows the state all the same.
+        for change in one_of_each() {
+            let kind = change.kind();
+            assert_eq!(lessens(kind), change.takes_away() && kind != Kind::PutRole, "{kind:?}");
+        }
+    }
+
+    fn one_of_each() -> Vec<Change> {
+        let text = || "a".to_owned();
+        let (namespace, path, numbers) = (text(), text(), vec![1]);
+        vec![
+            Change::DeleteSecret { namespace: text(), path: text(), numbers: vec![1] },
+            Change::UndeleteSecret { namespace: text(), path: text(), numbers: vec![1] },
+            Change::DestroySecret { namespace, path, numbers },
+            Change::CreateNamespace { namespace: text() },
+            Change::PutPolicy { name: text(), text: text() },
+            Change::DeletePolicy { name: text() },
+            Change::BlockIdentity { principal: text() },
+            Change::UnblockIdentity { principal: text() },
+            Change::DeleteRole { name: text() },
+            Change::IssueLease { role: text(), verifier: text(), ttl: None },
+            Change::RenewLease { lease: LeaseId([1; 16]), ttl: 1 },
+            Change::RevokeLease { lease: LeaseId([1; 16]) },
+            Change::SetClientRoots { certificates: Vec::new() },
+            Change::RecordMember { member: 1, name: text(), absence: None, reason: text() },
+        ]
     }
 
     #[test]

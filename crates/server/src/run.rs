@@ -1,5 +1,6 @@
 //! A node from its configuration to its end.
 
+use crate::absence::{Absences, Without};
 use crate::aside;
 use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
@@ -17,7 +18,7 @@ use crate::room::Room;
 use crate::services::{PeerPort, VaultPort};
 use crate::store::Seal;
 use quorate_api::MAX_MESSAGE;
-use quorate_api::net::Listener;
+use quorate_api::net::{Listener, Net};
 use quorate_api::peer::peer_server::PeerServer;
 use quorate_api::status::coded;
 use quorate_api::tls::{
@@ -130,12 +131,11 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     let (journal, applied) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
     let machine = Arc::new(VaultMachine::new(cluster, journal, Arc::clone(&lost)));
-    let dialer = Arc::new(RaftDialer {
-        net: Arc::clone(&env.net),
-        members: genesis.roster.members.clone(),
-        identity: tls.clone(),
-    });
-    let peers = Arc::new(Peers::new(&env.net, &genesis.roster, me.index, &tls)?);
+    let absences = Arc::new(Absences::new(me.index, genesis.roster.clone()));
+    let net: Arc<dyn Net> = Arc::new(Without { net: Arc::clone(&env.net), absences: Arc::clone(&absences) });
+    let dialer =
+        Arc::new(RaftDialer { net: Arc::clone(&net), members: genesis.roster.members.clone(), identity: tls.clone() });
+    let peers = Arc::new(Peers::new(&net, &genesis.roster, me.index, &tls, Arc::clone(&absences))?);
     let keys = Arc::new(keys);
     let attestor = Arc::new(Attestor {
         cluster,
@@ -143,6 +143,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         me: me.index,
         keys: Arc::clone(&keys),
         peers: Arc::clone(&peers),
+        absences: Arc::clone(&absences),
         seen: Mutex::default(),
         diverged: watch::Sender::new(None),
     });
@@ -168,6 +169,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         me: me.index,
         peers,
         attestor,
+        absences,
         env,
         roster: genesis.roster.clone(),
         keys,
@@ -180,6 +182,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         certificate,
         callers,
     });
+
+    core.follow_absences().map_err(|failure| RunError::Fatal(failure.message))?;
 
     let (stop_clients, clients_stopped) = watch::channel(false);
     let (stop_peers, peers_stopped) = watch::channel(false);
@@ -200,6 +204,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     tasks.spawn(Arc::clone(&core).keep_callers());
     tasks.spawn(Arc::clone(&core).drive_attestations(attest_every));
     tasks.spawn(Arc::clone(&core).keep_room());
+    tasks.spawn(Arc::clone(&core).drive_absences());
     let mut fatal = raft.fatal();
     let mut diverged = core.attestor.diverged.subscribe();
     let port = |ended: Option<Result<Result<(), RunError>, _>>| match ended {
@@ -223,6 +228,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
             return Err(RunError::AuditFailed(kind.into()));
         }
         index = alone(&mut diverged) => return Err(RunError::Diverged { index }),
+        () = core.absences.condemned() => return Err(RunError::Destroyed),
         () = &mut shutdown => {}
         ended = clients.join_next() => return port(ended),
         ended = peers.join_next() => return port(ended),
@@ -401,10 +407,11 @@ async fn serve_peers(
 ) -> Result<(), RunError> {
     let keys: Vec<[u8; 32]> = core.roster.members.iter().map(|m| m.key).collect();
     let config = peer_server_config(&tls, Arc::new(move |key| keys.contains(key)))?;
-    let roster = core.roster.clone();
+    let (roster, absences) = (core.roster.clone(), Arc::clone(&core.absences));
     let authenticate: quorate_raft::Authenticate = Arc::new(move |extensions| {
         let key = extensions.get::<PeerKey>()?;
-        roster.by_key(&key.0).map(|m| m.raft_id)
+        let member = roster.by_key(&key.0)?;
+        absences.hear(member.index).ok().map(|()| member.raft_id)
     });
     let raft = core.raft.service(authenticate);
     let peer = PeerServer::new(PeerPort(core)).max_decoding_message_size(MAX_MESSAGE);

@@ -61,8 +61,9 @@ impl Vault for VaultPort {
         };
         let unconfirmed = if takes_away { self.0.glance(done.index).await } else { Vec::new() };
         let unconfirmed = unconfirmed.into_iter().map(u32::from).collect();
+        let gone = self.0.absences.gone().into_iter().filter(|_| takes_away).map(u32::from).collect();
         let outcome = encode(&done.outcome);
-        Ok(Response::new(vw::SubmitReply { outcome, index: done.index, term: done.term, lease, unconfirmed }))
+        Ok(Response::new(vw::SubmitReply { outcome, index: done.index, term: done.term, lease, unconfirmed, gone }))
     }
 
     async fn open(&self, request: Request<vw::OpenRequest>) -> Result<Response<vw::OpenReply>, Status> {
@@ -143,10 +144,17 @@ pub(crate) struct PeerPort(pub(crate) Arc<Core>);
 
 impl PeerPort {
     /// Which member is calling, by the key that its connection showed.
-    fn member<T>(&self, request: &Request<T>) -> Result<MemberIndex, Failure> {
+    fn caller<T>(&self, request: &Request<T>) -> Result<MemberIndex, Failure> {
         let key = request.extensions().get::<PeerKey>();
         let member = key.and_then(|key| self.0.roster.by_key(&key.0));
-        member.map(|m| m.index).ok_or_else(|| Failure::new("unauthenticated", "the connection is not a member's"))
+        let stranger = || Failure::new("unauthenticated", "the connection is not a member's");
+        member.map(|m| m.index).ok_or_else(stranger)
+    }
+
+    /// The same, of members that are not recorded as destroyed.
+    fn member<T>(&self, request: &Request<T>) -> Result<MemberIndex, Failure> {
+        let member = self.caller(request)?;
+        self.0.absences.hear(member).map(|()| member)
     }
 }
 
@@ -201,7 +209,12 @@ impl Peer for PeerPort {
     }
 
     async fn attest(&self, request: Request<pw::AttestRequest>) -> Result<Response<pw::AttestReply>, Status> {
-        let member = self.member(&request)?;
+        let member = self.caller(&request)?;
+        if self.0.absences.hear(member).is_err() {
+            // So that it learns why nobody answers it.
+            let excuses = self.0.excuses_at(0);
+            return Ok(Response::new(pw::AttestReply { excuses, ..pw::AttestReply::default() }));
+        }
         Ok(Response::new(self.0.attested(member, request.into_inner()).await))
     }
 

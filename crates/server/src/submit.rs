@@ -136,12 +136,20 @@ impl Core {
         if let Resource::Secret { namespace, path } = &resource {
             check_place(namespace, path)?;
         }
-        let ask = Ask {
+        let mut ask = Ask {
             request: request.id,
             kind: request.change.kind(),
             resource,
+            numbers: match &request.change {
+                Change::DeleteSecret { numbers, .. } | Change::DestroySecret { numbers, .. } => numbers.clone(),
+                _ => Vec::new(),
+            },
             details: vec![("request_hash", hash_detail(&signed.hash()))],
         };
+        if let Change::RecordMember { absence, reason, .. } = &request.change {
+            let absence = absence.map_or_else(|| "present".to_owned(), |a| a.to_string());
+            ask.details.extend([("absence", Detail::text(&absence)), ("reason", Detail::text(reason))]);
+        }
         if let Change::SetClientRoots { certificates } = &request.change {
             // No client: perhaps there is none left whom the present roots admit.
             let mandate = Mandate::of(signed, request, &administrators).map_err(Failure::from)?;

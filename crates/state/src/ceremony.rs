@@ -135,13 +135,16 @@ pub(crate) fn begin(
     Ok(Outcome::Ceremony { keyring: None })
 }
 
-pub(crate) fn receive(tx: &mut Tx<'_>, index: u64, message: &[u8]) -> Result<Outcome, StoreError> {
+pub(crate) fn receive(tx: &mut Tx<'_>, index: u64, roster: &Roster, message: &[u8]) -> Result<Outcome, StoreError> {
     let refuse = |why: String| Ok(Outcome::Refused(Refusal::Ceremony { why }));
     let message = match Message::decode(message) {
         Ok(message) => message,
         Err(why) => return refuse(why.to_string()),
     };
     let id = SessionId(message.session);
+    if roster.member(message.member).is_none() {
+        return refuse(format!("member {} is not in the roster, or is recorded as destroyed", message.member));
+    }
     let Some(mut found) = session(tx, &id)? else { return Ok(Outcome::Refused(Refusal::not_found("ceremony"))) };
     let fault = match found.ceremony.receive(&message) {
         Ok(reshare::Outcome::Accepted | reshare::Outcome::Repeated) => None,

@@ -3,7 +3,8 @@
 //! [`Kind`] names them all: a test walks [`Kind::ALL`] and fails when one lacks a Cedar action, an audit rendering, an
 //! RPC or a denied-by-default case.
 
-use crate::ids::{CustomerKeyId, KeyringId, LeaseId, Millis, SessionId};
+use crate::absence::Absence;
+use crate::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, Millis, SessionId};
 use crate::target::TargetTls;
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
@@ -184,6 +185,17 @@ pub enum Change {
         /// What it is to be.
         to: Millis,
     },
+    /// Records that a member is gone, or is there again. Needs the administrators' signatures.
+    RecordMember {
+        /// The member.
+        member: MemberIndex,
+        /// Its name, which must be that of the index.
+        name: String,
+        /// How it is gone; nothing when it is there again.
+        absence: Option<Absence>,
+        /// How that is known: 1 to [`crate::absence::MAX_REASON`] bytes.
+        reason: String,
+    },
 }
 
 /// What only looks. Answered by nodes from their own state, never logged in Raft.
@@ -306,6 +318,8 @@ kinds! {
     SetClientRoots = "client-roots.set", "client-roots:set", "Submit";
     /// [`Change::ResetClock`]
     ResetClock = "clock.reset", "clock:reset", "Submit";
+    /// [`Change::RecordMember`]
+    RecordMember = "member.record", "member:record", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -350,6 +364,8 @@ pub enum Resource {
     Role(String),
     /// A lease.
     Lease(LeaseId),
+    /// A member, by name.
+    Member(String),
     /// The cluster itself.
     Cluster,
 }
@@ -365,6 +381,7 @@ impl fmt::Display for Resource {
             Self::Target(name) => write!(f, "target {name}"),
             Self::Role(name) => write!(f, "role {name}"),
             Self::Lease(id) => write!(f, "lease {id}"),
+            Self::Member(name) => write!(f, "member {name}"),
             Self::Cluster => f.write_str("cluster"),
         }
     }
@@ -395,6 +412,7 @@ impl Change {
             Self::RevokeLease { .. } => Kind::RevokeLease,
             Self::SetClientRoots { .. } => Kind::SetClientRoots,
             Self::ResetClock { .. } => Kind::ResetClock,
+            Self::RecordMember { .. } => Kind::RecordMember,
         }
     }
 
@@ -420,6 +438,7 @@ impl Change {
             Self::BeginKeyGeneration { .. } | Self::SetClientRoots { .. } | Self::ResetClock { .. } => {
                 Resource::Cluster
             }
+            Self::RecordMember { name, .. } => Resource::Member(name.clone()),
             Self::PutTarget { name, .. } => Resource::Target(name.clone()),
             Self::PutRole { name, .. } | Self::DeleteRole { name } => Resource::Role(name.clone()),
             Self::IssueLease { role, .. } => Resource::Role(role.clone()),
@@ -440,7 +459,8 @@ impl Change {
             | Self::DeleteRole { .. }
             | Self::RevokeLease { .. }
             | Self::SetClientRoots { .. }
-            | Self::ResetClock { .. } => true,
+            | Self::ResetClock { .. }
+            | Self::RecordMember { .. } => true,
             Self::PutSecret { .. }
             | Self::UndeleteSecret { .. }
             | Self::CreateNamespace { .. }
@@ -464,7 +484,8 @@ impl Change {
             | Self::UnblockIdentity { .. }
             | Self::BeginKeyGeneration { .. }
             | Self::SetClientRoots { .. }
-            | Self::ResetClock { .. } => true,
+            | Self::ResetClock { .. }
+            | Self::RecordMember { .. } => true,
             Self::PutSecret { .. }
             | Self::DeleteSecret { .. }
             | Self::UndeleteSecret { .. }

@@ -1,5 +1,6 @@
 //! What stands in the log.
 
+use crate::attest::Attestation;
 use crate::clock::Reading;
 use crate::ids::{LeaseId, MemberIndex, Millis};
 use crate::outcome::Refusal;
@@ -82,6 +83,11 @@ pub enum Command {
         /// The message.
         message: Vec<u8>,
     },
+    /// A member that was recorded as powered off is back: the record ends.
+    Returned {
+        /// Its own word for an index at or past the record.
+        attestation: Attestation,
+    },
 }
 
 /// What the leader adds to an endorsed request.
@@ -152,6 +158,7 @@ impl Command {
             Self::LeaseRevoked { .. } => "lease-revoked",
             Self::Adopt { .. } => "adopt",
             Self::Ceremony { .. } => "ceremony",
+            Self::Returned { .. } => "returned",
         }
     }
 }

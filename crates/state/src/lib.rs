@@ -16,11 +16,13 @@
 //! | [`access`] | namespaces, mounts, customer keys, policies, blocked identities |
 //! | [`ceremony`] | key generation through the log |
 //! | [`hash`] | the hash of the state, which every command brings up to date |
+//! | [`absence`] | members that administrators have recorded as powered off or destroyed |
 //! | [`attest`] | what members sign about the state, and who counts |
 //!
 //! Refusals are outcomes, not errors: they are final, recorded under the request id, and the same on every node. Only a
 //! store that cannot be read is an error, and it ends the process.
 
+pub mod absence;
 pub mod access;
 pub mod attest;
 pub mod ceremony;

@@ -7,7 +7,7 @@ pub use check::{Violation, check};
 use crate::change::Change;
 use crate::clock::{self, ClusterClock, apply_tick};
 use crate::command::{Command, Stamp};
-use crate::genesis::{Roster, administrators, roster};
+use crate::genesis::{Roster, administrators};
 use crate::ids::ClusterId;
 use crate::lease::{self, Asked};
 use crate::outcome::{Outcome, Refusal};
@@ -18,7 +18,7 @@ use crate::request::{
 use crate::secrets::{self, Put, VersionState};
 use crate::store::{Store, StoreError, Tx, Writes};
 use crate::target::{self, Described, Role};
-use crate::{access, ceremony, hash};
+use crate::{absence, access, ceremony, hash};
 
 /// Where a command stands in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,8 @@ pub fn apply(
         Ok(command) => command,
         Err(refusal) => return Ok((Writes::new(), Outcome::Refused(refusal))),
     };
-    let roster = roster(&tx)?;
+    // Whoever is destroyed signs nothing that counts.
+    let roster = absence::contributors(&tx)?;
     let outcome = match &command {
         Command::Endorsed { request, endorsements, stamp } => {
             endorsed(&mut tx, cluster, &roster, at, request, endorsements, stamp)?
@@ -78,7 +79,8 @@ pub fn apply(
         | Command::LeaseFailed { .. }
         | Command::LeaseRevoked { .. }
         | Command::Adopt { .. } => Outcome::Refused(Refusal::Unjustified),
-        Command::Ceremony { message } => ceremony::receive(&mut tx, at.index, message)?,
+        Command::Ceremony { message } => ceremony::receive(&mut tx, at.index, &roster, message)?,
+        Command::Returned { attestation } => absence::returned(&mut tx, cluster, &roster, attestation)?,
     };
     if matches!(outcome, Outcome::Refused(_)) && !matches!(command, Command::Endorsed { .. }) {
         tx.rollback();
@@ -241,5 +243,8 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         Change::RevokeLease { lease } => lease::revoke(tx, index, lease),
         Change::SetClientRoots { certificates } => access::set_client_roots(tx, index, certificates),
         Change::ResetClock { to } => clock::reset(tx, index, *to),
+        Change::RecordMember { member, name, absence, reason } => {
+            absence::record(tx, index, who.now, &absence::Asked { member: *member, name, absence: *absence, reason })
+        }
     }
 }

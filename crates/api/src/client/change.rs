@@ -10,6 +10,7 @@ use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::sealed::{ObjectTemplate, Sealed, WrapTemplate, seal};
+use quorate_state::absence::Absence;
 use quorate_state::access::SYSTEM_NAMESPACE;
 use quorate_state::change::Change;
 use quorate_state::ids::{CustomerKeyId, KeyringId, MemberIndex, Millis, SessionId, hex};
@@ -54,6 +55,8 @@ pub struct Submitted {
     /// For a change that takes something away: members of whom the answering one does not know yet that they have applied it.
     /// [`Client::effective`] asks for their own words.
     pub unconfirmed: Vec<MemberIndex>,
+    /// For the same: members that the answering one does not wait for, because they are recorded as gone.
+    pub gone: Vec<MemberIndex>,
 }
 
 /// A target, without its password.
@@ -276,6 +279,34 @@ impl Client {
         self.submit(&self.sign(change, Some(by))).await
     }
 
+    /// Records that a member is gone, or with no absence that it is there again. `reason` says how that is known.
+    ///
+    /// # Security
+    /// From then on changes count as effective without that member. If it runs all the same, kept from hearing of them, it and corrupt
+    /// members together act on the old rules.
+    ///
+    /// # Errors
+    /// As [`Client::put_policy`]; `not_found` when no member is called so.
+    pub async fn record_member(
+        &self,
+        name: &str,
+        absence: Option<Absence>,
+        reason: &str,
+        by: &Administrators<'_>,
+    ) -> Result<Submitted, Failure> {
+        self.administer(self.member_record(name, absence, reason)?, by).await
+    }
+
+    /// The change of [`Client::record_member`].
+    ///
+    /// # Errors
+    /// `not_found` when no pinned member is called so.
+    pub fn member_record(&self, name: &str, absence: Option<Absence>, reason: &str) -> Result<Change, Failure> {
+        let found = self.profile.member_named(name).map(|m| m.index);
+        let member = found.ok_or_else(|| Failure::new(NOT_FOUND, format!("cluster.toml names no member {name}")))?;
+        Ok(Change::RecordMember { member, name: name.to_owned(), absence, reason: reason.to_owned() })
+    }
+
     /// Puts other client CAs (certificates, DER) in the place of those that there are. For a client that is an administrator:
     /// [`super::Identity::administrator`]; of certificates of clients none needs to be valid.
     ///
@@ -429,10 +460,15 @@ impl Client {
                 index: reply.index,
                 term: reply.term,
                 lease: reply.lease,
-                unconfirmed: reply.unconfirmed.iter().filter_map(|m| MemberIndex::try_from(*m).ok()).collect(),
+                unconfirmed: members(&reply.unconfirmed),
+                gone: members(&reply.gone),
             }),
         }
     }
+}
+
+fn members(indexes: &[u32]) -> Vec<MemberIndex> {
+    indexes.iter().filter_map(|m| MemberIndex::try_from(*m).ok()).collect()
 }
 
 /// An outcome that this change cannot have.

@@ -11,9 +11,10 @@ use crate::vault::{
     ReadStatusRequest, ReadVersionsReply, ReadVersionsRequest, SecretInfo,
 };
 use futures::future::join_all;
-use quorate_state::attest::Attestation;
+use quorate_state::absence::Absence;
+use quorate_state::attest::{Attestation, Excuses, excused};
 use quorate_state::ids::{LeaseId, MemberIndex};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -21,6 +22,15 @@ use tokio::time::{Instant, sleep};
 const ATTEST: Duration = Duration::from_secs(2);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How far a change has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// Who has not confirmed that it has applied it, and is not gone.
+    pub missing: Vec<MemberIndex>,
+    /// Who has not, and administrators have recorded that it is gone: nobody waits for it.
+    pub gone: BTreeMap<MemberIndex, Absence>,
+}
 
 impl Client {
     /// Every path below a prefix.
@@ -129,14 +139,21 @@ impl Client {
         }
     }
 
-    /// Asks until every pinned member has attested an index at or past `index`, or `patience` is over. Returns who has not: the
-    /// change at `index` is *effective* when that is nobody, and then no honest member acts on the rules before it.
+    /// Whom [`Client::effect`] misses: the change at `index` is *effective* when that is nobody.
+    pub async fn effective(&self, index: u64, patience: Duration) -> Vec<MemberIndex> {
+        self.effect(index, patience).await.missing
+    }
+
+    /// Asks until every pinned member has attested an index at or past `index`, or is recorded as gone by the word of t members
+    /// that have, or `patience` is over. When nobody is missing, no honest member acts on the rules before `index`.
     ///
     /// # Security
-    /// What counts is each member's own signature, whoever passes it on: members that lie can hold this up, not bring it about.
-    pub async fn effective(&self, index: u64, patience: Duration) -> Vec<MemberIndex> {
+    /// What counts is each member's own signature, whoever passes it on: members that lie can hold this up, not bring it about. Of
+    /// those that are gone it is as true as what the administrators recorded.
+    pub async fn effect(&self, index: u64, patience: Duration) -> Effect {
         let deadline = Instant::now() + patience;
         let mut missing: BTreeSet<MemberIndex> = self.profile.members.iter().map(|m| m.index).collect();
+        let mut words: BTreeMap<MemberIndex, Excuses> = BTreeMap::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let wait_ms = u32::try_from(left.min(ATTEST).as_millis()).unwrap_or(0);
@@ -149,10 +166,17 @@ impl Client {
                     if let Some(member) = self.confirms(index, &word.attestation) {
                         missing.remove(&member);
                     }
+                    if let Some(said) = self.excuses(&word.excuses) {
+                        words.insert(said.member, said);
+                    }
                 }
             }
-            if missing.is_empty() || Instant::now() >= deadline {
-                return missing.into_iter().collect();
+            let said: Vec<Excuses> = words.values().cloned().collect();
+            let mut gone = excused(index, self.profile.threshold, &said);
+            gone.retain(|member, _| missing.contains(member));
+            if missing.len() == gone.len() || Instant::now() >= deadline {
+                missing.retain(|member| !gone.contains_key(member));
+                return Effect { missing: missing.into_iter().collect(), gone };
             }
             sleep(PAUSE).await;
         }
@@ -164,6 +188,13 @@ impl Client {
         let member = self.profile.member(word.member)?;
         let counts = word.applied.index >= index && word.is_signed(&self.profile.cluster, &member.key);
         counts.then_some(member.index)
+    }
+
+    /// What a pinned member has signed about who is gone.
+    fn excuses(&self, word: &[u8]) -> Option<Excuses> {
+        let word: Excuses = borsh::from_slice(word).ok()?;
+        let member = self.profile.member(word.member)?;
+        word.is_signed(&self.profile.cluster, &member.key).then_some(word)
     }
 
     /// Every member's own view, asked at once.

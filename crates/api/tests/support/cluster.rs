@@ -475,7 +475,14 @@ impl Vault for Node {
             }
             _ => Outcome::Done,
         };
-        Ok(Response::new(SubmitReply { outcome: encode(&outcome), index: 11, term: 1, lease, unconfirmed: Vec::new() }))
+        Ok(Response::new(SubmitReply {
+            outcome: encode(&outcome),
+            index: 11,
+            term: 1,
+            lease,
+            unconfirmed: Vec::new(),
+            gone: Vec::new(),
+        }))
     }
 
     async fn read_mounts(&self, _: Request<ReadMountsRequest>) -> Reply<ReadMountsReply> {

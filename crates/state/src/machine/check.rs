@@ -11,7 +11,7 @@ use crate::lease::{Lease, State, leases, principal};
 use crate::request::Remembered;
 use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
 use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
-use crate::{access, ceremony, target};
+use crate::{absence, access, ceremony, target};
 use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::keyring::{KeyringClass, keyring_id};
 use quorate_crypto::sealed::Header;
@@ -51,6 +51,7 @@ pub fn check(store: &dyn Store) -> Result<(), Violation> {
     requests(store)?;
     secrets(store, &cluster)?;
     places(store)?;
+    gone(store)?;
     keys(store)?;
     lease_rows(store, &cluster)?;
     // Last, because it says least about what is wrong.
@@ -171,6 +172,15 @@ fn places(store: &dyn Store) -> Result<(), Violation> {
         holds(there, Table::Role, label.as_bytes(), "its target is missing")?;
     }
     Ok(())
+}
+
+/// Only members are recorded as gone, and never so many that nothing could be decided any more.
+fn gone(store: &dyn Store) -> Result<(), Violation> {
+    let (roster, records) = (roster(store)?, absence::records(store)?);
+    let known = records.keys().all(|member| roster.member(*member).is_some());
+    holds(known, Table::Meta, b"absent", "it names somebody who is no member")?;
+    let left = roster.members.len().saturating_sub(records.len());
+    holds(left >= usize::from(roster.threshold), Table::Meta, b"absent", "fewer members are left than it takes")
 }
 
 /// Keys have the ids that they hash to, and keyrings the certificates that made them.

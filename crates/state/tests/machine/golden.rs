@@ -8,7 +8,8 @@ use borsh::BorshSerialize;
 use quorate_crypto::encoding::hash;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_crypto::reshare::{Body, Complaint};
-use quorate_state::attest::{Applied, Attestation};
+use quorate_state::absence::{Absence, Record};
+use quorate_state::attest::{Applied, Attestation, Excuses};
 use quorate_state::change::{Change, Kind};
 use quorate_state::clock::Reading;
 use quorate_state::command::{Command, RevocationProof};
@@ -83,6 +84,7 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
         Change::RevokeLease { lease },
         Change::SetClientRoots { certificates: vec![b"a CA".to_vec(), b"another CA".to_vec()] },
         Change::ResetClock { to: CREATED },
+        gone(2, Some(Absence::Destroyed)),
     ]
 }
 
@@ -108,6 +110,8 @@ fn commands_are_frozen() {
     world.submit(Change::BeginKeyGeneration { session: SessionId([6; 32]), class: KeyringClass::Customer });
     let message = world.say(&SessionId([6; 32])).remove(0);
     let endpoint = "db.example.org:5432".to_owned();
+    let applied = Applied { index: 9, log: [1; 32], state: [2; 32] };
+    let attestation = Attestation::sign(&world.cluster, ROSTER, 2, applied, &node(2));
     let commands = [
         Command::Tick { readings: vec![Reading::sign(&world.cluster, ROSTER, 1, 9, CREATED, &node(1))] },
         Command::Expire { term, upto: CREATED },
@@ -120,6 +124,7 @@ fn commands_are_frozen() {
         },
         Command::Adopt { term, target: "db".to_owned(), principal: "q01234567_aa".to_owned(), oid: 16_401 },
         Command::Ceremony { message },
+        Command::Returned { attestation: attestation.clone() },
     ];
     for command in commands {
         assert_eq!(Command::decode(&command.encode()), Ok(command.clone()));
@@ -128,9 +133,11 @@ fn commands_are_frozen() {
     let list = vec![[1; 64], [2; 64]];
     let endorsement = Endorsement::sign(&world.cluster, ROSTER, 8, 2, CREATED, list, &node(2));
     all.push(("endorsement".to_owned(), bytes_of(&endorsement)));
-    let applied = Applied { index: 9, log: [1; 32], state: [2; 32] };
-    let attestation = Attestation::sign(&world.cluster, ROSTER, 2, applied, &node(2));
     all.push(("attestation".to_owned(), bytes_of(&attestation)));
+    let record = |absence| Record { absence, reason: "it burned".to_owned(), index: 8, at: CREATED };
+    let records = [(1, record(Absence::PoweredOff)), (3, record(Absence::Destroyed))].into();
+    let excuses = Excuses::sign(&world.cluster, (ROSTER, 2), 9, &records, &BTreeSet::new(), &node(2));
+    all.push(("excuses".to_owned(), bytes_of(&excuses)));
     all.push(("genesis".to_owned(), genesis().to_bytes()));
     all.push(("cluster".to_owned(), genesis().cluster().0.to_vec()));
     frozen("commands.txt", &all);
@@ -205,7 +212,7 @@ fn the_state_is_frozen() {
     let proof = RevocationProof { lease: ending, fenced: false, looked_at: CREATED, sessions_ended: 1, endpoint };
     world.apply(&Command::LeaseRevoked { term: world.term, proofs: vec![proof] });
     world.active(16_401);
-    // Last, so that it moves no other row.
+    // Near the end, so that it moves no other row.
     world.submit(Change::BeginKeyGeneration { session: SessionId([6; 32]), class: KeyringClass::Cluster });
     for _ in 0..2 {
         world
@@ -217,6 +224,7 @@ fn the_state_is_frozen() {
     let lie = Body::Complaint(Complaint { dealer: 1, key_seed: [7; 32] });
     let lie = quorate_crypto::reshare::Message::sign(ceremony.params(), 3, lie, &node(3)).encode();
     world.apply(&Command::Ceremony { message: lie });
+    assert_eq!(world.submit(gone(2, Some(Absence::PoweredOff))), Outcome::Done);
     let rows = |store: &MemStore, table: u8| store.0.iter().filter(|(k, _)| k[0] == table).count();
     for table in Table::Hash as u8..=Table::CeremonyFault as u8 {
         assert!(rows(&world.store, table) > 0, "no row of table {table:#04x} is frozen");

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod absences;
 mod access;
 mod attestations;
 mod canary;

@@ -7,6 +7,7 @@ use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::reshare;
 use quorate_crypto::sealed::{Fresh, ObjectTemplate, Sealed, WrapTemplate, seal_with};
 use quorate_crypto::secret::Secret;
+use quorate_state::absence::Absence;
 use quorate_state::ceremony::session;
 use quorate_state::change::Change;
 use quorate_state::clock::{ClusterClock, Reading};
@@ -443,6 +444,11 @@ pub(crate) fn assert_code(outcome: &Outcome, code: &str) {
         Outcome::Refused(refusal) => assert_eq!(refusal.code(), code, "{refusal}"),
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// The administrators' record of a member.
+pub(crate) fn gone(member: u8, absence: Option<Absence>) -> Change {
+    Change::RecordMember { member, name: format!("node-{member}"), absence, reason: "it burned".to_owned() }
 }
 
 /// Whether an outcome says that an argument cannot be.
