@@ -112,6 +112,7 @@ fn no_versioned_format_is_left_out() {
         ("crates/crypto/src/reshare/message.rs", "ceremony message"),
         ("crates/crypto/src/storage.rs", "value in a node's store"),
         ("crates/raft/src/codec.rs", "log entry"),
+        ("crates/raft/src/snapshot.rs", "image of the state"),
         ("crates/raft/src/witness.rs", "log witness"),
         ("crates/server/src/format.rs", "data folder"),
         ("crates/state/src/command.rs", "signed request"),

@@ -8,8 +8,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::{
     checkpoint::{Checkpoint, Notary},
@@ -20,6 +21,8 @@ use crate::{
     wire::{self, snapshot_chunk::Part as WirePart},
 };
 
+/// The version of an image: of its beginning and of the framing of its records. A member takes no other.
+pub(crate) const VERSION: u32 = 1;
 /// Bytes of records to gather before they are sent; a chunk exceeds it by at most one record.
 const CHUNK: usize = 512 << 10;
 /// Chunks that wait for a slow receiver.
@@ -52,11 +55,17 @@ impl Point {
             chain: Bytes::copy_from_slice(&self.chain),
             state: Bytes::copy_from_slice(&self.state),
             proof: proof.into(),
+            version: VERSION,
         };
         wire::SnapshotChunk { part: Some(WirePart::Begin(begin)) }
     }
 
     fn received(begin: &wire::SnapshotBegin) -> Result<Self, Status> {
+        if begin.version != VERSION {
+            let found = begin.version;
+            let why = format!("snapshot is of version {found}, and this release reads version {VERSION}");
+            return Err(Status::invalid_argument(why));
+        }
         let hash = |bytes: &[u8]| <[u8; 32]>::try_from(bytes).map_err(invalid);
         let (applied, membership) = codec::decode_applied(&begin.membership).map_err(invalid)?;
         if applied != begin.last.map(LogId::from) {
@@ -289,7 +298,7 @@ impl Staging {
 /// The snapshot is not what enough members vouch for, or did not arrive whole. Nothing is left of it.
 pub(crate) async fn receive(
     begin: &wire::SnapshotBegin,
-    chunks: &mut Streaming<wire::SnapshotChunk>,
+    chunks: &mut (impl Stream<Item = Result<wire::SnapshotChunk, Status>> + Unpin + Send),
     notary: &dyn Notary,
     stage: impl FnOnce(Point) -> Staging + Send,
 ) -> Result<Staged, Status> {
@@ -310,8 +319,10 @@ pub(crate) async fn receive(
 ///
 /// # Errors
 /// The sender failed, or has fallen silent.
-pub(crate) async fn next(chunks: &mut Streaming<wire::SnapshotChunk>) -> Result<Option<WirePart>, Status> {
-    let chunk = tokio::time::timeout(SILENCE, chunks.message()).await;
+pub(crate) async fn next(
+    chunks: &mut (impl Stream<Item = Result<wire::SnapshotChunk, Status>> + Unpin + Send),
+) -> Result<Option<WirePart>, Status> {
+    let chunk = tokio::time::timeout(SILENCE, chunks.try_next()).await;
     let chunk = chunk.map_err(|_| Status::deadline_exceeded("the sender of a snapshot has fallen silent"))??;
     chunk.map(|chunk| chunk.part.ok_or_else(|| wire::missing("part"))).transpose()
 }
