@@ -226,6 +226,8 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let mut pause = BACKOFF.0;
         let mut last = Failure::new(NOT_ENOUGH_MEMBERS, "no member is known");
+        // What a member answered last: that time is up says less than why it took so long.
+        let mut cause = None;
         loop {
             let reached = |m: &MemberIndex| self.vaults.contains_key(m);
             let mut members = self.order().into_iter().filter(reached).collect::<Vec<_>>().into_iter();
@@ -240,7 +242,7 @@ impl Client {
                 {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        return Err(last);
+                        return Err(after(last, cause));
                     }
                     let answer = call(left.min(CALL), ask(vault.clone()));
                     asked.push(async move { (member, answer.await) });
@@ -250,7 +252,12 @@ impl Client {
                 match tokio::time::timeout(patience, asked.next()).await {
                     Ok(Some((member, answer))) => match self.heard(member, answer) {
                         Err(failure) if give_up(&failure) => return Err(failure),
-                        Err(failure) => last = failure,
+                        Err(failure) => {
+                            if !matches!(failure.code, UNREACHABLE | DEADLINE) {
+                                cause = Some(failure.clone());
+                            }
+                            last = failure;
+                        }
                         answer => return answer,
                     },
                     Ok(None) => break,
@@ -258,11 +265,22 @@ impl Client {
                 }
             }
             if Instant::now() + pause >= deadline {
-                return Err(last);
+                return Err(after(last, cause));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
+    }
+}
+
+/// A failure that says nothing of why, with what a member answered before.
+fn after(last: Failure, cause: Option<Failure>) -> Failure {
+    match cause {
+        Some(cause) if matches!(last.code, UNREACHABLE | DEADLINE) => {
+            let message = format!("{cause}; and then: {}", last.message);
+            Failure { message, ..last }
+        }
+        _ => last,
     }
 }
 

@@ -424,3 +424,43 @@ async fn a_server_with_another_key_is_not_talked_to() {
     assert_eq!(failure.code, UNREACHABLE);
     assert!(failure.message.contains("cannot agree on TLS with node-1 at 127.0.0.1"), "{failure}");
 }
+
+/// A member without a share says nothing about the version: it neither disagrees nor outvotes, and the error names it.
+#[tokio::test]
+async fn members_without_a_share_are_named_and_do_not_disagree() {
+    let (cluster, client) = with_secret().await;
+    let client = client.with_timeout(Duration::from_secs(2));
+    cluster.mood(1, Mood::Shareless);
+    let opened = client.get("team", "db/password", None).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"hunter2", "two others are enough");
+    for rest in [Mood::Honest, Mood::Behind, Mood::Denies] {
+        cluster.mood(2, Mood::Shareless);
+        cluster.mood(3, rest);
+        let asked = Instant::now();
+        let failure = client.get("team", "db/password", None).await.unwrap_err();
+        assert_eq!(failure.code, NO_SHARE, "{rest:?}: {failure}");
+        assert!(failure.message.contains("members 1, 2 can give no part"), "who: {failure}");
+        assert!(asked.elapsed() < Duration::from_secs(1), "that two of three cannot is final: {:?}", asked.elapsed());
+    }
+    cluster.mood(2, Mood::Down);
+    cluster.mood(3, Mood::Honest);
+    let failure = client.get("team", "db/password", None).await.unwrap_err();
+    assert_eq!(failure.code, NO_SHARE, "one without a share, one down: no disagreement: {failure}");
+    assert!(failure.message.contains("members 1 can give no part"), "{failure}");
+}
+
+/// That time is up says less than what was answered before.
+#[tokio::test]
+async fn a_deadline_tells_what_was_answered_before_it() {
+    let (cluster, client) = with_secret().await;
+    let client = client.with_timeout(Duration::from_millis(1_500));
+    cluster.state.lock().unwrap().failures = vec![Failure::new(TARGET_UNAVAILABLE, "db.example.org is down")];
+    for member in 1..=3 {
+        cluster.mood(member, Mood::Silent);
+    }
+    let change = Change::RevokeLease { lease: LeaseId([1; 16]) };
+    let failure = client.change(change).await.unwrap_err();
+    assert_eq!(failure.code, DEADLINE, "{failure}");
+    assert!(failure.message.contains("db.example.org is down"), "the cause is told: {failure}");
+    assert!(failure.message.contains(TARGET_UNAVAILABLE), "with its code: {failure}");
+}

@@ -110,6 +110,9 @@ mod tests {
     fn exit_codes() {
         assert_eq!(Told::of(&Stop::configuration("x")).exit, 64);
         assert_eq!(Told::of(&Stop::Fatal("x".to_owned()).into()).exit, 70);
+        let gone = RunError::NoGenesis { path: "g".into(), source: std::io::ErrorKind::NotFound.into() };
+        let told = Told::of(&Stop::Node(gone).into());
+        assert_eq!((told.code.as_str(), told.exit), ("configuration", 64), "what no second start changes");
         let eio = RunError::AuditFailed(std::io::Error::from_raw_os_error(5));
         let told = Told::of(&Stop::Node(eio).into());
         assert_eq!((told.code.as_str(), told.exit), ("device_failed", 74));

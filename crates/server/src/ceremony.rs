@@ -10,7 +10,7 @@ use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::reshare::{Body, Member, Message};
 use quorate_crypto::threshold::KeyShare;
-use quorate_state::ceremony::{Session, sessions};
+use quorate_state::ceremony::{Session, session, session_ids};
 use quorate_state::command::Command;
 use quorate_state::ids::SessionId;
 use quorate_state::outcome::Outcome;
@@ -41,7 +41,13 @@ impl Core {
     }
 
     async fn ceremonies_once(self: &Arc<Self>, known: &mut Known) -> Result<(), Failure> {
-        for (id, session) in self.read(|store, _| sessions(store))? {
+        // What is over stays over: it is not read again, so that a cluster without a ceremony under way decodes none.
+        let open = self.read(|store, _| {
+            let ids = session_ids(store)?.into_iter().filter(|id| !known.erased.contains(id));
+            ids.filter_map(|id| session(store, &id).map(|found| found.map(|s| (id, s))).transpose())
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        for (id, session) in open {
             // One in which this member cannot take part must not keep it from the others.
             if let Err(error) = self.ceremony_once(&id, &session, known).await {
                 tracing::warn!(session = %id, error = error.message, "the ceremony goes on later");

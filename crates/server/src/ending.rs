@@ -20,7 +20,17 @@ pub enum RunError {
         /// Why.
         source: BadGenesis,
     },
-    /// The genesis file cannot be read.
+    /// There is no genesis file where the configuration names one.
+    #[error(
+        "{path}, which the configuration names as `genesis`, cannot be read: {source}; copy the genesis.bin of `quorate init` there"
+    )]
+    NoGenesis {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The data folder, or a file in it, cannot be read.
     #[error("{path}: {source}")]
     Read {
         /// Where.
@@ -146,6 +156,8 @@ pub struct Ending {
 }
 
 const FATAL: Ending = Ending { code: "fatal", exit: 70, hint: "" };
+/// Nothing that another start would change.
+const CONFIGURATION: Ending = Ending { code: "configuration", exit: 64, hint: "" };
 const DAMAGED: Ending = Ending {
     code: "log_damaged",
     exit: 65,
@@ -179,10 +191,10 @@ impl RunError {
             | Self::AuditFailed(source)
             | Self::Keystore(KeystoreError::Io { source, .. })
             | Self::Audit { source: quorate_audit::OpenError::Io(source), .. } => of_store(&KvError::from(source)),
-            Self::Genesis { .. }
-            | Self::OtherCluster { .. }
-            | Self::Keystore(_)
-            | Self::NotAMember { .. }
+            Self::NoGenesis { .. } | Self::Genesis { .. } | Self::OtherCluster { .. } | Self::NotAMember { .. } => {
+                CONFIGURATION
+            }
+            Self::Keystore(_)
             | Self::OtherStore { .. }
             | Self::LaterFormat { .. }
             | Self::Diverged { .. }

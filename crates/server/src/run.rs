@@ -303,7 +303,13 @@ fn set_aside(data: Option<&Path>, damage: Damage, env: &Env) -> RunError {
 
 fn read_genesis(config: &NodeConfig) -> Result<Genesis, RunError> {
     let path = config.genesis.clone();
-    let bytes = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::IsADirectory => {
+            RunError::NoGenesis { path: path.clone(), source }
+        }
+        // A disk that fails.
+        _ => RunError::Read { path: path.clone(), source },
+    })?;
     let genesis = Genesis::from_bytes(&bytes).map_err(|source| RunError::Genesis { path: path.clone(), source })?;
     let found = genesis.cluster();
     if config.cluster_id() != Some(found) {

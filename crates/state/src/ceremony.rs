@@ -9,7 +9,7 @@ use crate::clock::ClusterClock;
 use crate::genesis::Roster;
 use crate::ids::{KeyringId, MemberIndex, Millis, SessionId};
 use crate::outcome::{Outcome, Refusal};
-use crate::store::{Store, StoreError, Table, Tx, Value, key, read, read_prefix};
+use crate::store::{Store, StoreError, Table, Tx, Value, after_prefix, key, read, read_prefix};
 use borsh::{BorshDeserialize, BorshSerialize};
 use quorate_crypto::reshare::{self, Ceremony, Kind, Message, Params, Phase, Verdict};
 
@@ -88,6 +88,22 @@ fn session_key(id: &SessionId) -> Vec<u8> {
 /// [`StoreError`] when the store cannot answer.
 pub fn session(store: &dyn Store, id: &SessionId) -> Result<Option<Session>, StoreError> {
     read(store, &session_key(id))
+}
+
+/// The sessions of all ceremonies, without what was said in them.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn session_ids(store: &dyn Store) -> Result<Vec<SessionId>, StoreError> {
+    let prefix = key(Table::Ceremony, &[]);
+    store
+        .scan(&prefix, &after_prefix(&prefix), usize::MAX)?
+        .into_iter()
+        .map(|(key, _)| {
+            let id = key.get(1..).and_then(|k| <[u8; 32]>::try_from(k).ok());
+            id.map(SessionId).ok_or(StoreError::Corrupt { table: Table::Ceremony as u8 })
+        })
+        .collect()
 }
 
 /// Every ceremony, by session.

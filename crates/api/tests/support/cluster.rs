@@ -7,7 +7,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use quorate_api::client::{Client, CustomerSource, Member, Profile, Seams};
 use quorate_api::net::Tcp;
 use quorate_api::relay::{self, Answer, Asked, Question, SignedQuestion};
-use quorate_api::status::{BEHIND, DENIED, Failure, INTERNAL, NOT_FOUND};
+use quorate_api::status::{BEHIND, DENIED, Failure, INTERNAL, NO_SHARE, NOT_FOUND};
 use quorate_api::tls::{TlsIdentity, accept_clients, api_server_config};
 use quorate_api::transcript::{open_proof_context, sign_open_reply};
 use quorate_api::vault::vault_server::{Vault, VaultServer};
@@ -52,6 +52,10 @@ pub enum Mood {
     SwapsPayload,
     BadSignature,
     Denies,
+    /// Has no share of the keyring.
+    Shareless,
+    /// Does not answer changes, once it has answered with the failures that it was given.
+    Silent,
     Down,
 }
 
@@ -252,6 +256,7 @@ impl Node {
         match mood {
             Mood::Denies => return refuse(DENIED),
             Mood::Behind => return refuse(BEHIND),
+            Mood::Shareless => return refuse(NO_SHARE),
             _ => {}
         }
         let state = self.state.lock().unwrap();
@@ -435,7 +440,9 @@ impl Vault for Node {
     }
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Reply<SubmitReply> {
-        self.up()?;
+        if self.up()? == Mood::Silent && self.state.lock().unwrap().failures.is_empty() {
+            std::future::pending::<()>().await;
+        }
         let bytes = request.into_inner().signed_request;
         let signed: SignedRequest = borsh::from_slice(&bytes).unwrap();
         let parsed = signed.request().unwrap();

@@ -31,6 +31,9 @@ pub(crate) struct Dev {
     /// Keep the folder at the end.
     #[arg(long)]
     keep: bool,
+    /// Stop with the process that started it.
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
 }
 
 /// Runs a development cluster until Ctrl-C or SIGTERM.
@@ -39,6 +42,9 @@ pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
         return Err(Stop::refused("invalid_argument", format!("--nodes {}", dev.nodes), "a cluster has 3, 5, 7 or 9"));
     }
     let asked_to_end = process::asked_to_end()?;
+    if dev.die_with_parent {
+        process::die_with_parent(rustix::process::Signal::TERM)?;
+    }
     let env = Env::system();
     let folder = match &dev.folder {
         Some(folder) => {

@@ -42,7 +42,7 @@ pub(super) enum Said<'a> {
 }
 
 impl<'a> Said<'a> {
-    /// Nothing, when the member is only behind.
+    /// Nothing, when the member is only behind, or says of itself that it cannot: that is no word on the version.
     pub(super) fn of(item: &'a OpenedItem) -> Option<Self> {
         match item.refusal.as_str() {
             "" => Some(Self::Version {
@@ -55,6 +55,7 @@ impl<'a> Said<'a> {
                 epoch: item.epoch,
             }),
             BEHIND => None,
+            _ if unable(item) => None,
             code => Some(Self::Refused(code)),
         }
     }
@@ -65,7 +66,10 @@ impl Round {
     fn agreed(&self, at: usize, threshold: usize) -> Option<Result<Agreed, Failure>> {
         let answers = self.replies.iter().filter_map(|(member, reply)| Some((*member, reply.items.get(at)?)));
         let said = answers.filter_map(|(member, item)| Some(((member, item), Said::of(item)?)));
-        let (said, group) = alike(said, threshold)?;
+        let Some((said, group)) = alike(said, threshold) else {
+            // n is 2t-1: the others are fewer than it takes, whatever they say.
+            return self.cannot(at).filter(|(_, members)| *members >= threshold).map(|(failure, _)| Err(failure));
+        };
         let (_, first) = group.first()?;
         if let Said::Refused(code) = said {
             return Some(Err(Failure::from_words(code, first.reason.clone())));
@@ -74,6 +78,19 @@ impl Round {
         let header = Header::decode(&content.header).ok()?;
         let partials = group.iter().filter_map(|(member, item)| Some((*member, partial(item)?))).collect();
         Some(Ok(Agreed { item: (*first).clone(), header, payload: content.payload.clone(), partials }))
+    }
+
+    /// What members say of item `at` that cannot give a part of it, and how many they are.
+    fn cannot(&self, at: usize) -> Option<(Failure, usize)> {
+        let of = |(member, reply): (&MemberIndex, &'_ OpenReply)| {
+            let item = reply.items.get(at).filter(|item| unable(item))?;
+            Some((*member, Failure::from_words(&item.refusal, item.reason.clone())))
+        };
+        let said: Vec<(MemberIndex, Failure)> = self.replies.iter().filter_map(of).collect();
+        let (_, first) = said.first()?;
+        let who = said.iter().map(|(m, _)| m.to_string()).collect::<Vec<_>>().join(", ");
+        let message = format!("members {who} can give no part: {}", first.message);
+        Some((Failure { message, ..first.clone() }, said.len()))
     }
 
     fn all_agreed(&self, items: usize, threshold: usize) -> Option<Vec<Result<Agreed, Failure>>> {
@@ -95,8 +112,14 @@ impl Round {
         let name = |m: &MemberIndex| client.name(*m);
         let mut said: Vec<String> =
             self.replies.iter().map(|(m, r)| format!("{} answered at index {}", name(m), r.applied)).collect();
+        let items = self.replies.values().map(|r| r.items.len()).max().unwrap_or(0);
+        // Whoever cannot does not disagree.
+        let cannot = (0..items).find_map(|at| self.cannot(at)).map(|(failure, _)| failure);
+        said.extend(cannot.iter().map(|failure| failure.message.clone()));
         said.extend(self.failures.iter().map(|(m, f)| format!("{}: {}", name(m), f.message)));
-        let code = if self.replies.len() >= client.threshold() {
+        let code = if let Some(failure) = &cannot {
+            failure.code
+        } else if self.replies.len() >= client.threshold() {
             DISAGREEMENT
         } else if self.failures.values().any(|f| f.code == RELAY_ALTERED) {
             RELAY_ALTERED
@@ -105,6 +128,13 @@ impl Round {
         };
         Failure::new(code, said.join(". "))
     }
+}
+
+/// Whether a member says that it cannot, where another one could: it is not about the version.
+fn unable(item: &OpenedItem) -> bool {
+    item.refusal != BEHIND
+        && !item.refusal.is_empty()
+        && Failure::from_words(&item.refusal, String::new()).retry == Retry::Elsewhere
 }
 
 pub(super) fn partial(item: &OpenedItem) -> Option<[u8; 32]> {
