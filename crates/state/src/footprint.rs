@@ -39,8 +39,11 @@ fn of_command(command: &Command) -> Footprint {
         Command::Endorsed { request, .. } => {
             request.request().map_or(Footprint::Everything, |request| of_change(&request.change))
         }
-        // Steps of a lease that take nothing from anybody.
-        Command::Executor { .. } | Command::LeaseActive { .. } | Command::LeaseFailed { .. } => Footprint::Nothing,
+        // Steps of a lease that take nothing from anybody; and who is waited for before a change is called effective.
+        Command::Executor { .. }
+        | Command::LeaseActive { .. }
+        | Command::LeaseFailed { .. }
+        | Command::Returned { .. } => Footprint::Nothing,
         // Time, ends of leases and keyrings.
         Command::Tick { .. }
         | Command::Expire { .. }
@@ -70,6 +73,7 @@ fn of_change(change: &Change) -> Footprint {
         | Change::DeleteRole { .. }
         | Change::RevokeLease { .. }
         | Change::SetClientRoots { .. }
-        | Change::ResetClock { .. } => Footprint::Everything,
+        | Change::ResetClock { .. }
+        | Change::RecordMember { .. } => Footprint::Everything,
     }
 }
