@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`request`] | canonical bytes, signatures, endorsements; the request table |
 //! | [`change`] | every operation there is, and what each may touch |
-//! | [`clock`] | cluster time: it never goes back, and comes only from the log |
+//! | [`clock`] | cluster time: it comes only from the log, and only administrators set it back |
 //! | [`lease`] | the transitions of a lease |
 //! | [`secrets`] | versions, check-and-set, what a sealed version must look like to be accepted |
 //! | [`footprint`] | which answers an entry can change |
