@@ -83,8 +83,8 @@ impl Capture {
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
-        // By the same rights: sudo hands the signal on.
-        let told = as_root("kill").args(["-INT", &self.child.id().to_string()]).status()?;
+        // By the same rights: sudo hands the signal on. The shell's own kill: the program comes with a package.
+        let told = as_root("sh").args(["-c", "kill -INT $0", &self.child.id().to_string()]).status()?;
         anyhow::ensure!(told.success(), "dumpcap cannot be told to end: {told}");
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {
