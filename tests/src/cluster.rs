@@ -331,7 +331,11 @@ impl Cluster {
         Ok(self.command(identity, arguments)?.stdin(Stdio::null()).output()?)
     }
 
-    fn command(&self, identity: &str, arguments: &[&str]) -> anyhow::Result<Command> {
+    /// `quorate` as that caller, to be run.
+    ///
+    /// # Errors
+    /// When the cluster has no such identity.
+    pub fn command(&self, identity: &str, arguments: &[&str]) -> anyhow::Result<Command> {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)

@@ -14,10 +14,14 @@ use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
+use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
 use quorate_state::request::SignedRequest;
+use quorate_tests::auditor::TARGET;
 use quorate_tests::database::{FrozenDatabase, login_with};
 use quorate_tests::{Cluster, Options};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a revocation may take, with an election and a pause of the driver in it.
@@ -34,6 +38,8 @@ async fn leases() {
     one_request_one_lease(&cluster).await;
     revoked_while_it_is_being_created(&cluster).await;
     a_paused_leader_creates_nothing_afterwards(&cluster).await;
+    all_leases_of_one_kind(&cluster).await;
+    a_program_with_a_login_of_its_own(&cluster).await;
     a_database_that_does_not_answer(&cluster).await;
     let superuser = cluster.superuser().await.unwrap();
     let left = cluster.footprint(&superuser).await.unwrap();
@@ -174,6 +180,80 @@ async fn expiry(cluster: &Cluster) {
     let done = ended(cluster, lease.lease).await;
     assert_eq!(done.why, "expired", "why it ended: {done:?}");
     assert!(login_with(&lease).await.is_err(), "the login is refused after the end");
+}
+
+/// By what they have in common, at one log index, with a receipt that is waited for; and nobody else's.
+async fn all_leases_of_one_kind(cluster: &Cluster) {
+    let (demo, admin) = (cluster.client("demo").unwrap(), cluster.client("admin").unwrap());
+    let identity = demo.leases("").await.unwrap().remove(0).owner;
+    let (below, _) = identity.rsplit_once('/').unwrap();
+    for which in [["--role", "reader"], ["--target", TARGET], ["--owner", &identity], ["--below", below]] {
+        let (mut taken, mut sessions) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            taken.push(demo.issue_lease("reader", Some(60_000)).await.unwrap());
+            sessions.push(login_with(taken.last().unwrap()).await.unwrap());
+        }
+        let arguments = ["lease", "revoke", which[0], which[1], "--wait", "--wait-at-most", "20s", "--output", "json"];
+        let done = cluster.cli("admin", &arguments, b"").unwrap();
+        assert!(done.status.success(), "{which:?}: {done:?}");
+        let receipt: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(receipt["state"], "revoked", "{which:?}: {receipt}");
+        for (credential, session) in taken.iter().zip(&sessions) {
+            let lease = admin.lease(credential.lease).await.unwrap();
+            let (state, why, at) = (lease.state.as_str(), lease.why.as_str(), lease.revoking_index);
+            assert_eq!((state, why, Some(at)), ("revoked", "requested", receipt["index"].as_u64()), "{which:?}");
+            assert!(session.simple_query("SELECT 1").await.is_err(), "{which:?}: the session is ended");
+            assert!(login_with(credential).await.is_err(), "{which:?}: the login is refused");
+        }
+    }
+    let spared = demo.issue_lease("reader", Some(60_000)).await.unwrap();
+    for which in [["--role", "other"], ["--target", "other"], ["--owner", below], ["--below", "spiffe://nobody"]] {
+        let done = cluster.cli("admin", &["lease", "revoke", which[0], which[1], "--wait"], b"").unwrap();
+        assert!(done.status.success(), "{which:?} names none: {done:?}");
+    }
+    assert_eq!(admin.lease(spared.lease).await.unwrap().state, "active", "nobody has named it");
+    let failure = demo.revoke_all(Selector::Role("reader".to_owned())).await.unwrap_err();
+    assert_eq!(failure.code, "denied", "who may take a lease may not end everybody's: {failure}");
+    let targets = admin.roles().await.unwrap().targets;
+    let counts = targets.iter().filter(|t| t.name == TARGET).map(|t| (t.leases_intent, t.leases_active, t.leases_due + t.leases_asked));
+    assert_eq!(counts.collect::<Vec<_>>(), [(0, 1, 0)], "the leases of each target are counted");
+    demo.revoke(spared.lease).await.unwrap();
+    ended(cluster, spared.lease).await;
+}
+
+/// `quorate run`: the login ends with the program, however that ends.
+async fn a_program_with_a_login_of_its_own(cluster: &Cluster) {
+    let run = |ttl: &str, script: &str| {
+        let arguments = ["run", "--role", "reader", "--ttl", ttl, "--", "sh", "-c", script];
+        let mut command = cluster.command("demo", &arguments).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let lease_in = |line: &str| line.trim().parse::<LeaseId>().unwrap_or_else(|_| panic!("a lease's id: {line:?}"));
+    // It outlives its first time, so it was renewed; its exit status is ours.
+    let script = "echo $QUORATE_LEASE; env | grep -c PGPASSWORD; sleep 4; psql -tAc 'SELECT note FROM demo'; exit 7";
+    let done = run("3s", script).wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&done.stdout).into_owned();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(done.status.code(), Some(7), "the status is the program's: {done:?}");
+    assert_eq!(lines.get(1..), Some(&["0", "a row that leased logins may read"][..]), "it logs in: {done:?}");
+    let admin = cluster.admin().unwrap();
+    assert_eq!(admin.lease(lease_in(lines[0])).await.unwrap().state, "revoked", "when it has ended, so has its login");
+
+    // A signal is handed on, and the login is revoked all the same; one that cannot be handed on leaves the lease to its time.
+    for (sign, status, why) in [("TERM", Some(143), "requested"), ("KILL", None, "expired")] {
+        let mut child = run("3s", "echo $QUORATE_LEASE; echo $$; exec sleep 60");
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lease = lease_in(&said.next().unwrap().unwrap());
+        let program = said.next().unwrap().unwrap();
+        let kill = |pid: &str| Command::new("kill").args([&format!("-{sign}"), pid]).status().unwrap();
+        assert!(kill(&child.id().to_string()).success());
+        assert_eq!(child.wait().unwrap().code(), status, "{sign}: its end");
+        let done = ended(cluster, lease).await;
+        assert_eq!(done.why, why, "{sign}: {done:?}");
+        if status.is_none() {
+            assert!(kill(&program).success(), "the program itself goes on");
+        }
+    }
 }
 
 fn request(client: &Client, password: &[u8]) -> SignedRequest {

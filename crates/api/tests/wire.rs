@@ -16,6 +16,7 @@ use quorate_crypto::secret::Secret;
 use quorate_state::change::Change;
 use quorate_state::clock::Reading;
 use quorate_state::ids::{ClusterId, LeaseId, RequestId, SessionId};
+use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{Endorsement, Request, SignedRequest};
 
@@ -123,6 +124,7 @@ fn every_change_and_outcome_has_its_number_on_the_page() {
         (Change::IssueLease { role: s(), verifier: s(), ttl: None }, "IssueLease"),
         (Change::RevokeLease { lease: LeaseId([0; 16]) }, "RevokeLease"),
         (Change::ResetClock { to: 0 }, "ResetClock"),
+        (Change::RevokeLeases { selector: Selector::Role(s()) }, "RevokeLeases"),
     ];
     for (change, name) in changes {
         assert_eq!(borsh::to_vec(&change).unwrap()[0], number(name), "{name}");

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::engine::{check_name, check_names};
 use crate::{
@@ -63,7 +63,10 @@ struct State {
     connections: BTreeSet<Binding>,
     in_flight: Vec<Binding>,
     held: BTreeSet<Step>,
+    held_names: BTreeSet<String>,
     faults: BTreeMap<Step, VecDeque<Fault>>,
+    lacking: BTreeSet<String>,
+    refusals: usize,
     down: bool,
     counter: u32,
 }
@@ -116,7 +119,7 @@ impl FakeTarget {
     /// An executor of its own.
     #[must_use]
     pub fn executor(&self) -> Fake {
-        Fake { target: self.clone(), connection: Mutex::new(None) }
+        Fake { target: self.clone(), connection: Mutex::new(None), ending: AsyncMutex::new(()) }
     }
 
     /// The next call of this step fails, once; repeated, the one after it too.
@@ -132,6 +135,32 @@ impl FakeTarget {
     /// They go on.
     pub fn release(&self, step: Step) {
         self.change(|s| s.held.remove(&step));
+    }
+
+    /// Calls of [`Engine::refuse`] that name one of these wait in the target from now on.
+    pub fn hold_names(&self, names: impl IntoIterator<Item = String>) {
+        self.change(|s| s.held_names.extend(names));
+    }
+
+    /// They go on.
+    pub fn release_names(&self) {
+        self.change(|s| s.held_names.clear());
+    }
+
+    /// There is no such group from now on: creates that ask for it are refused, as PostgreSQL does.
+    pub fn lack(&self, group: &str) {
+        self.change(|s| s.lacking.insert(group.to_owned()));
+    }
+
+    /// There is such a group again.
+    pub fn supply(&self, group: &str) {
+        self.change(|s| s.lacking.remove(group));
+    }
+
+    /// How many creates were refused for want of a group.
+    #[must_use]
+    pub fn refusals(&self) -> usize {
+        self.lock().refusals
     }
 
     /// The target is off: connections and sessions end, and no call gets through until [`start`](Self::start).
@@ -155,6 +184,26 @@ impl FakeTarget {
             Some(account) => s.accounts.insert(name.to_owned(), Account { can_login: true, ..account }).is_none(),
             None => false,
         })
+    }
+
+    /// An account that no engine made.
+    pub fn plant(&self, name: &str, can_login: bool) {
+        self.change(|s| {
+            let (oid, verifier) = (s.next(), String::new());
+            let account = Account { oid, verifier, can_login, connection_limit: 1, owns_in: Vec::new() };
+            s.accounts.insert(name.to_owned(), account);
+        });
+    }
+
+    /// Somebody else drops an account.
+    pub fn forget(&self, name: &str) {
+        self.change(|s| s.accounts.remove(name));
+    }
+
+    /// The names of all accounts, whether or not they can log in.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<String> {
+        self.lock().accounts.keys().cloned().collect()
     }
 
     /// The account owns something in these databases; in none, when the list is empty.
@@ -235,6 +284,8 @@ impl FakeTarget {
 pub struct Fake {
     target: FakeTarget,
     connection: Mutex<Option<Binding>>,
+    /// What ends principals has one connection, and so one call at a time.
+    ending: AsyncMutex<()>,
 }
 
 impl Fake {
@@ -259,6 +310,11 @@ impl Fake {
     fn land(&self, state: &mut State, create: &Create) -> Result<Created, EngineError> {
         if self.target.class != Class::Upsert && state.accounts.contains_key(&create.name) {
             return Err(EngineError::Duplicate);
+        }
+        if let Some(group) = create.groups.iter().find(|g| state.lacking.contains(*g)) {
+            state.refusals += 1;
+            let message = format!("role \"{group}\" does not exist");
+            return Err(EngineError::Refused { code: "42704".to_owned(), message });
         }
         let oid = state.next();
         let account = Account {
@@ -336,6 +392,7 @@ impl Engine for Fake {
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
         check_name(name)?;
         let class = self.target.class;
+        let _one = self.ending.lock().await;
         self.target
             .call(Step::Fence, |s| {
                 s.connections.remove(binding);
@@ -365,11 +422,18 @@ impl Engine for Fake {
             };
             Refused { name: p.name.clone(), oid, outcome }
         };
+        let _one = self.ending.lock().await;
+        let mut changed = self.target.changed.subscribe();
+        while principals.iter().any(|p| self.target.lock().held_names.contains(&p.name)) {
+            // The sender lives in the target.
+            let _ = changed.changed().await;
+        }
         self.target.call(Step::Refuse, |s| Ok(principals.iter().map(|p| refuse(s, p)).collect())).await
     }
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         check_names(principals)?;
+        let _one = self.ending.lock().await;
         self.target
             .call(Step::Kill, |s| {
                 let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
@@ -392,6 +456,7 @@ impl Engine for Fake {
                 held_by: s.held_by(p),
             }
         };
+        let _one = self.ending.lock().await;
         self.target.call(Step::Look, |s| Ok(principals.iter().map(|p| look(s, p)).collect())).await
     }
 
@@ -407,6 +472,7 @@ impl Engine for Fake {
             };
             Cleaned { name: p.name.clone(), outcome }
         };
+        let _one = self.ending.lock().await;
         self.target.call(Step::Clean, |s| Ok(principals.iter().map(|p| clean(s, p)).collect())).await
     }
 

@@ -93,12 +93,40 @@ async fn a_role_that_holds_its_own_row_is_ended() {
     let (credential, oid) = lease(&pg, &engine, "s_alter").await;
     let hostile = session(&pg, "s_alter", &credential).await;
     hostile.batch_execute("BEGIN; ALTER ROLE s_alter PASSWORD 'mine'").await.unwrap();
-    let began = Instant::now();
-    let outcome = end(&engine, "s_alter", oid).await;
-    assert_eq!(outcome, Refusal::Disabled { groups_left: vec![] });
-    assert!(began.elapsed() >= Duration::from_millis(900), "it was not held up, so this proves nothing");
+    let refused = engine.refuse(&[principal("s_alter", Some(oid))]).await.unwrap();
+    assert_eq!(refused[0].outcome, Refusal::Disabled { groups_left: vec![] });
+    assert!(hostile.simple_query("SELECT 1").await.is_err(), "it was not in the way, so this proves nothing");
+    end(&engine, "s_alter", oid).await;
     assert!(truly_ended(&pg, "s_alter", oid).await);
     assert!(pg.client("s_alter", "mine", "postgres").await.is_err());
+}
+
+/// Those that hold their rows cost the others in the same call a moment each, not a time-out each.
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_that_hold_their_rows_delay_nobody() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (mut these, mut hostile) = (Vec::new(), Vec::new());
+    for i in 0..40 {
+        let name = format!("h_{i:02}");
+        let (credential, oid) = lease(&pg, &engine, &name).await;
+        let client = session(&pg, &name, &credential).await;
+        client.batch_execute(&format!("BEGIN; ALTER ROLE {name} SET work_mem = '1MB'")).await.unwrap();
+        hostile.push(client);
+        these.push(principal(&name, Some(oid)));
+    }
+    let (_, oid) = lease(&pg, &engine, "h_last").await;
+    these.push(principal("h_last", Some(oid)));
+    let begun = Instant::now();
+    let refused = engine.refuse(&these).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "each held the call up: {took:?}");
+    assert_eq!(refused[40].outcome, Refusal::Dropped);
+    assert!(refused[..40].iter().all(|r| matches!(r.outcome, Refusal::Disabled { .. })), "{refused:?}");
+    engine.kill(&these).await.unwrap();
+    assert_ended(&engine, &these).await;
+    engine.clean(&these).await.unwrap();
+    assert!(hostile[0].simple_query("SELECT 1").await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

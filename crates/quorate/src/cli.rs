@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::output::Format;
 use crate::passphrase::Passphrases;
 use crate::{
-    audit, client_ca, clock, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, secret,
+    audit, client_ca, clock, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, run, secret,
     status, target,
 };
 use clap::{Parser, Subcommand};
@@ -85,6 +85,7 @@ enum Command {
     /// Take, look at, renew and revoke short-lived credentials.
     #[command(subcommand)]
     Lease(lease::Command),
+    Run(run::Run),
     /// Show the cluster as every member sees it.
     Status,
     /// Verify and show a member's audit log.
@@ -123,6 +124,7 @@ impl Cli {
             Command::Target(command) => target::target(command, &connection, output).await,
             Command::Role(command) => target::role(command, &connection, output).await,
             Command::Lease(command) => lease::run(command, &connection, output).await,
+            Command::Run(command) => run::run(command, &connection).await,
             Command::Status => status::run(&connection, output).await,
             Command::Audit(command) => audit::run(&command, output),
             Command::ScratchPostgres(postgres) => dev::scratch_postgres(&postgres).await,
@@ -146,6 +148,8 @@ mod tests {
             for argument in command.get_arguments() {
                 let name = argument.get_id().as_str();
                 let secret = name.contains("password") || name.contains("passphrase");
+                // Says where a password goes, and takes none.
+                let secret = secret && argument.get_action().takes_values();
                 assert!(!secret || name.ends_with("_file") || name.ends_with("_fd"), "{name}");
                 let env = argument.get_env().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
                 assert!(!env.contains("PASS") && !env.contains("SECRET"), "{env}");

@@ -24,6 +24,9 @@ pub(crate) enum Stop {
     /// A custodian that had to end.
     #[error("{0}")]
     Fatal(String),
+    /// A program that was run has ended with this status, and has said itself why.
+    #[error("the program ended with status {0}")]
+    Ended(u8),
     /// A node that had to end.
     #[error("{0}")]
     Node(#[from] RunError),
@@ -70,9 +73,15 @@ impl Told {
                 let ending = why.ending();
                 told(ending.code, why.to_string(), ending.hint, ending.exit)
             }
+            Some(Stop::Ended(status)) => told("", String::new(), "", *status),
             Some(Stop::Fatal(message)) => told("fatal", message.clone(), "", 70),
             None => told("failed", format!("{error:#}"), "", 1),
         }
+    }
+
+    /// Whether there is nothing to say.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.code.is_empty()
     }
 
     pub(crate) fn text(&self) -> String {

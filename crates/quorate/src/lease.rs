@@ -5,9 +5,11 @@ use crate::duration::{self, instant};
 use crate::effect::Effect;
 use crate::output::{Format, progress, table};
 use anyhow::Context as _;
-use quorate_api::vault::Lease;
+use quorate_api::client::Client;
+use quorate_api::vault::{Lease, ListLeasesRequest};
 use quorate_state::change::Change;
 use quorate_state::ids::{LeaseId, Millis, hex};
+use quorate_state::lease::Selector;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -30,6 +32,18 @@ pub(crate) enum Command {
         /// Only those in this state: intent, active, revoking or revoked.
         #[arg(long, default_value = "")]
         state: String,
+        /// Only those of this role.
+        #[arg(long, default_value = "")]
+        role: String,
+        /// Only those at this target.
+        #[arg(long, default_value = "")]
+        target: String,
+        /// Only those that this identity has taken.
+        #[arg(long, default_value = "")]
+        owner: String,
+        /// Only those of identities below this prefix of SPIFFE ids.
+        #[arg(long, default_value = "")]
+        below: String,
     },
     /// Show a lease.
     Show {
@@ -44,10 +58,24 @@ pub(crate) enum Command {
         #[arg(long, value_parser = duration::parse)]
         ttl: Millis,
     },
-    /// End a lease.
+    /// End a lease, or all leases that have something in common.
+    #[command(group = clap::ArgGroup::new("which").required(true))]
     Revoke {
         /// Its id.
-        id: LeaseId,
+        #[arg(group = "which")]
+        id: Option<LeaseId>,
+        /// All of this role.
+        #[arg(long, group = "which")]
+        role: Option<String>,
+        /// All at this target.
+        #[arg(long, group = "which")]
+        target: Option<String>,
+        /// All that this identity has taken.
+        #[arg(long, group = "which")]
+        owner: Option<String>,
+        /// All of identities below this prefix of SPIFFE ids.
+        #[arg(long, group = "which")]
+        below: Option<String>,
         /// Wait until its end was seen at the target.
         #[arg(long)]
         wait: bool,
@@ -87,8 +115,9 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 )
             })
         }
-        Command::List { state } => {
-            let leases = client.leases(&state).await?;
+        Command::List { state, role, target, owner, below } => {
+            let wanted = ListLeasesRequest { state, role, target, owner, below, after: Vec::new(), limit: 0 };
+            let leases = client.leases_that(wanted).await?;
             output.show(&json!({ "leases": leases.iter().map(document).collect::<Vec<_>>() }), || {
                 let row = |l: &Lease| {
                     [
@@ -110,7 +139,20 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 format!("lease {id} now ends {}", instant(expires_at))
             })
         }
-        Command::Revoke { id, wait, wait_at_most, effect } => {
+        Command::Revoke { id, role, target, owner, below, wait, wait_at_most, effect } => {
+            let named = [
+                role.map(Selector::Role),
+                target.map(Selector::Target),
+                owner.map(Selector::Identity),
+                below.map(Selector::Below),
+            ];
+            let limit = Duration::from_millis(wait_at_most);
+            let id = match (id, named.into_iter().flatten().next()) {
+                (_, Some(selector)) => {
+                    return revoke_all(&client, &selector, wait.then_some(limit), &effect, output).await;
+                }
+                (id, None) => id.context("there is no lease to revoke")?,
+            };
             let done = client.change(Change::RevokeLease { lease: id }).await?;
             let (index, effect) = (done.index, effect.seen_by(&client, &done).await?);
             if !wait {
@@ -124,9 +166,32 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 });
             }
             progress(format_args!("the end of lease {id} is {effect}; waiting for the target"));
-            show(&client.wait_revoked(id, Duration::from_millis(wait_at_most)).await?, output)
+            show(&client.wait_revoked(id, limit).await?, output)
         }
     }
+}
+
+async fn revoke_all(
+    client: &Client,
+    selector: &Selector,
+    wait: Option<Duration>,
+    effect: &Effect,
+    output: Format,
+) -> anyhow::Result<()> {
+    let done = client.change(Change::RevokeLeases { selector: selector.clone() }).await?;
+    let (index, effect) = (done.index, effect.seen_by(client, &done).await?);
+    let mut state = "revoking";
+    if let Some(limit) = wait {
+        progress(format_args!("the end of the leases of {selector} is {effect}; waiting for their targets"));
+        client.wait_all_revoked(selector, index, limit).await?;
+        state = "revoked";
+    }
+    output.show(&json!({ "which": selector.to_string(), "index": index, "state": state, "effect": effect.document() }), || match wait {
+        Some(_) => format!("all leases of {selector} from before log index {index} were seen to have ended"),
+        None => format!(
+            "from log index {index} on no node honours the leases of {selector}; their logins are being ended at the targets\n{effect}"
+        ),
+    })
 }
 
 fn document(l: &Lease) -> Value {

@@ -27,6 +27,7 @@ mod output;
 mod passphrase;
 mod policy;
 mod process;
+mod run;
 mod secret;
 mod status;
 mod target;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let told = Told::of(&error);
             let text = match output {
+                _ if told.is_silent() => String::new(),
                 Format::Json => format!("{:#}\n", told.json()),
                 Format::Table => told.text(),
             };

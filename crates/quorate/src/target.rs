@@ -168,6 +168,8 @@ pub(crate) async fn target(command: TargetCommand, connection: &Connection, outp
             let document = json!({ "targets": targets.iter().map(|t| json!({
                 "name": t.name, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
                 "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
+                "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
+                "oldest_revoking": t.oldest_revoking,
             })).collect::<Vec<_>>() });
             output.show(&document, || {
                 let rows = targets.iter().map(|t| {
@@ -176,9 +178,14 @@ pub(crate) async fn target(command: TargetCommand, connection: &Connection, outp
                         (true, true) => "verified, bound",
                         (true, false) => "verified",
                     };
-                    [&t.name, &t.host, &t.port.to_string(), &t.database, &t.user, tls].map(str::to_owned)
+                    let ending = t.leases_due.saturating_add(t.leases_asked);
+                    let oldest =
+                        if t.oldest_revoking == 0 { "-".to_owned() } else { duration::instant(t.oldest_revoking) };
+                    let at = format!("{}:{}/{}", t.host, t.port, t.database);
+                    let (active, ending) = (t.leases_active.to_string(), ending.to_string());
+                    [t.name.clone(), at, t.user.clone(), tls.to_owned(), active, ending, oldest]
                 });
-                table(["TARGET", "HOST", "PORT", "DATABASE", "USER", "TLS"], rows)
+                table(["TARGET", "WHERE", "USER", "TLS", "ACTIVE", "ENDING", "OLDEST END SINCE"], rows)
             })
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::absence::Absences;
 use crate::attest::Attestor;
+use crate::breaker::Breakers;
 use crate::certificates::OwnCertificate;
 use crate::env::Env;
 use crate::executor::Executors;
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) absences: Arc<Absences>,
     pub(crate) executors: Executors,
     pub(crate) creating: Creating,
+    pub(crate) breakers: Breakers,
     pub(crate) caches: Caches,
     pub(crate) certificate: OwnCertificate,
     /// Whom the client port admits.

@@ -4,22 +4,24 @@
 //! ```text
 //! P6 Revoking committed   P7 refuse login   P8 kill sessions   P9 look, twice   P10 Revoked committed   P11 clean up
 //! ```
-//! Each target has its own tasks, one for each [`Lane`]: a target that does not answer keeps no other waiting, and what
-//! somebody asked to end does not wait behind what is due. A lease whose end fails waits by itself, longer each time.
+//! Each target has its own tasks, one for each queue of ends, with connections of its own: a target that does not answer
+//! keeps no other waiting, and what somebody asked to end does not wait behind what is due. A lease whose end fails waits by
+//! itself, longer each time.
 
 use crate::core::Core;
-use crate::executor::{Office, engine_failure};
+use crate::executor::engine_failure;
 use crate::issue::injected;
 use futures::future::try_join_all;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail, Entry};
-use quorate_engines::{self as engines, Cleaning, EngineError, Fenced, Principal, Refusal as Login, Seen};
+use quorate_engines::{self as engines, Cleaning, Engine, EngineError, Fenced, Principal, Refusal as Login, Seen};
 use quorate_state::clock::ClusterClock;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{self, Lease, State, Why, principal_prefix};
+use quorate_state::lease::{self, Lease, MAX_PER_COMMAND, Place, Queue, principal_prefix};
 use quorate_state::outcome::Outcome;
-use quorate_state::store::{Store, StoreError};
+use quorate_state::store::StoreError;
 use quorate_state::target::{target, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,8 +29,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// How many leases are read, and at most ended, together.
-const ROUND: usize = 256;
+/// How many leases are read, and at most ended, together: hundreds in one statement, and one pause between two looks.
+const ROUND: usize = 500;
+/// How many such rounds are under way at once, each at another step.
+const ABREAST: usize = 4;
 /// How many of those that failed before are tried again together: each may take seconds.
 const STUCK_ROUND: usize = 4;
 /// Between the two looks.
@@ -44,24 +48,6 @@ const SEARCHES: usize = 20;
 /// See [`SEARCHES`].
 const RESEARCH: Duration = Duration::from_secs(1);
 
-/// What waits for what at one target: nothing in one of them waits for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Lane {
-    /// Ends that somebody asked for.
-    Asked,
-    /// Ends that came by themselves, and intents that nobody brings alive.
-    Due,
-}
-
-impl Lane {
-    fn of(lease: &Lease) -> Self {
-        match lease.why {
-            Some(Why::Expired | Why::Failed) | None => Self::Due,
-            Some(Why::Requested | Why::RoleDeleted | Why::IdentityBlocked | Why::Adopted) => Self::Asked,
-        }
-    }
-}
-
 /// Leases whose end failed, and when they are tried again.
 #[derive(Default)]
 struct Stuck(BTreeMap<LeaseId, (Duration, Instant)>);
@@ -76,6 +62,21 @@ impl Stuck {
         self.0.contains_key(id)
     }
 
+    /// Notes what became of some leases; how many they were.
+    fn settle(&mut self, target: &str, (ending, failed): Ended, known: &mut BTreeSet<LeaseId>) -> usize {
+        for (id, lease) in &ending {
+            match failed.get(id) {
+                Some(why) => {
+                    tracing::warn!(target, lease = %id, login = lease.principal, why, "a lease does not end yet");
+                    self.add(*id, Instant::now());
+                    known.insert(*id);
+                }
+                None => drop(self.0.remove(id)),
+            }
+        }
+        ending.len()
+    }
+
     /// The few that have waited longest past their time.
     fn ready(&self, now: Instant) -> Vec<LeaseId> {
         let mut ready: Vec<_> =
@@ -87,6 +88,16 @@ impl Stuck {
 
 /// A lease that is to end.
 type Ending = (LeaseId, Lease);
+
+/// Leases that were worked on, and why some of them did not end.
+type Ended = (Vec<Ending>, BTreeMap<LeaseId, String>);
+
+/// A term of office, and the connections of one queue.
+#[derive(Clone)]
+struct AtWork {
+    term: u64,
+    engine: Arc<dyn Engine>,
+}
 
 impl Core {
     /// The leader's task: ends intents of earlier terms, expires what is due, and ends what is to end at every target.
@@ -108,6 +119,9 @@ impl Core {
             if let Err(error) = self.expire_due(now.term).await {
                 tracing::debug!(error = error.message, "expiry waits");
             }
+            if let Err(error) = self.sweep(now.term).await {
+                tracing::debug!(error = error.message, "the end of many leases goes on later");
+            }
             if let Err(error) = self.begin_rounds(&mut rounds) {
                 tracing::error!(error = error.message, "leases cannot be driven");
             }
@@ -118,20 +132,20 @@ impl Core {
     fn begin_rounds(self: &Arc<Self>, rounds: &mut Rounds) -> Result<(), Failure> {
         let term = rounds.term;
         for (name, _) in self.read(|store, _| targets(store))? {
-            let (ending, abandoned, any) = self.read(|store, _| {
-                let some = |state, limit| lease::work(store, &name, state, None, limit);
-                let (ending, intents) = (!some(State::Revoking, 1)?.is_empty(), some(State::Intent, ROUND)?);
-                let abandoned = intents.iter().any(|(id, _)| !self.creating.holds(id));
+            let (asked, due, any) = self.read(|store, _| {
+                let some = |queue| Ok::<_, StoreError>(lease::tally(store, &name, queue)? > 0);
                 // Once a term whatever there is: the leader before may have ended between a lease's proof and its cleaning up.
                 let first = !rounds.searches.contains_key(&name) && !lease::leases(store, None, 1)?.is_empty();
-                let any = first || ending || !intents.is_empty() || !some(State::Active, 1)?.is_empty();
-                Ok((ending, abandoned, any))
+                let (asked, due, making) = (some(Queue::Asked)?, some(Queue::Due)?, some(Queue::Making)?);
+                let intents = if making { lease::work(store, &name, Queue::Making, None, ROUND)? } else { Vec::new() };
+                let abandoned = intents.iter().any(|(id, _)| !self.creating.holds(id));
+                Ok((asked, due || abandoned, first || asked || due || making || some(Queue::Living)?))
             })?;
-            for (lane, busy) in [(Lane::Asked, ending), (Lane::Due, ending || abandoned)] {
-                let at = (name.clone(), lane);
+            for (queue, busy) in [(Queue::Asked, asked), (Queue::Due, due)] {
+                let at = (name.clone(), queue);
                 if busy && rounds.lanes.get(&at).is_none_or(JoinHandle::is_finished) {
                     let (core, target) = (Arc::clone(self), name.clone());
-                    rounds.lanes.insert(at, tokio::spawn(async move { core.work_at(&target, lane, term).await }));
+                    rounds.lanes.insert(at, tokio::spawn(async move { core.work_at(&target, queue, term).await }));
                 }
             }
             if any && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished())
@@ -150,12 +164,12 @@ impl Core {
         Ok(())
     }
 
-    /// Works in one lane of one target until nothing is left to do there. It never gives up; it only pauses longer.
-    async fn work_at(self: Arc<Self>, target: &str, lane: Lane, term: u64) {
+    /// Works in one queue of one target until nothing is left to do there. It never gives up; it only pauses longer.
+    async fn work_at(self: Arc<Self>, target: &str, queue: Queue, term: u64) {
         let mut pause = SHORTEST_PAUSE;
         let mut stuck = Stuck::default();
         while self.leads_in(term) {
-            match self.work_once(target, lane, term, &mut stuck).await {
+            match self.work_once(target, queue, term, &mut stuck).await {
                 Ok(0) if stuck.0.is_empty() => return,
                 Ok(done) => {
                     pause = SHORTEST_PAUSE;
@@ -164,7 +178,7 @@ impl Core {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(target, ?lane, error = error.message, "revocation goes on later");
+                    tracing::warn!(target, ?queue, error = error.message, "revocation goes on later");
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -178,58 +192,72 @@ impl Core {
         status.is_leader && status.term == term
     }
 
-    /// Once over everything that waits in a lane; how many leases were worked on.
+    /// Once over everything that waits in a queue; how many leases were worked on.
     async fn work_once(
         self: &Arc<Self>,
         name: &str,
-        lane: Lane,
+        queue: Queue,
         term: u64,
         stuck: &mut Stuck,
     ) -> Result<usize, Failure> {
         let mut done = 0;
-        if lane == Lane::Due {
+        if queue == Queue::Due {
             done += self.end_abandoned(name, term).await?;
         }
         let ready: BTreeSet<LeaseId> = stuck.ready(Instant::now()).into_iter().collect();
         let (mut again, mut known, mut after) = (Vec::new(), BTreeSet::new(), None);
+        let (mut rounds, mut office) = (FuturesUnordered::new(), None);
+        let mut failure = None;
         loop {
-            let page = self.read(|store, _| lease::work(store, name, State::Revoking, after.as_ref(), ROUND))?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            let mine = page.into_iter().filter(|(id, l)| Lane::of(l) == lane && !self.creating.holds(id));
-            let (old, fresh): (Vec<Ending>, Vec<Ending>) = mine.partition(|(id, _)| stuck.holds(id));
-            known.extend(old.iter().map(|(id, _)| *id));
-            again.extend(old.into_iter().filter(|(id, _)| ready.contains(id)));
-            done += self.end_some(name, &fresh, true, stuck, &mut known).await?;
+            // The next ones begin while others wait for their second look.
+            while failure.is_none() && rounds.len() < ABREAST {
+                let page = self.read(|store, _| lease::work(store, name, queue, after, ROUND))?;
+                let Some(last) = page.last().map(|(id, lease)| Place::of(*id, lease)) else { break };
+                after = Some(last);
+                let mine = page.into_iter().filter(|(id, _)| !self.creating.holds(id));
+                let (old, fresh): (Vec<Ending>, Vec<Ending>) = mine.partition(|(id, _)| stuck.holds(id));
+                known.extend(old.iter().map(|(id, _)| *id));
+                again.extend(old.into_iter().filter(|(id, _)| ready.contains(id)));
+                if !fresh.is_empty() {
+                    let at = match &office {
+                        Some(at) => at,
+                        None => office.insert(self.at_work(name, queue).await?),
+                    };
+                    rounds.push(self.end_some(name, at.clone(), fresh, true));
+                }
+            }
+            match rounds.next().await {
+                None => break,
+                Some(Ok(ended)) => done += stuck.settle(name, ended, &mut known),
+                Some(Err(error)) => failure = failure.or(Some(error)),
+            }
         }
         stuck.0.retain(|id, _| known.contains(id));
-        Ok(done + self.end_some(name, &again, false, stuck, &mut known).await?)
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if !again.is_empty() {
+            let at = self.at_work(name, queue).await?;
+            done += stuck.settle(name, self.end_some(name, at, again, false).await?, &mut known);
+        }
+        Ok(done)
+    }
+
+    /// This node's office, with the connections of a queue.
+    async fn at_work(self: &Arc<Self>, name: &str, queue: Queue) -> Result<AtWork, Failure> {
+        let office = self.office(name).await?;
+        Ok(AtWork { term: office.term, engine: office.engine_for(queue).await })
     }
 
     async fn end_some(
         self: &Arc<Self>,
         name: &str,
-        ending: &[Ending],
+        at: AtWork,
+        ending: Vec<Ending>,
         first: bool,
-        stuck: &mut Stuck,
-        known: &mut BTreeSet<LeaseId>,
-    ) -> Result<usize, Failure> {
-        if ending.is_empty() {
-            return Ok(0);
-        }
-        let office = self.office(name).await?;
-        let failed = self.end_leases(name, &office, ending, first).await?;
-        for (id, lease) in ending {
-            match failed.get(id) {
-                Some(why) => {
-                    tracing::warn!(target = name, lease = %id, login = lease.principal, why, "a lease does not end yet");
-                    stuck.add(*id, Instant::now());
-                    known.insert(*id);
-                }
-                None => drop(stuck.0.remove(id)),
-            }
-        }
-        Ok(ending.len())
+    ) -> Result<Ended, Failure> {
+        let failed = self.end_leases(name, &at, &ending, first).await?;
+        Ok((ending, failed))
     }
 
     /// An intent that this node is not bringing alive belongs to a task or a leader that is gone: whoever asked for it
@@ -237,9 +265,9 @@ impl Core {
     async fn end_abandoned(self: &Arc<Self>, name: &str, term: u64) -> Result<usize, Failure> {
         let (mut ended, mut after) = (0, None);
         loop {
-            let page = self.read(|store, _| lease::work(store, name, State::Intent, after.as_ref(), ROUND))?;
-            let Some((last, _)) = page.last() else { return Ok(ended) };
-            after = Some(*last);
+            let page = self.read(|store, _| lease::work(store, name, Queue::Making, after, ROUND))?;
+            let Some((last, lease)) = page.last() else { return Ok(ended) };
+            after = Some(Place::of(*last, lease));
             for (id, _) in page.iter().filter(|(id, _)| !self.creating.holds(id)) {
                 // Only whoever is in office may say so, and to be in office the target need not answer.
                 self.claim_office(name, term).await?;
@@ -253,7 +281,7 @@ impl Core {
     async fn end_leases(
         self: &Arc<Self>,
         name: &str,
-        office: &Office,
+        office: &AtWork,
         ending: &[Ending],
         first: bool,
     ) -> Result<BTreeMap<LeaseId, String>, Failure> {
@@ -319,7 +347,7 @@ impl Core {
         if !gone.is_empty() {
             self.prove_gone(name, office, &gone, &fenced, &before).await?;
             disabled.retain(|p| gone.iter().any(|(_, l)| l.principal == p.name));
-            clean(name, office, &disabled).await;
+            clean(name, &*office.engine, &disabled).await;
         }
         Ok(failed)
     }
@@ -328,7 +356,7 @@ impl Core {
     async fn prove_gone(
         self: &Arc<Self>,
         name: &str,
-        office: &Office,
+        office: &AtWork,
         gone: &[&Ending],
         fenced: &BTreeSet<LeaseId>,
         before: &[Seen],
@@ -355,47 +383,6 @@ impl Core {
         }
     }
 
-    /// Searches a target for principals of this cluster that no lease accounts for: after the target's own fail-over an
-    /// ended one can be back. Who can log in or has a session becomes a lease that is ending; of the others, what they
-    /// left behind is cleaned up once more.
-    async fn reconcile(self: &Arc<Self>, name: &str, term: u64) -> Result<(), Failure> {
-        let office = self.office(name).await?;
-        let at_target = |e: EngineError| engine_failure(name, &e);
-        let prefix = principal_prefix(&self.cluster, name);
-        // First the target, then the leases: whatever was listed has its intent in what is read afterwards.
-        let listed = office.engine.list(&prefix).await.map_err(at_target)?;
-        let mut strays = Vec::new();
-        for some in listed.chunks(ROUND) {
-            let accounted = |store: &dyn Store, principal: &Principal| -> Result<bool, StoreError> {
-                let id = principal.name.strip_prefix(&prefix).and_then(|id| id.parse::<LeaseId>().ok());
-                let found = id.map(|id| lease::lease(store, &id)).transpose()?.flatten();
-                Ok(found.is_some_and(|l| l.state != State::Revoked))
-            };
-            let known =
-                self.read(|store, _| some.iter().map(|p| accounted(store, p)).collect::<Result<Vec<_>, _>>())?;
-            strays.extend(some.iter().zip(known).filter(|(_, known)| !known).map(|(p, _)| p.clone()));
-        }
-        for some in strays.chunks(ROUND) {
-            let seen = office.engine.look(some).await.map_err(at_target)?;
-            let (alive, ended): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|s| s.can_login || s.sessions > 0);
-            for Seen { name: principal, oid, .. } in alive {
-                tracing::error!(
-                    target = name,
-                    principal,
-                    "an ended principal is alive at the target: it is ended again"
-                );
-                let Some(oid) = oid else { continue };
-                let adopt = Command::Adopt { term, target: name.to_owned(), principal, oid };
-                if let Outcome::Refused(refusal) = self.propose(adopt).await?.outcome {
-                    tracing::warn!(target = name, %refusal, "a stray principal was not adopted");
-                }
-            }
-            let ended: Vec<Principal> = ended.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
-            clean(name, &office, &ended).await;
-        }
-        Ok(())
-    }
-
     /// Proposes the end of what is due, after cluster time was moved to where the members' clocks are.
     async fn expire_due(self: &Arc<Self>, term: u64) -> Result<(), Failure> {
         let now = self.now()?;
@@ -408,7 +395,21 @@ impl Core {
         if clock.now < due || clock.paused_until > clock.now {
             return Ok(());
         }
-        self.propose(Command::Expire { term, upto: clock.now }).await.map(|_| ())
+        // One entry for all that is due by now, or as many as it takes.
+        loop {
+            let done = self.propose(Command::Expire { term, upto: clock.now }).await?;
+            if !matches!(done.outcome, Outcome::Leases { changed } if changed.len() == MAX_PER_COMMAND) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Completes ends of many leases that one entry could not hold.
+    async fn sweep(self: &Arc<Self>, term: u64) -> Result<(), Failure> {
+        while !self.read(|store, _| lease::sweeps(store, 1))?.is_empty() {
+            self.propose(Command::Sweep { term }).await?;
+        }
+        Ok(())
     }
 
     /// The record of an act of this node at a target, which is made before the act.
@@ -438,14 +439,14 @@ fn not_gone(seen: &Seen, prefix: &str) -> Option<String> {
 }
 
 /// P11: never a condition of truth. What is left is tried again when the target is searched.
-async fn clean(name: &str, office: &Office, principals: &[Principal]) {
+pub(crate) async fn clean(name: &str, engine: &dyn Engine, principals: &[Principal]) {
     if principals.is_empty() {
         return;
     }
     if injected("lease.p11").is_err() {
         return;
     }
-    match office.engine.clean(principals).await {
+    match engine.clean(principals).await {
         Ok(cleaned) => {
             for c in cleaned {
                 if let Cleaning::Left { databases, reason } = c.outcome {
@@ -467,7 +468,7 @@ async fn clean(name: &str, office: &Office, principals: &[Principal]) {
 #[derive(Default)]
 struct Rounds {
     term: u64,
-    lanes: BTreeMap<(String, Lane), JoinHandle<()>>,
+    lanes: BTreeMap<(String, Queue), JoinHandle<()>>,
     searches: BTreeMap<String, (Instant, JoinHandle<()>)>,
 }
 

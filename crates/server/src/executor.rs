@@ -13,7 +13,7 @@ use quorate_engines::{Engine, EngineError};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
-use quorate_state::lease::{self, State};
+use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{Executor, Target, TargetTls, executor, role, target};
 use std::collections::BTreeMap;
@@ -62,7 +62,22 @@ struct Seat {
 #[derive(Clone)]
 pub(crate) struct Office {
     pub(crate) term: u64,
+    /// For what somebody waits for: issuing, and the ends that were asked for.
     pub(crate) engine: Arc<dyn Engine>,
+    /// For what comes in thousands.
+    bulk: Arc<dyn Engine>,
+}
+
+impl Office {
+    /// The connections for a queue. What is due has its own, so that nothing waits behind a bulk of it; where there is no
+    /// free slot for them, since leased users can take every one, it shares those that have been there from the start.
+    pub(crate) async fn engine_for(&self, queue: Queue) -> Arc<dyn Engine> {
+        match queue {
+            Queue::Making | Queue::Living | Queue::Asked => Arc::clone(&self.engine),
+            Queue::Due if self.bulk.take_over().await.is_ok() => Arc::clone(&self.bulk),
+            Queue::Due => Arc::clone(&self.engine),
+        }
+    }
 }
 
 impl Core {
@@ -112,13 +127,14 @@ impl Core {
         let password = self.open_credential(name, &described, term).await?;
         #[cfg(feature = "failpoints")]
         self.leak("leak.credential", password.expose()).await;
-        let config = PostgresConfig {
+        let tls = protection(described.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
+        let config = |password: SecretVec| PostgresConfig {
             host: described.host.clone(),
             port: described.port,
             dbname: described.database.clone(),
             user: described.user.clone(),
             password,
-            tls: protection(described.tls.as_ref()).map_err(|e| engine_failure(name, &e))?,
+            tls: tls.clone(),
             target: name.to_owned(),
             term,
             owned: OwnedObjects::Drop,
@@ -126,13 +142,15 @@ impl Core {
             statement_timeout: Duration::from_secs(10),
             create_lock_timeout: Duration::from_secs(3),
         };
-        let engine = (self.executors.make)(config).map_err(|e| engine_failure(name, &e))?;
+        let make = |password| (self.executors.make)(config(password)).map_err(|e| engine_failure(name, &e));
+        let bulk = make(SecretVec::new(password.expose().to_vec()))?;
+        let engine = make(password)?;
         self.record(
             self.internal_entry("executor.office", term).resource(&format!("target {name}")).term(term),
             Class::Essential,
         )
         .await?;
-        Ok(Office { term, engine })
+        Ok(Office { term, engine, bulk })
     }
 
     /// Opens a target's administrative password with the parts of t members, this one's among them.
@@ -218,8 +236,8 @@ impl Core {
                 None => None,
             };
             let mut busy = wanted;
-            for state in [State::Revoking, State::Active, State::Intent] {
-                busy = busy || !lease::work(store, name, state, None, 1)?.is_empty();
+            for queue in Queue::ALL {
+                busy = busy || lease::tally(store, name, queue)? > 0;
             }
             Ok((described, executor(store, name)?, header.zip(ring), busy, applied))
         })?;

@@ -119,6 +119,7 @@ impl Core {
         let Some(found) = found.filter(|l| l.state == State::Intent) else { return self.wait_active(&id).await };
         match self.create_at_target(&id, &found, term).await {
             Ok(oid) => {
+                self.breakers.made(&found.role);
                 injected("lease.p2")?;
                 let done = self.propose(Command::LeaseActive { term, lease: id, oid }).await?;
                 injected("lease.p3")?;
@@ -128,6 +129,11 @@ impl Core {
                 }
             }
             Err(error) => {
+                if let (EngineError::Refused { .. }, Some(role)) =
+                    (&error, self.read(|store, _| role(store, &found.role))?)
+                {
+                    self.breakers.refused(&found.role, &role, &error.to_string(), Instant::now());
+                }
                 // Whatever happened at the target, the fence will find out; what must not be is a client that waits.
                 let _ = self.propose(Command::LeaseFailed { term, lease: id }).await;
                 Err(lease_failed(&id, &format!("target {}: {error}", found.target)))
@@ -179,13 +185,21 @@ impl Core {
     pub(crate) async fn stamp_issue(self: &Arc<Self>, role_name: &str) -> Result<Stamp, Failure> {
         let found = self.read(|store, _| role(store, role_name))?;
         let found = found.ok_or_else(|| Failure::from(Refusal::not_found("role")))?;
+        self.breakers.admit(role_name, &found, Instant::now())?;
         let bound = async {
             let office = self.office(&found.target).await?;
             let binding = office.engine.bind().await.map_err(|e| engine_failure(&found.target, &e))?;
             Ok::<_, Failure>((office, binding))
         };
         let late = |_| Failure::new("target_unavailable", format!("target {}: no connection in time", found.target));
-        let (office, binding) = tokio::time::timeout(ISSUE, bound).await.map_err(late)??;
+        let bound = tokio::time::timeout(ISSUE, bound).await.map_err(late)?;
+        // The vault's own login, or what it connects to: no request can mend that either.
+        if let Err(failure) = bound.as_ref()
+            && failure.code == "target_refused"
+        {
+            self.breakers.refused(role_name, &found, &failure.message, Instant::now());
+        }
+        let (office, binding) = bound?;
         injected("lease.bound")?;
         Ok(Stamp {
             binding: Some(Binding { pid: binding.pid, backend_start: binding.backend_start_micros }),

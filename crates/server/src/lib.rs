@@ -23,6 +23,7 @@
 mod absence;
 mod aside;
 mod attest;
+mod breaker;
 mod ceremony;
 mod certificates;
 mod clock;
@@ -44,6 +45,7 @@ mod open;
 mod peers;
 mod pipeline;
 mod query;
+mod reconcile;
 mod relay;
 mod room;
 mod run;

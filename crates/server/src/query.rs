@@ -16,12 +16,12 @@ use quorate_state::change::{Kind, Query};
 use quorate_state::ids::{
     CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId, check_namespace, check_path,
 };
-use quorate_state::lease::{self, Lease, State};
+use quorate_state::lease::{self, Lease, Queue, Selector, State};
 use quorate_state::outcome::Refusal;
 use quorate_state::request::{authority_version, tightened_index};
 use quorate_state::secrets::{self, VersionState};
 use quorate_state::store::{Store, StoreError};
-use quorate_state::target::{roles, target, targets};
+use quorate_state::target::{Target, roles, target, targets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,20 +191,8 @@ impl Core {
                     live_leases,
                 });
             }
-            let targets = targets(store)?
-                .into_iter()
-                .map(|(name, t)| wire::Target {
-                    name,
-                    host: t.host,
-                    port: u32::from(t.port),
-                    database: t.database,
-                    user: t.user,
-                    tls: t.tls.is_some(),
-                    channel_binding: t.tls.as_ref().is_some_and(|tls| tls.require_binding),
-                    server_name: t.tls.map(|tls| tls.server_name).unwrap_or_default(),
-                })
-                .collect();
-            Ok(wire::ReadRolesReply { targets, roles: shown })
+            let targets = targets(store)?.into_iter().map(|(name, target)| wire_target(store, name, target));
+            Ok(wire::ReadRolesReply { targets: targets.collect::<Result<_, _>>()?, roles: shown })
         })
     }
 
@@ -251,6 +239,14 @@ impl Core {
                 id.try_into().map_err(|_| Failure::from(Refusal::invalid("after", "must have 16 bytes")))?,
             )),
         };
+        let wanted = [
+            (&ask.role, Selector::Role as fn(String) -> Selector),
+            (&ask.target, Selector::Target),
+            (&ask.owner, Selector::Identity),
+            (&ask.below, Selector::Below),
+        ];
+        let wanted: Vec<Selector> =
+            wanted.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, of)| of(text.clone())).collect();
         let limit = page(ask.limit);
         let (mut shown, mut at) = (Vec::new(), after);
         loop {
@@ -258,12 +254,14 @@ impl Core {
             let rows = self.read(|store, _| {
                 let rows = lease::leases(store, at.as_ref(), 1_000)?;
                 let last = rows.last().map(|(id, _)| *id);
-                let fits = |l: &Lease| {
-                    (all || l.owner == principal.id().as_str())
-                        && (ask.state.is_empty() || ask.state == l.state.to_string())
+                let theirs = |l: &Lease| {
+                    (all || l.owner == principal.id().as_str()) && wanted.iter().all(|selector| selector.names(l))
                 };
-                let rows = rows.into_iter().filter(|(_, l)| fits(l)).take(limit - shown.len() + 1);
-                let rows = rows.map(|(id, l)| wire_lease(store, &id, l)).collect::<Result<Vec<_>, _>>()?;
+                let rows = rows.into_iter().filter(|(_, l)| theirs(l)).map(|(id, l)| wire_lease(store, &id, l));
+                let fits = |l: &Result<wire::Lease, StoreError>| {
+                    l.as_ref().map_or(true, |l| ask.state.is_empty() || ask.state == l.state)
+                };
+                let rows = rows.filter(fits).take(limit - shown.len() + 1).collect::<Result<Vec<_>, _>>()?;
                 Ok(last.map(|last| (last, rows)))
             })?;
             let Some((last, rows)) = rows else { return Ok(wire::ListLeasesReply { leases: shown, more: false }) };
@@ -278,22 +276,19 @@ impl Core {
     }
 
     /// How many leases are intents, active and ending, and since when the oldest of these is; 0 without one.
-    async fn count_leases(&self) -> Result<([u64; 3], u64), Failure> {
-        let (mut by_state, mut oldest) = ([0u64; 3], None::<u64>);
-        for (name, _) in self.read(|store, _| targets(store))? {
-            for (count, state) in by_state.iter_mut().zip([State::Intent, State::Active, State::Revoking]) {
-                let mut after = None;
-                loop {
-                    let some = self.read(|store, _| lease::work(store, &name, state, after.as_ref(), 1_000))?;
-                    let Some((last, _)) = some.last() else { break };
-                    after = Some(*last);
-                    *count += u64::try_from(some.len()).unwrap_or(u64::MAX);
-                    oldest = some.iter().filter_map(|(_, l)| l.ended_at).chain(oldest).min();
-                    tokio::task::yield_now().await;
+    fn count_leases(&self) -> Result<([u64; 3], u64), Failure> {
+        self.read(|store, _| {
+            let (mut by_state, mut oldest) = ([0u64; 3], None::<u64>);
+            for (name, _) in targets(store)? {
+                for (at, queue) in [(0, Queue::Making), (1, Queue::Living), (2, Queue::Due), (2, Queue::Asked)] {
+                    let count = u64::from(lease::tally(store, &name, queue)?);
+                    by_state.get_mut(at).into_iter().for_each(|total: &mut u64| *total = total.saturating_add(count));
+                    let first = if at == 2 { lease::work(store, &name, queue, None, 1)? } else { Vec::new() };
+                    oldest = first.iter().filter_map(|(_, l)| l.ended_at).chain(oldest).min();
                 }
             }
-        }
-        Ok((by_state, oldest.unwrap_or(0)))
+            Ok((by_state, oldest.unwrap_or(0)))
+        })
     }
 
     pub(crate) async fn read_status(
@@ -329,7 +324,7 @@ impl Core {
             Status::Failed(_) => "failed",
         };
         let leader = raft.leader.and_then(|id| self.roster.by_raft_id(id)).map_or(0, |m| u32::from(m.index));
-        let (by_state, oldest) = self.count_leases().await?;
+        let (by_state, oldest) = self.count_leases()?;
         let alarms = self.alarms()?.into_iter().map(|a| wire::Alarm { code: a.code.to_owned(), message: a.message });
         #[cfg(feature = "failpoints")]
         let alarms = alarms
@@ -475,7 +470,31 @@ fn wire_keyring(id: &KeyringId, ring: access::Keyring) -> wire::Keyring {
     }
 }
 
+fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::Target, StoreError> {
+    let count = |queue| lease::tally(store, &name, queue);
+    let oldest = [Queue::Due, Queue::Asked].map(|queue| lease::work(store, &name, queue, None, 1));
+    let oldest = oldest.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(wire::Target {
+        leases_intent: count(Queue::Making)?,
+        leases_active: count(Queue::Living)?,
+        leases_due: count(Queue::Due)?,
+        leases_asked: count(Queue::Asked)?,
+        oldest_revoking: oldest.iter().flatten().filter_map(|(_, l)| l.ended_at).min().unwrap_or(0),
+        host: target.host,
+        port: u32::from(target.port),
+        database: target.database,
+        user: target.user,
+        tls: target.tls.is_some(),
+        channel_binding: target.tls.as_ref().is_some_and(|tls| tls.require_binding),
+        server_name: target.tls.map(|tls| tls.server_name).unwrap_or_default(),
+        name,
+    })
+}
+
 fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lease, StoreError> {
+    // Ended with many others, it counts as ended before its own row says so.
+    let swept = lease::swept(store, &found)?;
+    let state = if swept.is_some() { State::Revoking } else { found.state };
     let at = target(store, &found.target)?;
     let (host, port, database) = at.map_or_else(Default::default, |t| (t.host, u32::from(t.port), t.database));
     let proof = found.proof.unwrap_or(quorate_state::command::RevocationProof {
@@ -491,10 +510,10 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
         target: found.target,
         principal: found.principal,
         owner: found.owner,
-        state: found.state.to_string(),
+        state: state.to_string(),
         expires_at: found.expires_at,
         max_expires_at: found.max_expires_at,
-        why: found.why.map_or_else(String::new, |w| w.to_string()),
+        why: found.why.or(swept).map_or_else(String::new, |w| w.to_string()),
         ended_at: found.ended_at.unwrap_or(0),
         intent_index: found.intent_index,
         active_index: found.active_index.unwrap_or(0),

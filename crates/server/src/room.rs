@@ -188,6 +188,7 @@ fn grows(kind: Kind) -> bool {
         | Kind::BlockIdentity
         | Kind::DeleteRole
         | Kind::RevokeLease
+        | Kind::RevokeLeases
         | Kind::OpenSecret
         | Kind::ListSecrets
         | Kind::ReadVersions
@@ -210,6 +211,7 @@ pub(crate) fn lessens(kind: Kind) -> bool {
         | Kind::BlockIdentity
         | Kind::DeleteRole
         | Kind::RevokeLease
+        | Kind::RevokeLeases
         | Kind::SetClientRoots
         | Kind::RecordMember
         // While time has run away no request is in time, those that revoke neither.

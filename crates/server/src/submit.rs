@@ -260,7 +260,7 @@ impl Core {
                         return Err(no_leader());
                     }
                     *stamp = self.stamp_issue(role).await?;
-                    issuing = Some(LeaseId::of(&self.cluster, &caller, &parsed.id));
+                    issuing = Some(LeaseId::of(&self.cluster, &caller, &parsed.id, parsed.not_after));
                 }
             }
             Command::Ceremony { .. } => {}

@@ -13,11 +13,13 @@ mod net;
 #[path = "in_process/world.rs"]
 mod world;
 
-use quorate_api::client::{RoleDescription, TargetDescription};
+use quorate_api::client::{Client, Credential};
 use quorate_api::vault::ReadStatusReply;
 use quorate_engines::fake::{Fault, Step};
 use quorate_state::change::Change;
-use quorate_state::ids::KeyringId;
+use quorate_state::ids::{ClusterId, KeyringId, LeaseId};
+use quorate_state::lease::principal;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use world::{World, host};
@@ -80,33 +82,33 @@ async fn secrets_outlive_a_power_cut_of_each_member_and_of_all() {
 #[tokio::test(start_paused = true)]
 async fn leases_end_on_time_though_their_executor_is_cut_off() {
     let world = founded(2).await;
-    describe_target(&world).await;
+    world.describe("t", &["readers"]).await;
     let app = world.client("app");
     let begun = Instant::now();
     let mut leases = Vec::new();
     for _ in 0..3 {
-        leases.push(app.issue_lease("reader", Some(60_000)).await.unwrap());
+        leases.push(app.issue_lease("t-readers", Some(60_000)).await.unwrap());
     }
-    assert_eq!(world.target.exposure().0.len(), 3, "three logins");
+    assert_eq!(world.target("t").exposure().0.len(), 3, "three logins");
     // The target makes the next login and its answer is lost: nobody is given that one, and it goes.
-    world.target.fail(Step::Create, Fault::After);
-    let failure = app.issue_lease("reader", Some(60_000)).await.unwrap_err();
+    world.target("t").fail(Step::Create, Fault::After);
+    let failure = app.issue_lease("t-readers", Some(60_000)).await.unwrap_err();
     assert_eq!(failure.code, "lease_failed", "{failure}");
     let handed: Vec<&str> = leases.iter().map(|l| l.username.as_str()).collect();
     let lost = Instant::now();
-    while world.target.exposure().0.iter().any(|name| !handed.contains(&name.as_str())) {
+    while world.target("t").exposure().0.iter().any(|name| !handed.contains(&name.as_str())) {
         assert!(
             lost.elapsed() < Duration::from_secs(20),
             "the lost login is still there: {:?}",
-            world.target.exposure()
+            world.target("t").exposure()
         );
         sleep(Duration::from_secs(1)).await;
     }
     let executor = world.leader().await;
     world.hub.cut(host(executor));
     // The rest of a minute, in virtual time.
-    while !world.target.exposure().0.is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(80), "still there: {:?}", world.target.exposure());
+    while !world.target("t").exposure().0.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(80), "still there: {:?}", world.target("t").exposure());
         sleep(Duration::from_secs(1)).await;
     }
     assert!(begun.elapsed() > Duration::from_secs(58), "they end at their end, not before: {:?}", begun.elapsed());
@@ -117,39 +119,109 @@ async fn leases_end_on_time_though_their_executor_is_cut_off() {
     world.hub.heal(host(executor));
     let level = |all: &[Option<_>]| all.iter().flatten().count() == 3;
     world.until("three members", level).await;
-    assert!(world.target.exposure().0.is_empty(), "the one that was cut off brings none back");
+    assert!(world.target("t").exposure().0.is_empty(), "the one that was cut off brings none back");
 }
 
-/// A target, and the role `reader` at it.
-async fn describe_target(world: &World) {
+/// Leases of a role, as many as are wanted.
+async fn take(app: &Client, role: &str, count: usize, ttl: u64) -> Vec<Credential> {
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(app.issue_lease(role, Some(ttl)).await.unwrap());
+    }
+    taken
+}
+
+/// At one time: a target that is off, one that sits on a mass expiry, and a role whose credentials are refused.
+#[tokio::test(start_paused = true)]
+async fn nothing_at_a_target_waits_for_what_it_need_not() {
+    let world = founded(3).await;
+    world.describe("t", &["readers", "writers"]).await;
+    world.describe("other", &["readers"]).await;
+    let (app, target, dead) = (world.client("app"), world.target("t"), world.target("other"));
+    let begun = Instant::now();
+    let strays = [true, false].map(|can_login| {
+        let id = LeaseId([u8::from(can_login) + 1; 16]);
+        target.plant(&principal(&world.profile.cluster, "t", &id), can_login);
+        id
+    });
+    let foreign = principal(&ClusterId([7; 32]), "t", &strays[0]);
+    target.plant(&foreign, true);
+    let asked = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    what_no_lease_accounts_for_is_ended_by_the_log(&world, &strays).await;
+    assert_eq!(
+        target.names(),
+        BTreeSet::from([foreign.clone(), asked.username.clone()]),
+        "another cluster's is not ours"
+    );
+    target.forget(&foreign);
+    a_definite_refusal_is_no_storm(&world, &app).await;
+    let parked = take(&app, "other-readers", 3, 10_000).await;
+    let due = take(&app, "t-readers", 8, 10_000).await;
+    dead.stop();
+    target.hold_names(due.into_iter().map(|credential| credential.username));
+
+    let leader = usize::from(world.leader().await) - 1;
+    let revoking =
+        |n| move |all: &[Option<ReadStatusReply>]| all[leader].as_ref().is_some_and(|s| s.leases_revoking == n);
+    world.until("both expiries under way", revoking(11)).await;
+    assert_eq!(target.exposure().0.len(), 10, "the target sits on all that is due");
+    app.revoke(asked.lease).await.unwrap();
+    let ended = app.wait_revoked(asked.lease, Duration::from_secs(5)).await;
+    ended.unwrap_or_else(|why| panic!("an end that was asked for does not wait for those that are due: {why}"));
+    take(&app, "t-readers", 1, 600_000).await;
+    assert_eq!(target.exposure().0.len(), 10, "eight that are due, a new one, and the writer");
+    target.release_names();
+    world.until("the end of what was due, with the other target still off", revoking(3)).await;
+    assert_eq!(target.exposure().0.len(), 2);
+
+    dead.start();
+    for credential in &parked {
+        let ended = app.wait_revoked(credential.lease, Duration::from_secs(40)).await;
+        ended.unwrap_or_else(|why| panic!("the target is back, and its leases end: {why}"));
+    }
+    assert!(dead.exposure().0.is_empty(), "after {:?}", begun.elapsed());
+}
+
+/// What a target definitely refuses is not asked of it by every request; other roles of it are not concerned.
+async fn a_definite_refusal_is_no_storm(world: &World, app: &Client) {
+    let target = world.target("t");
+    target.lack("writers");
+    let (begun, mut codes) = (Instant::now(), BTreeMap::new());
+    while begun.elapsed() < Duration::from_secs(12) {
+        let failure = app.issue_lease("t-writers", None).await.unwrap_err();
+        *codes.entry(failure.code).or_insert(0) += 1;
+        sleep(Duration::from_millis(250)).await;
+    }
+    let asked = target.refusals();
+    assert!((2..=6).contains(&asked), "requests ask the target now and then, not each: {asked}, {codes:?}");
+    assert!(codes.get("target_refused").is_some_and(|n| *n > 20), "the others are told at once, and why: {codes:?}");
+    target.supply("writers");
+    while app.issue_lease("t-writers", None).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the role is tried again by itself");
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Whether or not it can log in: every end has a place in the log.
+async fn what_no_lease_accounts_for_is_ended_by_the_log(world: &World, strays: &[LeaseId]) {
     let admin = world.client("admin/first");
-    let keyring = KeyringId(world.profile.keyrings[0].id());
-    let target = TargetDescription {
-        name: "t".to_owned(),
-        host: "127.0.0.1".to_owned(),
-        port: 5_432,
-        database: "d".to_owned(),
-        user: "u".to_owned(),
-        tls: None,
-    };
-    admin.put_target(&target, b"a password", keyring).await.unwrap();
-    let role = RoleDescription {
-        name: "reader".to_owned(),
-        target: "t".to_owned(),
-        groups: Vec::new(),
-        default_ttl: 60_000,
-        max_ttl: 600_000,
-        connection_limit: 4,
-        max_leases: 100,
-        scram_iterations: 4_096,
-    };
-    admin.put_role(&role).await.unwrap();
+    for id in strays {
+        let begun = Instant::now();
+        let ended = loop {
+            match admin.lease(*id).await {
+                Ok(lease) if lease.state == "revoked" => break lease,
+                other => assert!(begun.elapsed() < Duration::from_secs(30), "a stray is adopted and ended: {other:?}"),
+            }
+            sleep(Duration::from_millis(200)).await;
+        };
+        assert_eq!((ended.why.as_str(), ended.revoking_index > 0), ("adopted", true), "{ended:?}");
+    }
 }
 
 async fn wait_gone(world: &World, limit: Duration) {
     let begun = Instant::now();
-    while !world.target.exposure().0.is_empty() {
-        assert!(begun.elapsed() < limit, "still there after {limit:?}: {:?}", world.target.exposure());
+    while !world.target("t").exposure().0.is_empty() {
+        assert!(begun.elapsed() < limit, "still there after {limit:?}: {:?}", world.target("t").exposure());
         sleep(Duration::from_millis(500)).await;
     }
 }
@@ -158,7 +230,7 @@ async fn wait_gone(world: &World, limit: Duration) {
 #[tokio::test(start_paused = true)]
 async fn clocks_that_are_an_hour_off_change_nothing() {
     let world = founded(3).await;
-    describe_target(&world).await;
+    world.describe("t", &["readers"]).await;
     world.clock(2).shift(3_600_000);
     world.clock(3).shift(-3_600_000);
     let app = world.client("app");
@@ -173,10 +245,10 @@ async fn clocks_that_are_an_hour_off_change_nothing() {
             let opened = app.get("default", "app/x", None).await.unwrap();
             assert_eq!(opened.plaintext.expose(), stored.to_be_bytes(), "member {leader} leads");
         }
-        app.issue_lease("reader", Some(30_000)).await.unwrap();
+        app.issue_lease("t-readers", Some(30_000)).await.unwrap();
         let begun = Instant::now();
         sleep(Duration::from_secs(28)).await;
-        assert_eq!(world.target.exposure().0.len(), 1, "member {leader} leads: the lease lives until its end");
+        assert_eq!(world.target("t").exposure().0.len(), 1, "member {leader} leads: the lease lives until its end");
         wait_gone(&world, Duration::from_secs(9)).await;
         assert!(begun.elapsed() >= Duration::from_secs(29), "member {leader} leads: {:?}", begun.elapsed());
         for idle in 0..4 {
@@ -208,15 +280,15 @@ async fn a_leader_whose_clock_stands_still_loses_office() {
 #[tokio::test(start_paused = true)]
 async fn a_member_whose_clock_stands_still_or_races_hurts_nobody() {
     let world = founded(5).await;
-    describe_target(&world).await;
+    world.describe("t", &["readers"]).await;
     let follower = world.leader().await % 3 + 1;
     let app = world.client("app");
     for percent in [0, 300] {
         world.clock(follower).run_at(percent);
-        app.issue_lease("reader", Some(30_000)).await.unwrap();
+        app.issue_lease("t-readers", Some(30_000)).await.unwrap();
         let begun = Instant::now();
         sleep(Duration::from_secs(28)).await;
-        assert_eq!(world.target.exposure().0.len(), 1, "at {percent} %: the lease lives until its end");
+        assert_eq!(world.target("t").exposure().0.len(), 1, "at {percent} %: the lease lives until its end");
         wait_gone(&world, Duration::from_secs(12)).await;
         assert!(begun.elapsed() >= Duration::from_secs(29), "at {percent} %: {:?}", begun.elapsed());
     }
@@ -226,14 +298,14 @@ async fn a_member_whose_clock_stands_still_or_races_hurts_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_jump_of_all_clocks_pauses_expiry() {
     let world = founded(6).await;
-    describe_target(&world).await;
+    world.describe("t", &["readers"]).await;
     let app = world.client("app");
-    app.issue_lease("reader", Some(600_000)).await.unwrap();
+    app.issue_lease("t-readers", Some(600_000)).await.unwrap();
     for member in 1..=3 {
         world.clock(member).shift(7_200_000);
     }
     sleep(Duration::from_secs(29)).await;
-    assert_eq!(world.target.exposure().0.len(), 1, "expiry pauses for 30 s after a jump");
+    assert_eq!(world.target("t").exposure().0.len(), 1, "expiry pauses for 30 s after a jump");
     wait_gone(&world, Duration::from_secs(40)).await;
 }
 

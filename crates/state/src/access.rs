@@ -3,6 +3,7 @@
 use crate::change::KeyringClass;
 use crate::genesis::{ClientRoots, client_roots};
 use crate::ids::{ClusterId, CustomerKeyId, KeyringId, MemberIndex, SessionId, check_label, check_namespace};
+use crate::lease::{Selector, Why, end_all};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
@@ -334,8 +335,7 @@ pub(crate) fn block(tx: &mut Tx<'_>, index: u64, principal: &str) -> Result<Outc
         tx.put(at, &index);
         tighten(tx, index)?;
     }
-    let changed =
-        crate::lease::end_all(tx, index, crate::lease::Why::IdentityBlocked, |lease| lease.owner == principal)?;
+    let changed = end_all(tx, index, Why::IdentityBlocked, Selector::Identity(principal.to_owned()))?;
     Ok(Outcome::Leases { changed })
 }
 

@@ -5,6 +5,7 @@
 
 use crate::absence::Absence;
 use crate::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, Millis, SessionId};
+use crate::lease::Selector;
 use crate::target::TargetTls;
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
@@ -196,6 +197,11 @@ pub enum Change {
         /// How that is known: 1 to [`crate::absence::MAX_REASON`] bytes.
         reason: String,
     },
+    /// Ends every lease that a selector names, at one log index.
+    RevokeLeases {
+        /// Which.
+        selector: Selector,
+    },
 }
 
 /// What only looks. Answered by nodes from their own state, never logged in Raft.
@@ -320,6 +326,8 @@ kinds! {
     ResetClock = "clock.reset", "clock:reset", "Submit";
     /// [`Change::RecordMember`]
     RecordMember = "member.record", "member:record", "Submit";
+    /// [`Change::RevokeLeases`]
+    RevokeLeases = "lease.revoke-all", "lease:revoke-all", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -413,6 +421,7 @@ impl Change {
             Self::SetClientRoots { .. } => Kind::SetClientRoots,
             Self::ResetClock { .. } => Kind::ResetClock,
             Self::RecordMember { .. } => Kind::RecordMember,
+            Self::RevokeLeases { .. } => Kind::RevokeLeases,
         }
     }
 
@@ -443,6 +452,11 @@ impl Change {
             Self::PutRole { name, .. } | Self::DeleteRole { name } => Resource::Role(name.clone()),
             Self::IssueLease { role, .. } => Resource::Role(role.clone()),
             Self::RenewLease { lease, .. } | Self::RevokeLease { lease } => Resource::Lease(*lease),
+            Self::RevokeLeases { selector } => match selector {
+                Selector::Role(name) => Resource::Role(name.clone()),
+                Selector::Target(name) => Resource::Target(name.clone()),
+                Selector::Identity(id) | Selector::Below(id) => Resource::Identity(id.clone()),
+            },
         }
     }
 
@@ -460,7 +474,8 @@ impl Change {
             | Self::RevokeLease { .. }
             | Self::SetClientRoots { .. }
             | Self::ResetClock { .. }
-            | Self::RecordMember { .. } => true,
+            | Self::RecordMember { .. }
+            | Self::RevokeLeases { .. } => true,
             Self::PutSecret { .. }
             | Self::UndeleteSecret { .. }
             | Self::CreateNamespace { .. }
@@ -498,7 +513,8 @@ impl Change {
             | Self::DeleteRole { .. }
             | Self::IssueLease { .. }
             | Self::RenewLease { .. }
-            | Self::RevokeLease { .. } => false,
+            | Self::RevokeLease { .. }
+            | Self::RevokeLeases { .. } => false,
         }
     }
 }

@@ -88,6 +88,11 @@ pub enum Command {
         /// Its own word for an index at or past the record.
         attestation: Attestation,
     },
+    /// The next step of the oldest end of many leases that is not complete.
+    Sweep {
+        /// The leader's term.
+        term: u64,
+    },
 }
 
 /// What the leader adds to an endorsed request.
@@ -159,6 +164,7 @@ impl Command {
             Self::Adopt { .. } => "adopt",
             Self::Ceremony { .. } => "ceremony",
             Self::Returned { .. } => "returned",
+            Self::Sweep { .. } => "sweep",
         }
     }
 }

@@ -49,6 +49,7 @@ fn of_command(command: &Command) -> Footprint {
         | Command::Expire { .. }
         | Command::LeaseRevoked { .. }
         | Command::Adopt { .. }
+        | Command::Sweep { .. }
         | Command::Ceremony { .. } => Footprint::Everything,
     }
 }
@@ -72,6 +73,7 @@ fn of_change(change: &Change) -> Footprint {
         | Change::PutRole { .. }
         | Change::DeleteRole { .. }
         | Change::RevokeLease { .. }
+        | Change::RevokeLeases { .. }
         | Change::SetClientRoots { .. }
         | Change::ResetClock { .. }
         | Change::RecordMember { .. } => Footprint::Everything,

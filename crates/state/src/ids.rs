@@ -123,16 +123,26 @@ pub fn check_trust_domain(s: &str) -> Result<(), BadName> {
 }
 
 impl LeaseId {
-    /// The lease of a request: `H("lease", cluster, signer, request id)`, cut to 16 bytes.
+    /// The lease of a request: `H("lease", cluster, signer, request id, its end)`, cut to 16 bytes. A lease is remembered for longer
+    /// than a request can be valid, so no id comes twice.
     #[must_use]
-    pub fn of(cluster: &ClusterId, signer: &[u8; 32], request: &RequestId) -> Self {
-        let hash = hash32("lease", &[&cluster.0, signer, &request.0]);
-        let mut id = [0u8; 16];
-        for (o, h) in id.iter_mut().zip(hash) {
-            *o = h;
-        }
-        Self(id)
+    pub fn of(cluster: &ClusterId, signer: &[u8; 32], request: &RequestId, not_after: Millis) -> Self {
+        Self(cut(hash32("lease", &[&cluster.0, signer, &request.0, &not_after.to_be_bytes()])))
     }
+
+    /// What a request is known by for as long as its lease is: `H("lease-origin", cluster, signer, request id)`, cut to 16 bytes.
+    #[must_use]
+    pub fn origin(cluster: &ClusterId, signer: &[u8; 32], request: &RequestId) -> [u8; 16] {
+        cut(hash32("lease-origin", &[&cluster.0, signer, &request.0]))
+    }
+}
+
+fn cut(hash: [u8; 32]) -> [u8; 16] {
+    let mut out = [0u8; 16];
+    for (o, h) in out.iter_mut().zip(hash) {
+        *o = h;
+    }
+    out
 }
 
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {

@@ -7,11 +7,22 @@
 //! *Revoked* means: the target refuses the login, no session of it is alive there, and every node refuses it. Whoever
 //! cannot show all of that leaves the lease in Revoking, visible with its age, for ever if need be.
 
+mod ending;
+mod index;
+mod verifier;
+
+pub use ending::{Selector, Sweep, sweeps, swept};
+pub(crate) use ending::{end_all, revoke_all, sweep};
+pub use index::{Place, Queue, REMEMBERED, count, leases, next_due, tally, work};
+pub(crate) use index::{forget, rows};
+pub use verifier::check_verifier;
+
+use self::index::{has_lease, id_at, lease_key, save};
 use crate::clock::ClusterClock;
 use crate::command::{Binding, RevocationProof, Stamp};
 use crate::ids::{ClusterId, LeaseId, Millis, RequestId};
 use crate::outcome::{Outcome, Refusal};
-use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read};
+use crate::store::{Store, StoreError, Table, Tx, Value, key, read};
 use crate::target::{Role, executor, role};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
@@ -117,6 +128,8 @@ pub struct Lease {
     pub revoked_index: Option<u64>,
     /// The proof.
     pub proof: Option<RevocationProof>,
+    /// The digest of who signed the request for it, and its id: one request has one lease. None for an adopted one.
+    pub origin: Option<[u8; 16]>,
 }
 
 impl Value for Lease {}
@@ -155,112 +168,6 @@ pub fn lease(store: &dyn Store, id: &LeaseId) -> Result<Option<Lease>, StoreErro
     read(store, &lease_key(id))
 }
 
-/// At most `limit` leases with ids above `after`.
-///
-/// # Errors
-/// [`StoreError`] when the store cannot answer.
-pub fn leases(store: &dyn Store, after: Option<&LeaseId>, limit: usize) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
-    let mut from = key(Table::Lease, &[]);
-    if let Some(id) = after {
-        from = lease_key(id);
-        from.push(0);
-    }
-    let to = crate::store::after_prefix(&key(Table::Lease, &[]));
-    store
-        .scan(&from, &to, limit)?
-        .into_iter()
-        .map(|(key, bytes)| Ok((id_at(&key, 1)?, crate::store::decode(Table::Lease as u8, &bytes)?)))
-        .collect()
-}
-
-/// The leases of a target in a state other than Revoked, with ids above `after`, at most `limit`: what its executor has to
-/// look after.
-///
-/// # Errors
-/// [`StoreError`] when the store cannot answer.
-pub fn work(
-    store: &dyn Store,
-    target: &str,
-    state: State,
-    after: Option<&LeaseId>,
-    limit: usize,
-) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
-    let prefix = key(Table::LeaseWork, &[&name(target), &[state as u8]]);
-    let mut from = prefix.clone();
-    if let Some(id) = after {
-        from.extend_from_slice(&id.0);
-        from.push(0);
-    }
-    let rows = store.scan(&from, &crate::store::after_prefix(&prefix), limit)?;
-    let mut out = Vec::with_capacity(rows.len());
-    for (key, _) in rows {
-        let id = id_at(&key, prefix.len())?;
-        let found = lease(store, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseWork as u8 })?;
-        out.push((id, found));
-    }
-    Ok(out)
-}
-
-/// When the next lease is due.
-///
-/// # Errors
-/// [`StoreError`] when the store cannot answer.
-pub fn next_due(store: &dyn Store) -> Result<Option<Millis>, StoreError> {
-    let prefix = key(Table::LeaseDue, &[]);
-    let first = store.scan(&prefix, &crate::store::after_prefix(&prefix), 1)?;
-    Ok(first.first().and_then(|(key, _)| key.get(1..9)?.try_into().ok()).map(Millis::from_be_bytes))
-}
-
-/// How many leases of a role are not revoked.
-///
-/// # Errors
-/// [`StoreError`] when the store cannot answer.
-pub fn count(store: &dyn Store, role: &str) -> Result<u32, StoreError> {
-    Ok(read(store, &key(Table::LeaseCount, &[&name(role)]))?.unwrap_or(0))
-}
-
-fn lease_key(id: &LeaseId) -> Vec<u8> {
-    key(Table::Lease, &[&id.0])
-}
-
-fn id_at(key: &[u8], at: usize) -> Result<LeaseId, StoreError> {
-    key.get(at..at + 16)
-        .and_then(|id| <[u8; 16]>::try_from(id).ok())
-        .map(LeaseId)
-        .ok_or(StoreError::Corrupt { table: Table::Lease as u8 })
-}
-
-/// Writes a lease and every index over it: the only place that does.
-fn save(tx: &mut Tx<'_>, id: &LeaseId, before: Option<&Lease>, after: &Lease) -> Result<(), StoreError> {
-    let due = |l: &Lease| match l.state {
-        State::Intent | State::Active => Some(key(Table::LeaseDue, &[&l.expires_at.to_be_bytes(), &id.0])),
-        State::Revoking | State::Revoked => None,
-    };
-    let work = |l: &Lease| match l.state {
-        State::Intent | State::Active | State::Revoking => {
-            Some(key(Table::LeaseWork, &[&name(&l.target), &[l.state as u8], &id.0]))
-        }
-        State::Revoked => None,
-    };
-    if let Some(before) = before {
-        for stale in [due(before), work(before)].into_iter().flatten() {
-            tx.delete(stale);
-        }
-    }
-    for fresh in [due(after), work(after)].into_iter().flatten() {
-        tx.put(fresh, &0u32);
-    }
-    let alive = |l: &Lease| l.state != State::Revoked;
-    let was = before.is_some_and(alive);
-    if was != alive(after) {
-        let at = key(Table::LeaseCount, &[&name(&after.role)]);
-        let now = count(tx, &after.role)?;
-        tx.put(at, &if was { now.saturating_sub(1) } else { now.saturating_add(1) });
-    }
-    tx.put(lease_key(id), after);
-    Ok(())
-}
-
 /// Everything that an intent is made of.
 pub(crate) struct Asked<'a> {
     pub(crate) cluster: &'a ClusterId,
@@ -269,6 +176,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) stamp: &'a Stamp,
     pub(crate) signer: &'a [u8; 32],
     pub(crate) request: &'a RequestId,
+    pub(crate) not_after: Millis,
     pub(crate) owner: &'a str,
     pub(crate) role: &'a str,
     pub(crate) verifier: &'a str,
@@ -296,8 +204,9 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
     // The connection stands in the log before the CREATE is sent on it, and its owner is in office in this very term.
     let in_office = executor(tx, &target)?.is_some_and(|e| e.term == asked.term && e.term == asked.stamp.executor_term);
     let Some(binding) = asked.stamp.binding.filter(|_| in_office) else { return refuse(Refusal::Unjustified) };
-    let id = LeaseId::of(asked.cluster, asked.signer, asked.request);
-    if lease(tx, &id)?.is_some() {
+    let id = LeaseId::of(asked.cluster, asked.signer, asked.request, asked.not_after);
+    let origin = LeaseId::origin(asked.cluster, asked.signer, asked.request);
+    if has_lease(tx, &origin)? || lease(tx, &id)?.is_some() {
         return refuse(Refusal::RequestIdReused);
     }
     let now = ClusterClock::load(tx)?.now;
@@ -322,6 +231,7 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
         revoking_index: None,
         revoked_index: None,
         proof: None,
+        origin: Some(origin),
     };
     save(tx, &id, None, &lease)?;
     Ok(Outcome::Intent { lease: id, principal: lease.principal, expires_at: lease.expires_at })
@@ -335,6 +245,16 @@ pub(crate) fn activate(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId, oid
     }
     let mut after = before.clone();
     match before.state {
+        // It ended with many others, and its own row is not reached yet.
+        State::Intent if swept(tx, &before)?.is_some() => {
+            after.state = State::Revoking;
+            after.why = swept(tx, &before)?;
+            after.ended_at = Some(ClusterClock::load(tx)?.now);
+            after.revoking_index = Some(index);
+            after.oid = Some(oid);
+            save(tx, id, Some(&before), &after)?;
+            return Ok(Outcome::Leases { changed: Vec::new() });
+        }
         State::Intent => {
             after.state = State::Active;
             after.was_active = true;
@@ -358,6 +278,9 @@ pub(crate) fn renew(tx: &mut Tx<'_>, id: &LeaseId, ttl: Millis) -> Result<Outcom
     if before.state != State::Active || before.expires_at <= now {
         let state = if before.state == State::Active { "expired".to_owned() } else { before.state.to_string() };
         return Ok(Outcome::Refused(Refusal::LeaseState { state }));
+    }
+    if swept(tx, &before)?.is_some() {
+        return Ok(Outcome::Refused(Refusal::LeaseState { state: State::Revoking.to_string() }));
     }
     if ttl < 1_000 {
         return Ok(Outcome::Refused(Refusal::invalid("ttl", "must be at least 1 s")));
@@ -402,24 +325,6 @@ pub(crate) fn fail(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId) -> Resu
     Ok(Outcome::Leases { changed: vec![*id] })
 }
 
-/// Ends every lease that `which` names.
-pub(crate) fn end_all(
-    tx: &mut Tx<'_>,
-    index: u64,
-    why: Why,
-    which: impl Fn(&Lease) -> bool,
-) -> Result<Vec<LeaseId>, StoreError> {
-    let now = ClusterClock::load(tx)?.now;
-    let mut changed = Vec::new();
-    for (id, before) in leases(tx, None, usize::MAX)? {
-        if matches!(before.state, State::Intent | State::Active) && which(&before) {
-            end(tx, index, &id, &before, why, now)?;
-            changed.push(id);
-        }
-    }
-    Ok(changed)
-}
-
 /// Ends what is due at `upto`, which cluster time must have reached.
 pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcome, StoreError> {
     let clock = ClusterClock::load(tx)?;
@@ -461,7 +366,12 @@ pub(crate) fn revoked(
         save(tx, &proof.lease, Some(&before), &after)?;
         changed.push(proof.lease);
     }
-    if changed.is_empty() { Ok(Outcome::Refused(Refusal::Unjustified)) } else { Ok(Outcome::Leases { changed }) }
+    if changed.is_empty() {
+        return Ok(Outcome::Refused(Refusal::Unjustified));
+    }
+    // Twice as many as come, so that what is remembered does not grow.
+    forget(tx, changed.len() * 2)?;
+    Ok(Outcome::Leases { changed })
 }
 
 /// A principal that no lease accounts for becomes a lease that is ending, so that its drop has a log index too.
@@ -510,6 +420,7 @@ pub(crate) fn adopt(
             revoking_index: None,
             revoked_index: None,
             proof: None,
+            origin: None,
         },
     };
     after.state = State::Revoking;
@@ -528,93 +439,9 @@ fn in_office(tx: &Tx<'_>, target: &str, term: u64) -> Result<bool, StoreError> {
     Ok(executor(tx, target)?.is_some_and(|e| e.term == term))
 }
 
-/// Whether a verifier is exactly what PostgreSQL stores for SCRAM-SHA-256 (RFC 5802, RFC 7677):
-/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, salt of 16 to 32 bytes, keys of 32, canonical base64.
-///
-/// PostgreSQL takes anything else for a plain password, and a huge iteration count holds its backend for seconds,
-/// deaf to every timeout.
-///
-/// # Errors
-/// What is wrong with it, without quoting it.
-pub fn check_verifier(verifier: &str, iterations: u32) -> Result<(), &'static str> {
-    let rest = verifier.strip_prefix("SCRAM-SHA-256$").ok_or("must begin with `SCRAM-SHA-256$`")?;
-    let (parameters, keys) = rest.split_once('$').ok_or("must have three parts between `$`")?;
-    let (count, salt) = parameters.split_once(':').ok_or("must name iterations and salt")?;
-    let (stored, server) = keys.split_once(':').ok_or("must have StoredKey and ServerKey")?;
-    if count != iterations.to_string() {
-        return Err("must have the iteration count of the role");
-    }
-    if !matches!(base64_len(salt), Some(16..=32)) {
-        return Err("must have a salt of 16 to 32 bytes in canonical base64");
-    }
-    if base64_len(stored) != Some(32) || base64_len(server) != Some(32) {
-        return Err("must have keys of 32 bytes in canonical base64");
-    }
-    Ok(())
-}
-
-/// How many bytes a canonical base64 text (RFC 4648 section 4, padded) stands for.
-fn base64_len(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
-        return None;
-    }
-    let padding = bytes.iter().rev().take_while(|b| **b == b'=').count();
-    let digits = bytes.get(..bytes.len().checked_sub(padding)?)?;
-    let mut last = 0u8;
-    for b in digits {
-        last = match b {
-            b'A'..=b'Z' => b - b'A',
-            b'a'..=b'z' => b - b'a' + 26,
-            b'0'..=b'9' => b - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-    }
-    // The bits that no byte uses must be zero.
-    let canonical = match padding {
-        0 => true,
-        1 => last & 0b11 == 0,
-        2 => last & 0b1111 == 0,
-        _ => false,
-    };
-    if canonical { Some(bytes.len() / 4 * 3 - padding) } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_canonical() {
-        assert_eq!(base64_len("AAAA"), Some(3));
-        assert_eq!(base64_len("AAA="), Some(2));
-        assert_eq!(base64_len("AA=="), Some(1));
-        for bad in ["", "AAA", "AAB=", "AB==", "A===", "====", "AA=A", "A A="] {
-            assert_eq!(base64_len(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn verifier_form() {
-        let salt = "AAAAAAAAAAAAAAAAAAAAAA==";
-        let k = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        assert_eq!(check_verifier(&format!("SCRAM-SHA-256$4096:{salt}${k}:{k}"), 4096), Ok(()));
-        for bad in [
-            format!("SCRAM-SHA-256$20000000:{salt}${k}:{k}"),
-            format!("SCRAM-SHA-256$04096:{salt}${k}:{k}"),
-            format!("SCRAM-SHA-256$4096:{salt}${k}"),
-            format!("SCRAM-SHA-256$4096:AAAA${k}:{k}"),
-            format!("SCRAM-SHA-256$4096:{salt}${k}:{}", &k[..40]),
-            format!("SCRAM-SHA-256$4096:{salt}${k}:{k} "),
-            format!("SCRAM-SHA-256$4096:{salt}${k}:{k}'; DROP"),
-            "secret".to_owned(),
-            String::new(),
-        ] {
-            assert!(check_verifier(&bad, 4096).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn names_fit_and_tell_clusters_apart() {

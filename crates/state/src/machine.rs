@@ -20,6 +20,9 @@ use crate::store::{Store, StoreError, Tx, Writes};
 use crate::target::{self, Described, Role};
 use crate::{absence, access, ceremony, hash};
 
+/// How many leases that ended long ago one tick forgets at most.
+const FORGET_PER_TICK: usize = 64;
+
 /// Where a command stands in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -56,6 +59,7 @@ pub fn apply(
                 ceremony::give_up_old(&mut tx)?;
                 let now = ClusterClock::load(&tx)?.now;
                 forget_old(&mut tx, now)?;
+                lease::forget(&mut tx, FORGET_PER_TICK)?;
             }
             outcome
         }
@@ -73,7 +77,9 @@ pub fn apply(
         Command::Adopt { term, target, principal, oid } if *term == at.term => {
             lease::adopt(&mut tx, cluster, at.index, *term, target, principal, *oid)?
         }
+        Command::Sweep { term } if *term == at.term => lease::sweep(&mut tx, at.index)?,
         Command::Expire { .. }
+        | Command::Sweep { .. }
         | Command::Executor { .. }
         | Command::LeaseActive { .. }
         | Command::LeaseFailed { .. }
@@ -233,6 +239,7 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
                 stamp: who.stamp,
                 signer: who.signer,
                 request: &request.id,
+                not_after: request.not_after,
                 owner: &request.principal,
                 role,
                 verifier,
@@ -241,6 +248,7 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         ),
         Change::RenewLease { lease, ttl } => lease::renew(tx, lease, *ttl),
         Change::RevokeLease { lease } => lease::revoke(tx, index, lease),
+        Change::RevokeLeases { selector } => lease::revoke_all(tx, index, selector),
         Change::SetClientRoots { certificates } => access::set_client_roots(tx, index, certificates),
         Change::ResetClock { to } => clock::reset(tx, index, *to),
         Change::RecordMember { member, name, absence, reason } => {

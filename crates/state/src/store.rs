@@ -232,7 +232,7 @@ pub enum Table {
     Lease = 0x0f,
     /// `end (u64), lease` of leases that have not ended.
     LeaseDue = 0x10,
-    /// `target 0 state lease` of leases that are not revoked: what an executor has to do.
+    /// `target 0 queue, since (u64), lease` of leases that are not revoked: what an executor has to do, in order.
     LeaseWork = 0x11,
     /// `signer, request id` to the outcome.
     Request = 0x12,
@@ -244,6 +244,16 @@ pub enum Table {
     LeaseCount = 0x15,
     /// `session, member` to what was established against the member in that ceremony.
     CeremonyFault = 0x16,
+    /// `target 0 queue` to the number of leases in that queue.
+    LeaseTally = 0x17,
+    /// `kind, role or target or owner 0, since (u64), lease` of leases that have not ended.
+    LeaseOf = 0x18,
+    /// `log index (u64)` to an end of many leases that is not complete.
+    LeaseSweep = 0x19,
+    /// `revoked index (u64), lease` of leases that are revoked, to the time: until they are forgotten.
+    LeaseGone = 0x1a,
+    /// The digest of signer and request id of each lease that is remembered.
+    LeaseOrigin = 0x1b,
 }
 
 /// The key of `parts` in a table. Parts of variable length are followed by a zero byte, which no name holds.

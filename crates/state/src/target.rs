@@ -4,6 +4,7 @@ use crate::access::{SYSTEM_NAMESPACE, keyring};
 use crate::change::KeyringClass;
 use crate::genesis::Roster;
 use crate::ids::{ClusterId, KeyringId, MemberIndex, Millis, check_label};
+use crate::lease::{Selector, Why, end_all};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::secrets::{Sealing, accept};
@@ -303,6 +304,6 @@ pub(crate) fn delete_role(tx: &mut Tx<'_>, index: u64, label: &str) -> Result<Ou
     }
     tx.delete(key(Table::Role, &[&name(label)]));
     tighten(tx, index)?;
-    let changed = crate::lease::end_all(tx, index, crate::lease::Why::RoleDeleted, |lease| lease.role == label)?;
+    let changed = end_all(tx, index, Why::RoleDeleted, Selector::Role(label.to_owned()))?;
     Ok(Outcome::Leases { changed })
 }

@@ -4,12 +4,13 @@ use super::change::{Submitted, unexpected};
 use super::{BACKOFF, Client, lock};
 use crate::scram;
 use crate::status::{BAD_ANSWER, DEADLINE, Failure, NOT_FOUND};
-use crate::vault::Lease;
+use crate::vault::{Lease, ListLeasesRequest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quorate_crypto::secret::Secret;
 use quorate_state::change::Change;
 use quorate_state::ids::{LeaseId, Millis};
+use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -86,6 +87,47 @@ impl Client {
     /// The members'.
     pub async fn revoke(&self, lease: LeaseId) -> Result<u64, Failure> {
         Ok(self.change(Change::RevokeLease { lease }).await?.index)
+    }
+
+    /// Ends every lease that `selector` names: from the returned log index on no node honours any that was asked for before. That
+    /// their targets have ended them too is known when [`Client::wait_all_revoked`] returns.
+    ///
+    /// # Errors
+    /// The members'.
+    pub async fn revoke_all(&self, selector: Selector) -> Result<u64, Failure> {
+        Ok(self.change(Change::RevokeLeases { selector }).await?.index)
+    }
+
+    /// Waits until the ends of all leases that `selector` names, and that were asked for before `index`, were seen at their targets.
+    /// Of others than the caller's own it takes the right to list leases.
+    ///
+    /// # Errors
+    /// `deadline` when some were not seen in time, with how many: revocation goes on by itself.
+    pub async fn wait_all_revoked(&self, selector: &Selector, index: u64, limit: Duration) -> Result<(), Failure> {
+        let wanted = match selector.clone() {
+            Selector::Role(role) => ListLeasesRequest { role, ..Default::default() },
+            Selector::Target(target) => ListLeasesRequest { target, ..Default::default() },
+            Selector::Identity(owner) => ListLeasesRequest { owner, ..Default::default() },
+            Selector::Below(below) => ListLeasesRequest { below, ..Default::default() },
+        };
+        let deadline = Instant::now() + limit;
+        let mut pause = BACKOFF.0;
+        loop {
+            let mut left = 0usize;
+            for state in ["intent", "active", "revoking"] {
+                let some = self.leases_that(ListLeasesRequest { state: state.to_owned(), ..wanted.clone() }).await?;
+                left += some.iter().filter(|lease| lease.intent_index <= index).count();
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            if Instant::now() + pause >= deadline {
+                let what = format!("{left} leases of {selector} were not yet seen to have ended at their targets");
+                return Err(Failure::new(DEADLINE, what));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
     }
 
     /// Waits until the end of a lease was seen at its target.

@@ -121,10 +121,18 @@ impl Client {
     /// # Errors
     /// The member's.
     pub async fn leases(&self, state: &str) -> Result<Vec<Lease>, Failure> {
+        self.leases_that(ListLeasesRequest { state: state.to_owned(), ..ListLeasesRequest::default() }).await
+    }
+
+    /// Those of [`Client::leases`] that a request names: `after` and `limit` are seen to.
+    ///
+    /// # Errors
+    /// The member's.
+    pub async fn leases_that(&self, wanted: ListLeasesRequest) -> Result<Vec<Lease>, Failure> {
         let mut all: Vec<Lease> = Vec::new();
         loop {
             let after = all.last().map(|l| l.id.clone()).unwrap_or_default();
-            let request = ListLeasesRequest { after: after.clone(), limit: 0, state: state.to_owned() };
+            let request = ListLeasesRequest { after: after.clone(), limit: 0, ..wanted.clone() };
             let reply = self
                 .any(|mut vault| {
                     let request = request.clone();

@@ -3,19 +3,23 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::types::Type;
 
-use super::OwnedObjects;
 use super::inspect::columns;
 use super::quote::{ident, idents};
 use super::session::{Session, code, is_blocked, on_repeatable, within};
+use super::{OwnedObjects, REVOKE_LOCK_TIMEOUT};
 use crate::{Cleaned, Cleaning, EngineError, Principal, Refusal, Refused};
 
 /// How many roles one statement drops. More saves nothing: 12 microseconds of CPU a role at 500 as at 1,000.
 const BULK: usize = 500;
-/// How often a role that is held by its own sessions is disabled, with a kill before each new try.
+/// How often roles that are held by their own sessions are disabled, with a kill before each new try.
 const TRIES: u32 = 4;
+/// How long the first try waits for each: whoever holds its role must not keep those behind it waiting.
+const FIRST_LOCK_TIMEOUT: Duration = Duration::from_millis(20);
+/// How long all further tries of one call may take together. Who is not disabled by then is named as failed.
+const FURTHER_TRIES: Duration = Duration::from_secs(5);
 
 /// See [`crate::Engine::refuse`].
 ///
@@ -27,35 +31,41 @@ pub(super) async fn refuse(
     limit: Duration,
 ) -> Result<Vec<Refused>, EngineError> {
     let mut refused = Vec::with_capacity(principals.len());
+    let mut in_use = Vec::new();
     let mut todo: Vec<&[Principal]> = principals.chunks(BULK).rev().collect();
     while let Some(part) = todo.pop() {
-        match within(limit, drop_idle(session, part)).await {
-            Ok(dropped) => {
-                for (principal, (oid, outcome)) in part.iter().zip(dropped) {
-                    let outcome = match outcome {
-                        Some(outcome) => outcome,
-                        None => disable(session, principal, limit).await?,
-                    };
-                    refused.push(Refused { name: principal.name.clone(), oid, outcome });
-                }
+        let dropped = match (within(limit, drop_idle(session, part)).await, part) {
+            (Ok(dropped), _) => dropped,
+            (Err(error @ EngineError::Unavailable { .. }), _) => return Err(error),
+            (Err(_), []) => continue,
+            (Err(_), [one]) => vec![(within(limit, oid_of(session, &one.name)).await?, None)],
+            (Err(_), many) => {
+                let (left, right) = many.split_at(many.len() / 2);
+                todo.push(right);
+                todo.push(left);
+                continue;
             }
-            Err(error @ EngineError::Unavailable { .. }) => return Err(error),
-            Err(_) => match part {
-                [] => {}
-                [one] => {
-                    let oid = within(limit, oid_of(session, &one.name)).await?;
-                    let outcome = disable(session, one, limit).await?;
-                    refused.push(Refused { name: one.name.clone(), oid, outcome });
-                }
-                many => {
-                    let (left, right) = many.split_at(many.len() / 2);
-                    todo.push(right);
-                    todo.push(left);
-                }
-            },
+        };
+        for (principal, (oid, outcome)) in part.iter().zip(dropped) {
+            if outcome.is_none() {
+                in_use.push((refused.len(), principal));
+            }
+            let outcome = outcome.unwrap_or_else(held);
+            refused.push(Refused { name: principal.name.clone(), oid, outcome });
+        }
+    }
+    for (at, outcome) in disable(session, in_use, limit).await? {
+        if let Some(refused) = refused.get_mut(at) {
+            refused.outcome = outcome;
         }
     }
     Ok(refused)
+}
+
+/// What is said of a role that could not be disabled in time.
+fn held() -> Refusal {
+    let (code, message) = ("55P03".to_owned(), "somebody else holds the role".to_owned());
+    Refusal::Failed(EngineError::Busy { code, message })
 }
 
 /// Drops those that have no session, in one transaction; `None` as the outcome of the others. A role in use is not
@@ -97,40 +107,69 @@ async fn oid_of(session: &Session, name: &str) -> Result<Option<u32>, EngineErro
 }
 
 /// Login refused without a drop. A leased user can hold its own row with an open `ALTER ROLE`; then its sessions end first.
-async fn disable(session: &Session, principal: &Principal, limit: Duration) -> Result<Refusal, EngineError> {
-    let this = core::slice::from_ref(principal);
-    let name = ident(&principal.name);
-    for attempt in 0..TRIES {
-        // By itself and first: the memberships may not be ours to revoke, and that must not keep the login open.
-        let sql = format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL");
-        let disabled = tokio::time::timeout(limit, session.client.batch_execute(&sql)).await;
-        let Ok(disabled) = disabled else {
-            return Err(EngineError::Unavailable { reason: "no answer in time".into() });
-        };
-        match disabled {
-            Ok(()) => {
-                if attempt > 0 {
-                    // A login may have slipped in between the kill and the commit.
-                    within(limit, kill(session, this)).await?;
-                }
-                let groups_left = within(limit, leave_groups(session, &principal.name)).await?;
-                return Ok(Refusal::Disabled { groups_left });
-            }
-            Err(error) => match code(&error) {
-                Some(code) if is_blocked(code) => {
-                    within(limit, kill(session, this)).await?;
-                    sleep(Duration::from_millis(50) * attempt).await;
-                }
-                Some("42704") => return Ok(Refusal::Absent),
-                Some(_) => return Ok(Refusal::Failed(on_repeatable(&error))),
-                None => return Err(on_repeatable(&error)),
-            },
-        }
+/// All are tried once, quickly, before any is waited for.
+async fn disable(
+    session: &mut Session,
+    in_use: Vec<(usize, &Principal)>,
+    limit: Duration,
+) -> Result<Vec<(usize, Refusal)>, EngineError> {
+    let (mut done, mut todo) = (Vec::with_capacity(in_use.len()), in_use);
+    if todo.is_empty() {
+        return Ok(done);
     }
-    Ok(Refusal::Failed(EngineError::Busy {
-        code: "55P03".to_owned(),
-        message: "somebody else holds the role".to_owned(),
-    }))
+    within(limit, set_lock_timeout(session, FIRST_LOCK_TIMEOUT)).await?;
+    let (begun, mut disabled) = (Instant::now(), Vec::new());
+    for attempt in 0..TRIES {
+        let mut blocked = Vec::new();
+        for (at, principal) in todo {
+            if attempt > 0 && begun.elapsed() > FURTHER_TRIES {
+                blocked.push((at, principal));
+                continue;
+            }
+            match within(limit, disable_one(session, &principal.name)).await? {
+                Some(Refusal::Disabled { .. }) => disabled.push((at, principal)),
+                Some(outcome) => done.push((at, outcome)),
+                None => blocked.push((at, principal)),
+            }
+        }
+        todo = blocked;
+        if attempt == 0 {
+            within(limit, set_lock_timeout(session, REVOKE_LOCK_TIMEOUT)).await?;
+        }
+        if todo.is_empty() || begun.elapsed() > FURTHER_TRIES {
+            break;
+        }
+        // A login that slips in between this and the next try's commit is the caller's to kill, and to see.
+        let holders: Vec<Principal> = todo.iter().map(|(_, principal)| (*principal).clone()).collect();
+        within(limit, kill(session, &holders)).await?;
+        sleep(Duration::from_millis(50) * attempt).await;
+    }
+    done.extend(todo.into_iter().map(|(at, _)| (at, held())));
+    for (at, principal) in disabled {
+        let groups_left = within(limit, leave_groups(session, &principal.name)).await?;
+        done.push((at, Refusal::Disabled { groups_left }));
+    }
+    Ok(done)
+}
+
+async fn set_lock_timeout(session: &Session, timeout: Duration) -> Result<(), EngineError> {
+    let set = format!("SET lock_timeout = {}", timeout.as_millis());
+    session.client.batch_execute(&set).await.map_err(|e| on_repeatable(&e))
+}
+
+/// One try; `None` when somebody holds the role.
+async fn disable_one(session: &Session, name: &str) -> Result<Option<Refusal>, EngineError> {
+    // By itself and first: the memberships may not be ours to revoke, and that must not keep the login open.
+    let sql = format!("ALTER ROLE {} NOLOGIN PASSWORD NULL", ident(name));
+    match session.client.batch_execute(&sql).await {
+        Ok(()) => Ok(Some(Refusal::Disabled { groups_left: Vec::new() })),
+        Err(error) => match code(&error) {
+            Some(code) if is_blocked(code) => Ok(None),
+            Some("42704") => Ok(Some(Refusal::Absent)),
+            Some(_) => Ok(Some(Refusal::Failed(on_repeatable(&error)))),
+            None => Err(on_repeatable(&error)),
+        },
+    }
 }
 
 /// Takes all memberships away; returns those that stayed.

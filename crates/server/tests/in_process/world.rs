@@ -2,7 +2,10 @@
 //! clocks, randomness and a target in memory.
 
 use crate::net::Hub;
-use quorate_api::client::{Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, Seams};
+use quorate_api::client::{
+    Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, RoleDescription, Seams,
+    TargetDescription,
+};
 use quorate_api::vault::ReadStatusReply;
 use quorate_audit::AuditLog;
 use quorate_audit::testing::MemDisk;
@@ -20,6 +23,7 @@ use quorate_server::keystore::{Folder, Keystore};
 use quorate_server::{Parts, serve};
 use quorate_state::change::Change;
 use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Member, Roster};
+use quorate_state::ids::KeyringId;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType, date_time_ymd};
 use std::collections::BTreeMap;
 use std::io;
@@ -148,7 +152,7 @@ struct Place {
 
 pub(crate) struct World {
     pub(crate) hub: Hub,
-    pub(crate) target: FakeTarget,
+    targets: BTreeMap<String, FakeTarget>,
     pub(crate) profile: Profile,
     env: Env,
     genesis: Genesis,
@@ -216,9 +220,41 @@ impl World {
             mounts: Vec::new(),
             via: None,
         };
-        let target = FakeTarget::new(Class::Transactional);
+        let targets = ["t", "other"].map(|name| (name.to_owned(), FakeTarget::new(Class::Transactional))).into();
         let authority = Issuer::new(params, pair);
-        Self { hub, target, profile, env, genesis, places, administrator, authority }
+        Self { hub, targets, profile, env, genesis, places, administrator, authority }
+    }
+
+    /// A system in which leases make logins: `t` or `other`.
+    pub(crate) fn target(&self, name: &str) -> &FakeTarget {
+        &self.targets[name]
+    }
+
+    /// Describes a target, and a role of its name for each group.
+    pub(crate) async fn describe(&self, name: &str, groups: &[&str]) {
+        let admin = self.client("admin/first");
+        let target = TargetDescription {
+            name: name.to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: 5_432,
+            database: "d".to_owned(),
+            user: "u".to_owned(),
+            tls: None,
+        };
+        admin.put_target(&target, b"a password", KeyringId(self.profile.keyrings[0].id())).await.unwrap();
+        for group in groups {
+            let role = RoleDescription {
+                name: format!("{name}-{group}"),
+                target: name.to_owned(),
+                groups: vec![(*group).to_owned()],
+                default_ttl: 60_000,
+                max_ttl: 600_000,
+                connection_limit: 4,
+                max_leases: 1_000,
+                scram_iterations: 1,
+            };
+            admin.put_role(&role).await.unwrap();
+        }
     }
 
     /// Starts a member, or starts it again.
@@ -230,7 +266,7 @@ impl World {
             quorate_audit::Config::new(&format!("n{index}"), &self.genesis.cluster().to_string(), env.clock.wall());
         let mut raft = Config::new(0, [0; 32]);
         raft.heartbeat = Duration::from_millis(100);
-        let target = self.target.clone();
+        let targets = self.targets.clone();
         let parts = Parts {
             room: quorate_server::Room::boundless(),
             genesis: self.genesis.clone(),
@@ -240,7 +276,7 @@ impl World {
             raft,
             peer_listener: env.net.listen(peer_port(index)).await.unwrap(),
             api_listener: env.net.listen(api_port(index)).await.unwrap(),
-            engines: Box::new(move |_| Ok(Arc::new(target.executor()))),
+            engines: Box::new(move |config| Ok(Arc::new(targets[&config.target].executor()))),
             attest_every: 16,
             env,
         };

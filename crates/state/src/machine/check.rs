@@ -7,7 +7,7 @@ use crate::clock::ClusterClock;
 use crate::genesis::{administrators, client_roots, genesis, roster};
 use crate::hash::StateHash;
 use crate::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, SecretId};
-use crate::lease::{Lease, State, leases, principal};
+use crate::lease::{self, Lease, Queue, State, leases, principal};
 use crate::request::Remembered;
 use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
 use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
@@ -217,30 +217,47 @@ fn keys(store: &dyn Store) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The three indexes over leases say exactly what the leases say, and each lease knows its own past.
+/// The indexes over leases say exactly what the leases say, and each lease knows its own past.
 fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
-    let (mut due, mut work) = (BTreeSet::new(), BTreeSet::new());
+    let mut indexed = BTreeSet::new();
     let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+    let mut tallies: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
     for (id, lease) in leases(store, None, usize::MAX)? {
         if let Some(what) = misremembers(&id, &lease, cluster) {
             holds(false, Table::Lease, &id.0, what)?;
         }
-        if matches!(lease.state, State::Intent | State::Active) {
-            due.insert([&lease.expires_at.to_be_bytes()[..], &id.0].concat());
-        }
-        if lease.state != State::Revoked {
-            work.insert([&name(&lease.target)[..], &[lease.state as u8], &id.0].concat());
+        indexed.extend(lease::rows(&id, &lease));
+        if let Some(queue) = Queue::of(&lease) {
             *counts.entry(name(&lease.role)).or_default() += 1;
+            *tallies.entry([&name(&lease.target)[..], &[queue as u8]].concat()).or_default() += 1;
         }
     }
-    holds(names(store, Table::LeaseDue)? == due, Table::LeaseDue, &[], "not exactly the leases that can end")?;
-    holds(names(store, Table::LeaseWork)? == work, Table::LeaseWork, &[], "not exactly the leases not revoked")?;
-    let mut counted = BTreeMap::new();
-    for (at, value) in rows(store, Table::LeaseCount)? {
-        counted.insert(at.get(1..).unwrap_or_default().to_vec(), decode::<u32>(Table::LeaseCount as u8, &value)?);
+    for (table, what) in [
+        (Table::LeaseDue, "not exactly the leases that can end"),
+        (Table::LeaseWork, "not exactly the leases not revoked"),
+        (Table::LeaseOf, "not exactly the leases that can be ended, by role, target and owner"),
+        (Table::LeaseGone, "not exactly the leases that are revoked"),
+        (Table::LeaseOrigin, "not exactly the requests of the leases"),
+    ] {
+        let there: BTreeSet<Vec<u8>> = rows(store, table)?.into_iter().map(|(key, _)| key).collect();
+        let right = indexed.iter().filter(|key| key.first() == Some(&(table as u8)));
+        holds(there.iter().eq(right), table, &[], what)?;
     }
-    counted.retain(|_, count| *count != 0);
-    holds(counted == counts, Table::LeaseCount, &[], "not the number of leases not revoked")
+    holds(
+        numbers(store, Table::LeaseCount)? == counts,
+        Table::LeaseCount,
+        &[],
+        "not the number of leases not revoked",
+    )?;
+    let right = numbers(store, Table::LeaseTally)? == tallies;
+    holds(right, Table::LeaseTally, &[], "not the number of leases in that queue")
+}
+
+/// The numbers of a table by their keys.
+fn numbers(store: &dyn Store, table: Table) -> Result<BTreeMap<Vec<u8>, u32>, StoreError> {
+    let number =
+        |(at, value): Pair| Ok((at.get(1..).unwrap_or_default().to_vec(), decode::<u32>(table as u8, &value)?));
+    rows(store, table)?.into_iter().map(number).collect()
 }
 
 fn misremembers(id: &LeaseId, lease: &Lease, cluster: &ClusterId) -> Option<&'static str> {

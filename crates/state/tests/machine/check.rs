@@ -38,6 +38,9 @@ fn a_lost_row_is_seen() {
         Table::LeaseDue,
         Table::LeaseWork,
         Table::LeaseCount,
+        Table::LeaseTally,
+        Table::LeaseOf,
+        Table::LeaseOrigin,
         Table::Request,
         Table::RequestEnd,
     ];
@@ -66,6 +69,9 @@ fn a_row_too_many_is_seen() {
         Table::LeaseDue,
         Table::LeaseWork,
         Table::LeaseCount,
+        Table::LeaseTally,
+        Table::LeaseOf,
+        Table::LeaseOrigin,
         Table::Request,
         Table::RequestEnd,
     ];

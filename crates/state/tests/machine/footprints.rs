@@ -14,10 +14,20 @@ pub(crate) fn covers(entry: &[u8], writes: &Writes) {
     let footprint = of_entry(entry);
     // Every request is remembered, lets older ones be forgotten, moves time, and changes the hash of the whole: no answer about a secret says any of it.
     let always = [Table::Hash, Table::Request, Table::RequestEnd].map(|t| t as u8);
-    let bookkeeping = [&b"clock"[..], b"forgotten"].map(|name| row(Table::Meta, &[name]));
+    let bookkeeping = [&b"clock"[..], b"forgotten", b"absent"].map(|name| row(Table::Meta, &[name]));
     let of_secrets =
         [Table::Secret, Table::Version, Table::Payload, Table::UsedSecret, Table::UsedVersion].map(|t| t as u8);
-    let of_leases = [Table::Lease, Table::LeaseDue, Table::LeaseWork, Table::LeaseCount].map(|t| t as u8);
+    let of_leases = [
+        Table::Lease,
+        Table::LeaseDue,
+        Table::LeaseWork,
+        Table::LeaseCount,
+        Table::LeaseTally,
+        Table::LeaseOf,
+        Table::LeaseGone,
+        Table::LeaseOrigin,
+    ];
+    let of_leases = of_leases.map(|t| t as u8);
     for at in writes.keys() {
         let fits = match footprint {
             Footprint::Everything => true,

@@ -14,6 +14,7 @@ use quorate_state::change::{Change, Kind};
 use quorate_state::clock::Reading;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::{KeyringId, LeaseId, SecretId, SessionId, VersionId};
+use quorate_state::lease::Selector;
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request};
 use quorate_state::store::{MemStore, Table, key as row};
@@ -85,6 +86,7 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
         Change::SetClientRoots { certificates: vec![b"a CA".to_vec(), b"another CA".to_vec()] },
         Change::ResetClock { to: CREATED },
         gone(2, Some(Absence::Destroyed)),
+        Change::RevokeLeases { selector: Selector::Below("spiffe://example.org/app".to_owned()) },
     ]
 }
 
@@ -125,6 +127,7 @@ fn commands_are_frozen() {
         Command::Adopt { term, target: "db".to_owned(), principal: "q01234567_aa".to_owned(), oid: 16_401 },
         Command::Ceremony { message },
         Command::Returned { attestation: attestation.clone() },
+        Command::Sweep { term },
     ];
     for command in commands {
         assert_eq!(Command::decode(&command.encode()), Ok(command.clone()));
@@ -226,8 +229,10 @@ fn the_state_is_frozen() {
     world.apply(&Command::Ceremony { message: lie });
     assert_eq!(world.submit(gone(2, Some(Absence::PoweredOff))), Outcome::Done);
     let rows = |store: &MemStore, table: u8| store.0.iter().filter(|(k, _)| k[0] == table).count();
-    for table in Table::Hash as u8..=Table::CeremonyFault as u8 {
-        assert!(rows(&world.store, table) > 0, "no row of table {table:#04x} is frozen");
+    for table in Table::Hash as u8..=Table::LeaseOrigin as u8 {
+        // It takes a thousand leases to have one: it is frozen in `sweeps.rs`.
+        let elsewhere = table == Table::LeaseSweep as u8;
+        assert!(elsewhere || rows(&world.store, table) > 0, "no row of table {table:#04x} is frozen");
     }
     // Of the request table, which has a row for each step above, the first ones are enough.
     let few = world.store.0.range(row(Table::Request, &[])..row(Table::Blocked, &[])).map(|(k, _)| k.clone()).skip(2);

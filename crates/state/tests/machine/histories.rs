@@ -211,7 +211,7 @@ fn take(world: &mut World, model: &mut Model, step: &Step) -> (Outcome, Outcome)
             let request = world.request(issue("reader", ttl.map(|s| s * SECOND)));
             let principal_name = if *bob { BOB } else { ALICE };
             let request = quorate_state::request::Request { principal: principal_name.to_owned(), ..request };
-            let id = LeaseId::of(&world.cluster, &key(principal_name).verify_key().0, &request.id);
+            let id = LeaseId::of(&world.cluster, &key(principal_name).verify_key().0, &request.id, request.not_after);
             let login = principal(&world.cluster, "db", &id);
             (world.send(&World::sign(&request)), model.issue(now, *bob, *ttl, id, login))
         }

@@ -5,7 +5,8 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof, Stamp};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{
-    Lease, MAX_PER_COMMAND, State, Why, count, lease, leases, next_due, principal, principal_prefix, work,
+    Lease, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, leases, next_due, principal, principal_prefix,
+    tally, work,
 };
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::Request;
@@ -50,7 +51,7 @@ fn lease_state(state: &str) -> Refusal {
 fn the_whole_life() {
     let mut world = World::with_target();
     let request = world.request(issue("reader", Some(2 * HOUR)));
-    let id = LeaseId::of(&world.cluster, &key(ALICE).verify_key().0, &request.id);
+    let id = LeaseId::of(&world.cluster, &key(ALICE).verify_key().0, &request.id, request.not_after);
     let login = principal(&world.cluster, "db", &id);
     let expires_at = world.now() + 2 * HOUR;
     let outcome = world.send(&World::sign(&request));
@@ -65,7 +66,7 @@ fn the_whole_life() {
     assert_eq!(world.apply(&active(&world, id, 16_400)), moved(&[id]));
     let there = get(&world, &id);
     assert_eq!((there.state, there.active_index, there.oid), (State::Active, Some(world.index), Some(16_400)));
-    assert_eq!(work(&world.store, "db", State::Active, None, 9).unwrap(), [(id, there)]);
+    assert_eq!(work(&world.store, "db", Queue::Living, None, 9).unwrap(), [(id, there)]);
     assert_eq!(next_due(&world.store).unwrap(), Some(expires_at));
 
     assert_eq!(revoke(&mut world, id), moved(&[id]));
@@ -401,7 +402,7 @@ fn an_orphan_is_adopted_to_be_ended() {
     assert_eq!(world.apply(&adopt(&world, &login, 7)), moved(&[id]));
     let found = get(&world, &id);
     assert_eq!((found.state, found.principal, found.oid), (State::Revoking, login, Some(7)));
-    assert_eq!(work(&world.store, "db", State::Revoking, None, 9).unwrap().len(), 1);
+    assert_eq!(work(&world.store, "db", Queue::Due, None, 9).unwrap().len(), 1);
     assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
 }
 
@@ -431,17 +432,32 @@ fn only_this_cluster_s_principals_at_this_target_are_adopted() {
 }
 
 #[test]
-fn work_is_paged_by_id_and_kept_apart_by_target_and_state() {
+fn work_is_in_the_order_of_the_log_and_kept_apart_by_target_and_queue() {
     let mut world = World::with_target();
-    let (intent, mut live) = (world.intent(), vec![world.active(1), world.active(2)]);
-    live.sort_unstable();
-    let page = |target: &str, state, after: Option<&LeaseId>, limit| -> Vec<LeaseId> {
-        work(&world.store, target, state, after, limit).unwrap().into_iter().map(|(id, _)| id).collect()
+    let (intent, live) = (world.intent(), [world.active(1), world.active(2)]);
+    let page = |world: &World, target: &str, queue, after: Option<LeaseId>, limit| -> Vec<LeaseId> {
+        let after = after.map(|id| Place::of(id, &get(world, &id)));
+        work(&world.store, target, queue, after, limit).unwrap().into_iter().map(|(id, _)| id).collect()
     };
-    assert_eq!(page("db", State::Active, None, 9), live);
-    assert_eq!(page("db", State::Active, None, 1), live[..1]);
-    assert_eq!(page("db", State::Active, Some(&live[0]), 9), live[1..]);
-    assert!(page("db", State::Active, Some(&live[1]), 9).is_empty());
-    assert_eq!(page("db", State::Intent, None, 9), [intent]);
-    assert!(page("d", State::Active, None, 9).is_empty());
+    assert_eq!(page(&world, "db", Queue::Living, None, 9), live);
+    assert_eq!(page(&world, "db", Queue::Living, None, 1), live[..1]);
+    assert_eq!(page(&world, "db", Queue::Living, Some(live[0]), 9), live[1..]);
+    assert!(page(&world, "db", Queue::Living, Some(live[1]), 9).is_empty());
+    assert_eq!(page(&world, "db", Queue::Making, None, 9), [intent]);
+    assert!(page(&world, "d", Queue::Living, None, 9).is_empty());
+    let tallies = |world: &World| Queue::ALL.map(|queue| tally(&world.store, "db", queue).unwrap());
+    assert_eq!(tallies(&world), [1, 2, 0, 0]);
+    // What was asked for first is done first, whatever its id; and what is due stands apart from it.
+    let asked = [live[1], live[0]];
+    for id in asked {
+        revoke(&mut world, id);
+    }
+    world.pass(HOUR);
+    world.apply(&expire(&world, world.now()));
+    assert_eq!(page(&world, "db", Queue::Asked, None, 9), asked);
+    assert_eq!(page(&world, "db", Queue::Asked, Some(asked[0]), 9), asked[1..]);
+    assert_eq!(page(&world, "db", Queue::Due, None, 9), [intent]);
+    assert_eq!(tallies(&world), [0, 0, 1, 2]);
+    world.apply(&revoked(&world, vec![proof(asked[0], false), proof(intent, true)]));
+    assert_eq!((page(&world, "db", Queue::Asked, None, 9), tallies(&world)), (asked[1..].to_vec(), [0, 0, 0, 1]));
 }

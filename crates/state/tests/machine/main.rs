@@ -22,5 +22,6 @@ mod leases;
 mod replay;
 mod requests;
 mod secrets;
+mod sweeps;
 mod targets;
 mod world;

@@ -1,0 +1,195 @@
+//! `quorate run`: a program with a login of its own, which ends when the program does.
+//!
+//! However it ends: while it runs its lease is renewed, for a short time at once, so that a machine that goes off, or a SIGKILL
+//! of this process, leaves a login that ends by itself.
+
+use crate::connection::Connection;
+use crate::duration;
+use crate::failure::Stop;
+use crate::output::progress;
+use anyhow::Context as _;
+use quorate_api::client::{Client, Credential};
+use quorate_api::status::Failure;
+use quorate_state::ids::{LeaseId, Millis};
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::Duration;
+use tempfile::NamedTempFile;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep};
+
+/// How long the end of the login is waited for, and tried, when the program has ended.
+const REVOKING: Duration = Duration::from_secs(20);
+/// Signals that are handed on to the program.
+const HANDED_ON: [Signal; 5] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, Signal::USR2];
+
+/// Run a program with a database login of its own, and revoke the login when the program ends.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// The role.
+    #[arg(long)]
+    role: String,
+    /// How long the login outlives this process if that is killed; it is renewed while the program runs.
+    #[arg(long, default_value = "60s", value_parser = duration::parse)]
+    ttl: Millis,
+    /// Put the password into the program's environment as `PGPASSWORD`, where its children and whoever may look at the process
+    /// see it, instead of into a file that `PGPASSFILE` names.
+    #[arg(long)]
+    password_in_environment: bool,
+    /// The program and its arguments. It finds `PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER` and `QUORATE_LEASE` in its environment.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Runs `quorate run`. The exit status is the program's; 128 and the signal's number if one ended it.
+pub(crate) async fn run(run: Run, connection: &Connection) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    // Before there is anything to revoke: a signal that comes while the login is made must not lose it.
+    let mut signals = Signals::listen()?;
+    let credential = client.issue_lease(&run.role, Some(run.ttl)).await?;
+    let ended = with_login(&run, &client, &credential, &mut signals).await;
+    let revoked = revoke(&client, credential.lease).await;
+    let status = ended?;
+    revoked.with_context(|| format!("the program has ended, and lease {} is not seen to have", credential.lease))?;
+    match exit_status(status) {
+        0 => Ok(()),
+        other => Err(Stop::Ended(other).into()),
+    }
+}
+
+async fn with_login(
+    run: &Run,
+    client: &Client,
+    credential: &Credential,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitStatus> {
+    let (name, arguments) = run.command.split_first().context("there is no program to run")?;
+    let mut command = Command::new(name);
+    command
+        .args(arguments)
+        .kill_on_drop(true)
+        .env("PGHOST", &credential.host)
+        .env("PGPORT", credential.port.to_string())
+        .env("PGDATABASE", &credential.database)
+        .env("PGUSER", &credential.username)
+        .env("QUORATE_LEASE", credential.lease.to_string());
+    // Kept until the program has ended: dropping it removes the file.
+    let mut file = None;
+    let password = std::str::from_utf8(credential.password.expose()).context("the password is not text")?;
+    if run.password_in_environment {
+        command.env("PGPASSWORD", password);
+    } else {
+        command.env_remove("PGPASSWORD").env("PGPASSFILE", file.insert(password_file(password)?).path());
+    }
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            progress(format_args!("{} cannot be run: {error}", name.to_string_lossy()));
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            return Err(Stop::Ended(if missing { 127 } else { 126 }).into());
+        }
+    };
+    let life = Duration::from_millis(run.ttl);
+    let mut renewal = Instant::now() + life / 3;
+    loop {
+        tokio::select! {
+            status = child.wait() => return status.context("cannot wait for the program"),
+            sign = signals.next() => hand_on(&child, sign),
+            () = tokio::time::sleep_until(renewal) => {
+                let (next, told) = match client.renew(credential.lease, run.ttl).await {
+                    Ok(_) => (life / 3, None),
+                    // It was revoked, or has come to the end that no renewal moves: the program finds out by itself.
+                    Err(failure) if failure.code == "lease_state" => (Duration::from_secs(86_400), Some(failure)),
+                    Err(failure) => (life / 12, Some(failure)),
+                };
+                renewal = Instant::now() + next;
+                if let Some(failure) = told {
+                    progress(format_args!("lease {} was not renewed: {}", credential.lease, failure.message));
+                }
+            }
+        }
+    }
+}
+
+/// Any host, any port, any database, any user: the file is this one login's. Colons and backslashes do not stand in a password
+/// that was made here.
+fn password_file(password: &str) -> anyhow::Result<NamedTempFile> {
+    // In memory where there is such a place; mode 0600 in any case.
+    let folder = ["/dev/shm", "/tmp"].into_iter().find(|folder| std::path::Path::new(folder).is_dir());
+    let folder = folder.map_or_else(std::env::temp_dir, Into::into);
+    let mut file = tempfile::Builder::new().prefix("quorate-run-").tempfile_in(folder).context("no password file")?;
+    writeln!(file, "*:*:*:*:{password}").context("the password file cannot be written")?;
+    Ok(file)
+}
+
+/// Asks for the end of the lease until it is in the log, then waits until it was seen at the target.
+async fn revoke(client: &Client, lease: LeaseId) -> Result<(), Failure> {
+    let begun = Instant::now();
+    while let Err(failure) = client.revoke(lease).await {
+        if begun.elapsed() > REVOKING {
+            return Err(failure);
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    client.wait_revoked(lease, REVOKING).await.map(|_| ())
+}
+
+fn hand_on(child: &Child, sign: Signal) {
+    // None, when it has ended: its number may be another's by now.
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        let _ = kill_process(pid, sign);
+    }
+}
+
+fn exit_status(status: ExitStatus) -> u8 {
+    let status = status.code().or_else(|| status.signal().map(|sign| 128 + sign)).unwrap_or(1);
+    u8::try_from(status).unwrap_or(1)
+}
+
+/// The signals that are handed on, from now on.
+struct Signals(tokio::sync::mpsc::Receiver<Signal>);
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(16);
+        for sign in HANDED_ON {
+            let mut each = signal(SignalKind::from_raw(sign.as_raw())).context("cannot wait for signals")?;
+            let sender = sender.clone();
+            tokio::spawn(async move { while each.recv().await.is_some() && sender.send(sign).await.is_ok() {} });
+        }
+        Ok(Self(receiver))
+    }
+
+    async fn next(&mut self) -> Signal {
+        match self.0.recv().await {
+            Some(sign) => sign,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_password_file_is_its_owners_and_goes_away() {
+        let file = password_file("secret").unwrap();
+        let path = file.path().to_owned();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "*:*:*:*:secret\n");
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_exit_status_is_the_programs() {
+        assert_eq!(exit_status(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(exit_status(ExitStatus::from_raw(9)), 137);
+    }
+}

@@ -1,0 +1,263 @@
+//! The indexes over leases, and the only place that writes a lease: what is due, what an executor has to do and in which
+//! order, and how many there are. Nobody reads leases one by one to find out.
+
+use super::{Lease, State, Why};
+use crate::clock::ClusterClock;
+use crate::ids::{LeaseId, Millis};
+use crate::store::{Store, StoreError, Table, Tx, after_prefix, decode, key, name, read};
+
+/// How long a lease is remembered after its end was proved, in milliseconds of cluster time: a week, which is longer than any
+/// request for it can be valid.
+pub const REMEMBERED: Millis = 7 * 86_400_000;
+
+/// What an executor has to do with a lease that is not revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Queue {
+    /// An intent, to be brought alive.
+    Making = 0,
+    /// Alive: nothing.
+    Living = 1,
+    /// To be ended, because of something that nobody asked for: its time, a failure, a stray found at the target.
+    Due = 2,
+    /// To be ended, because somebody asked for it.
+    Asked = 3,
+}
+
+impl Queue {
+    /// All of them, in the order of the index.
+    pub const ALL: [Self; 4] = [Self::Making, Self::Living, Self::Due, Self::Asked];
+
+    /// The queue of a lease; none for one that is revoked.
+    #[must_use]
+    pub fn of(lease: &Lease) -> Option<Self> {
+        match lease.state {
+            State::Intent => Some(Self::Making),
+            State::Active => Some(Self::Living),
+            State::Revoking => Some(match lease.why {
+                Some(Why::Requested | Why::RoleDeleted | Why::IdentityBlocked) => Self::Asked,
+                Some(Why::Expired | Why::Failed | Why::Adopted) | None => Self::Due,
+            }),
+            State::Revoked => None,
+        }
+    }
+}
+
+/// A place in a queue: the log index at which the lease came to its end or, before, was asked for; then its id. Whoever
+/// came first stands first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The log index.
+    pub since: u64,
+    /// The lease.
+    pub id: LeaseId,
+}
+
+impl Place {
+    /// Where a lease stands in its queue.
+    #[must_use]
+    pub fn of(id: LeaseId, lease: &Lease) -> Self {
+        let since = match lease.state {
+            State::Intent | State::Active => lease.intent_index,
+            State::Revoking | State::Revoked => lease.revoking_index.unwrap_or(lease.intent_index),
+        };
+        Self { since, id }
+    }
+}
+
+/// At most `limit` leases of a queue of a target behind `after`, in order.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn work(
+    store: &dyn Store,
+    target: &str,
+    queue: Queue,
+    after: Option<Place>,
+    limit: usize,
+) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
+    let prefix = key(Table::LeaseWork, &[&name(target), &[queue as u8]]);
+    let mut from = prefix.clone();
+    if let Some(place) = after {
+        from.extend_from_slice(&place.since.to_be_bytes());
+        from.extend_from_slice(&place.id.0);
+        from.push(0);
+    }
+    let rows = store.scan(&from, &after_prefix(&prefix), limit)?;
+    let mut out = Vec::with_capacity(rows.len());
+    for (key, _) in rows {
+        let id = id_at(&key, prefix.len() + 8)?;
+        let found = super::lease(store, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseWork as u8 })?;
+        out.push((id, found));
+    }
+    Ok(out)
+}
+
+/// How many leases stand in a queue of a target.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn tally(store: &dyn Store, target: &str, queue: Queue) -> Result<u32, StoreError> {
+    Ok(read(store, &tally_key(target, queue))?.unwrap_or(0))
+}
+
+fn tally_key(target: &str, queue: Queue) -> Vec<u8> {
+    key(Table::LeaseTally, &[&name(target), &[queue as u8]])
+}
+
+/// When the next lease is due.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn next_due(store: &dyn Store) -> Result<Option<Millis>, StoreError> {
+    let prefix = key(Table::LeaseDue, &[]);
+    let first = store.scan(&prefix, &after_prefix(&prefix), 1)?;
+    Ok(first.first().and_then(|(key, _)| key.get(1..9)?.try_into().ok()).map(Millis::from_be_bytes))
+}
+
+/// How many leases of a role are not revoked.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn count(store: &dyn Store, role: &str) -> Result<u32, StoreError> {
+    Ok(read(store, &key(Table::LeaseCount, &[&name(role)]))?.unwrap_or(0))
+}
+
+/// At most `limit` leases with ids above `after`, revoked ones too.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn leases(store: &dyn Store, after: Option<&LeaseId>, limit: usize) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
+    let mut from = key(Table::Lease, &[]);
+    if let Some(id) = after {
+        from = lease_key(id);
+        from.push(0);
+    }
+    let to = after_prefix(&key(Table::Lease, &[]));
+    store
+        .scan(&from, &to, limit)?
+        .into_iter()
+        .map(|(key, bytes)| Ok((id_at(&key, 1)?, decode(Table::Lease as u8, &bytes)?)))
+        .collect()
+}
+
+pub(super) fn lease_key(id: &LeaseId) -> Vec<u8> {
+    key(Table::Lease, &[&id.0])
+}
+
+pub(super) fn id_at(key: &[u8], at: usize) -> Result<LeaseId, StoreError> {
+    key.get(at..at + 16)
+        .and_then(|id| <[u8; 16]>::try_from(id).ok())
+        .map(LeaseId)
+        .ok_or(StoreError::Corrupt { table: Table::Lease as u8 })
+}
+
+/// By what leases that can be ended are found.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Role = 0,
+    Target = 1,
+    Owner = 2,
+}
+
+/// What begins the rows of the leases of a role, a target or an owner.
+pub(super) fn first_of(kind: Kind, of: &str) -> Vec<u8> {
+    key(Table::LeaseOf, &[&[kind as u8], &name(of)])
+}
+
+/// The log index in a row of [`Table::LeaseOf`].
+pub(super) fn since_at(row: &[u8]) -> Result<u64, StoreError> {
+    let at = row.len().checked_sub(24).and_then(|at| row.get(at..at + 8)).and_then(|since| since.try_into().ok());
+    at.map(u64::from_be_bytes).ok_or(StoreError::Corrupt { table: Table::LeaseOf as u8 })
+}
+
+/// The rows of a lease in the indexes that are sets of keys.
+pub(crate) fn rows(id: &LeaseId, lease: &Lease) -> Vec<Vec<u8>> {
+    let mut rows = Vec::new();
+    if matches!(lease.state, State::Intent | State::Active) {
+        rows.push(key(Table::LeaseDue, &[&lease.expires_at.to_be_bytes(), &id.0]));
+        let since = lease.intent_index.to_be_bytes();
+        for (kind, of) in [(Kind::Role, &lease.role), (Kind::Target, &lease.target), (Kind::Owner, &lease.owner)] {
+            rows.push([first_of(kind, of).as_slice(), &since, &id.0].concat());
+        }
+    }
+    if let Some(index) = lease.revoked_index.filter(|_| lease.state == State::Revoked) {
+        rows.push(key(Table::LeaseGone, &[&index.to_be_bytes(), &id.0]));
+    }
+    if let Some(origin) = lease.origin {
+        rows.push(key(Table::LeaseOrigin, &[&origin]));
+    }
+    if let Some(queue) = Queue::of(lease) {
+        let since = Place::of(*id, lease).since.to_be_bytes();
+        rows.push(key(Table::LeaseWork, &[&name(&lease.target), &[queue as u8], &since, &id.0]));
+    }
+    rows
+}
+
+/// Writes a lease and every index over it: the only place that does.
+pub(super) fn save(tx: &mut Tx<'_>, id: &LeaseId, before: Option<&Lease>, after: &Lease) -> Result<(), StoreError> {
+    for stale in before.iter().flat_map(|before| rows(id, before)) {
+        tx.delete(stale);
+    }
+    let now = ClusterClock::load(tx)?.now;
+    for fresh in rows(id, after) {
+        tx.put(fresh, &now);
+    }
+    let (was, is) = (before.and_then(Queue::of), Queue::of(after));
+    if was != is {
+        for (queue, step) in [(was, Step::Less), (is, Step::More)] {
+            let Some(queue) = queue else { continue };
+            step.count(tx, tally_key(&after.target, queue))?;
+        }
+    }
+    if was.is_some() != is.is_some() {
+        let step = if is.is_some() { Step::More } else { Step::Less };
+        step.count(tx, key(Table::LeaseCount, &[&name(&after.role)]))?;
+    }
+    tx.put(lease_key(id), after);
+    Ok(())
+}
+
+/// Whether a request has a lease that is still remembered.
+pub(super) fn has_lease(store: &dyn Store, origin: &[u8; 16]) -> Result<bool, StoreError> {
+    Ok(store.get(&key(Table::LeaseOrigin, &[origin]))?.is_some())
+}
+
+/// Forgets leases whose ends were proved long ago: at most `limit`, so that no command takes long.
+pub(crate) fn forget(tx: &mut Tx<'_>, limit: usize) -> Result<(), StoreError> {
+    let now = ClusterClock::load(tx)?.now;
+    let prefix = key(Table::LeaseGone, &[]);
+    for (row, at) in tx.scan(&prefix, &after_prefix(&prefix), limit)? {
+        // In the order of the log, and so of time.
+        if decode::<Millis>(Table::LeaseGone as u8, &at)?.saturating_add(REMEMBERED) > now {
+            break;
+        }
+        let id = id_at(&row, 9)?;
+        let gone = super::lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseGone as u8 })?;
+        for row in rows(&id, &gone) {
+            tx.delete(row);
+        }
+        tx.delete(lease_key(&id));
+    }
+    Ok(())
+}
+
+/// One lease more or less; what counts none is no row.
+#[derive(Clone, Copy)]
+enum Step {
+    More,
+    Less,
+}
+
+impl Step {
+    fn count(self, tx: &mut Tx<'_>, at: Vec<u8>) -> Result<(), StoreError> {
+        let now = read::<u32>(tx, &at)?.unwrap_or(0);
+        match self {
+            Self::More => tx.put(at, &now.saturating_add(1)),
+            Self::Less if now > 1 => tx.put(at, &(now - 1)),
+            Self::Less => tx.delete(at),
+        }
+        Ok(())
+    }
+}
