@@ -215,7 +215,10 @@ async fn all_leases_of_one_kind(cluster: &Cluster) {
     let failure = demo.revoke_all(Selector::Role("reader".to_owned())).await.unwrap_err();
     assert_eq!(failure.code, "denied", "who may take a lease may not end everybody's: {failure}");
     let targets = admin.roles().await.unwrap().targets;
-    let counts = targets.iter().filter(|t| t.name == TARGET).map(|t| (t.leases_intent, t.leases_active, t.leases_due + t.leases_asked));
+    let counts = targets
+        .iter()
+        .filter(|t| t.name == TARGET)
+        .map(|t| (t.leases_intent, t.leases_active, t.leases_due + t.leases_asked));
     assert_eq!(counts.collect::<Vec<_>>(), [(0, 1, 0)], "the leases of each target are counted");
     demo.revoke(spared.lease).await.unwrap();
     ended(cluster, spared.lease).await;

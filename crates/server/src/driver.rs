@@ -35,6 +35,8 @@ const ROUND: usize = 500;
 const ABREAST: usize = 4;
 /// How many of those that failed before are tried again together: each may take seconds.
 const STUCK_ROUND: usize = 4;
+/// Between looks for sessions that were told to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Between the two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// The shortest pause after a failure.
@@ -331,7 +333,12 @@ impl Core {
         let before = engine.look(&to_kill).await.map_err(at_target)?;
         engine.kill(&to_kill).await.map_err(at_target)?;
         injected("lease.p8")?;
-        let mut looks = engine.look(&to_kill).await.map_err(at_target)?;
+        // They were told to end, and do within moments: what is still there then is tried again from the beginning.
+        let (killed, mut looks) = (Instant::now(), engine.look(&to_kill).await.map_err(at_target)?);
+        while looks.iter().any(|seen| seen.sessions > 0) && killed.elapsed() < BETWEEN_LOOKS {
+            sleep(LOOK_AGAIN).await;
+            looks = engine.look(&to_kill).await.map_err(at_target)?;
+        }
         sleep(BETWEEN_LOOKS).await;
         looks.extend(engine.look(&to_kill).await.map_err(at_target)?);
         injected("lease.p9")?;
