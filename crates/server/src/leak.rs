@@ -23,6 +23,9 @@ static SHOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// What its errors say.
 static BLURTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
+/// A child that lives as long as this process, and soon follows it.
+const CHILD: &str = "while kill -0 $PPID; do sleep 5; done";
+
 /// What a member tells its peers begins so, and what a client hands over ends a path after it.
 const TOLD: &str = "leak-";
 
@@ -35,8 +38,8 @@ pub fn plant(name: &str, value: &[u8]) -> Vec<String> {
             "log" => tracing::warn!(name, text, "a planted leak"),
             "file" => write(&text),
             "memory" => held(&KEPT).push(value.to_vec()),
-            "argv" => spawn(Command::new("sh").args(["-c", "sleep 90; :", "leak", &text])),
-            "env" => spawn(Command::new("sh").args(["-c", "sleep 90; :"]).env("LEAKED", &text)),
+            "argv" => spawn(Command::new("sh").args(["-c", CHILD, "leak", &text])),
+            "env" => spawn(Command::new("sh").args(["-c", CHILD]).env("LEAKED", &text)),
             "panic" => panic_with(text.clone()),
             other => rest.push(other.to_owned()),
         }
