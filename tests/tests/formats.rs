@@ -22,7 +22,7 @@ use quorate_state::command::Command;
 use quorate_state::genesis::{BadGenesis, Genesis};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::store::{StoreError, decode, encode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -272,4 +272,16 @@ fn protobuf_fields_keep_their_numbers() {
     let new: Vec<&String> = now.iter().filter(|n| !then.lines().any(|line| line == *n)).collect();
     assert!(new.is_empty(), "add these lines to tests/tests/golden/proto.txt, each after the one before it: {new:?}");
     frozen("proto.txt", &(now.join("\n") + "\n"));
+}
+
+/// Of two encodings one would be signed or hashed and the other be stored. (Found by fuzzing a stored ceremony.)
+#[test]
+fn maps_and_sets_have_one_encoding() {
+    let map = |bytes: &[u8]| borsh::from_slice::<BTreeMap<u8, u8>>(bytes).is_ok();
+    assert!(map(&[2, 0, 0, 0, 1, 7, 2, 7]), "in order");
+    assert!(!map(&[2, 0, 0, 0, 2, 7, 1, 7]), "out of order");
+    assert!(!map(&[2, 0, 0, 0, 1, 7, 1, 7]), "a key twice");
+    let set = |bytes: &[u8]| borsh::from_slice::<BTreeSet<u8>>(bytes).is_ok();
+    assert!(set(&[2, 0, 0, 0, 1, 2]), "in order");
+    assert!(!set(&[2, 0, 0, 0, 2, 1]) && !set(&[2, 0, 0, 0, 1, 1]), "out of order, and one twice");
 }
