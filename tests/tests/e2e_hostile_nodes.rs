@@ -338,7 +338,7 @@ async fn a_clock_one_hour_off(cluster: &Cluster) {
         match what {
             "ahead" => {
                 let (code, message) = alone.expect_err("to a clock that is an hour ahead a request is over");
-                assert_eq!(code, "request_too_late", "{message}");
+                assert_eq!(code, "clock_ahead", "{message}");
                 assert!(message.contains("clock"), "the message names clocks: {message}");
             }
             // It adds to cluster time, which it has from the log, and so is not behind at all.

@@ -408,7 +408,9 @@ async fn status_tells_who_is_down_and_operations_end_in_time() {
     cluster.mood(1, Mood::Down);
     cluster.mood(3, Mood::Down);
     let begun = Instant::now();
-    assert_eq!(client.create_namespace("x").await.unwrap_err().code, UNREACHABLE);
+    // On a busy machine its time may be over before the last member has refused.
+    let failure = client.create_namespace("x").await.unwrap_err();
+    assert!([UNREACHABLE, DEADLINE].contains(&failure.code), "{failure}");
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
