@@ -204,8 +204,9 @@ async fn a_rule_is_effective(cluster: &Cluster) {
 
     cluster.node(down).unwrap().restart(&[]).unwrap();
     let output = cluster.cli("admin", &[&arguments[..], &["--wait-effective", "45s"]].concat(), b"").unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("effective: every member has confirmed it"), "{said}");
+    let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let confirmed = said.contains("effective: every member has confirmed it");
+    assert!(output.status.success() && confirmed, "with the member that was down: {said}{why}");
 }
 
 /// No liar stops the others, and none is believed: each is named.

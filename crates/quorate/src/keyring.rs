@@ -252,19 +252,13 @@ async fn trial(client: &Client, connection: &Connection, keys: &[&SigningKey]) -
     let policy = "keyring-trial";
     progress("trial: sealing a random value, and opening it through sets of members that leave no share out");
     let stored = client.put(NAMESPACE, &path, &value, Some(0)).await?;
-    administer(client, keys, Change::PutPolicy { name: policy.to_owned(), text }).await?;
+    client.administer_now(Change::PutPolicy { name: policy.to_owned(), text }, keys).await?;
     let tried = open_through_sets(client.profile(), connection, &path, &value).await;
     // Whatever came of it, nothing of it stays.
-    administer(client, keys, Change::DeletePolicy { name: policy.to_owned() }).await?;
+    client.administer_now(Change::DeletePolicy { name: policy.to_owned() }, keys).await?;
     client.destroy(NAMESPACE, &path, &[stored.number]).await?;
     let sets = tried?;
     progress(format_args!("trial: {sets} sets of {} members each opened it", client.profile().threshold));
-    Ok(())
-}
-
-async fn administer(client: &Client, keys: &[&SigningKey], change: Change) -> anyhow::Result<()> {
-    let authority_version = client.policies().await?.authority_version;
-    client.administer(change, &Administrators { keys, authority_version }).await?;
     Ok(())
 }
 

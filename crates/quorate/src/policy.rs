@@ -7,7 +7,7 @@ use crate::files;
 use crate::operator::{Operator, open_administrators};
 use crate::output::{Format, table};
 use crate::passphrase::Passphrases;
-use quorate_api::client::{Administrators, Submitted};
+use quorate_api::client::Submitted;
 use quorate_crypto::identity::SigningKey;
 use quorate_state::change::Change;
 use serde_json::json;
@@ -43,8 +43,7 @@ impl Signers {
         let client = connection.client()?;
         let keys = self.open(passphrases)?;
         let keys: Vec<&SigningKey> = keys.iter().collect();
-        let authority_version = client.policies().await?.authority_version;
-        Ok(client.administer(change, &Administrators { keys: &keys, authority_version }).await?)
+        Ok(client.administer_now(change, &keys).await?)
     }
 }
 

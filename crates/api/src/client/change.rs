@@ -19,9 +19,13 @@ use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
 use quorate_state::store::decode;
 use quorate_state::target::{TargetTls, credential_path};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// How long a request stays valid: room for retries, and below the limit by more than clocks differ.
 const VALIDITY: Millis = MAX_VALIDITY / 2;
+/// Between two readings of the rules' version, when the first was an old one.
+const READ_AGAIN: Duration = Duration::from_millis(300);
 
 /// The administrators' signing keys for one change, and the authority version that they saw.
 #[derive(Debug)]
@@ -346,6 +350,23 @@ impl Client {
         let session = SessionId(self.random());
         self.administer(Change::BeginKeyGeneration { session, class }, by).await?;
         Ok(session)
+    }
+
+    /// Has administrators change something under the rules as they are now: reads their version, signs, and does both again
+    /// when that was an old one, for as long as a call may take. A member that has just come back knows old rules for a moment.
+    ///
+    /// # Errors
+    /// As [`Client::put_policy`].
+    pub async fn administer_now(&self, change: Change, keys: &[&SigningKey]) -> Result<Submitted, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let authority_version = self.policies().await?.authority_version;
+            let by = Administrators { keys, authority_version };
+            match self.administer(change.clone(), &by).await {
+                Err(failure) if failure.code == STALE_AUTHORITY && Instant::now() < deadline => sleep(READ_AGAIN).await,
+                done => return done,
+            }
+        }
     }
 
     /// Describes a target; its password is sealed to a pinned keyring of class `cluster`.
