@@ -62,6 +62,10 @@ pub async fn run(target: &dyn Target) {
     a_fence_finds_that_the_create_won(target).await;
     a_fence_beats_a_create_in_flight(target).await;
     the_list_shows_ours_only(target).await;
+    a_claim_is_seen_by_all_and_taken_back(target).await;
+    what_is_no_claim_is_not_taken_back(target).await;
+    a_claim_that_is_given_up_is_there_or_not(target).await;
+    what_is_looked_at_is_named(target).await;
 }
 
 async fn a_created_principal_logs_in(target: &dyn Target) {
@@ -226,6 +230,67 @@ async fn the_list_shows_ours_only(target: &dyn Target) {
     let mut list = engine.list("cfl_").await.unwrap();
     list.sort();
     assert_eq!(list, expected[..2]);
+}
+
+async fn a_claim_is_seen_by_all_and_taken_back(target: &dyn Target) {
+    let (ours, others) = (target.executor().await, target.executor().await);
+    for name in ["cfc_02", "cfc_01", "cfd_01"] {
+        ours.claim(name).await.unwrap();
+    }
+    assert_eq!(others.claims("cfc_").await.unwrap(), ["cfc_01", "cfc_02"], "in order, and no other prefix");
+    assert_eq!(others.claim("cfc_01").await, Err(EngineError::Duplicate), "whoever comes second sees it");
+    let seen = ours.look(&[principal("cfc_01", None)]).await.unwrap();
+    assert!(seen[0].oid.is_some() && !seen[0].can_login, "a claim is an account that can't log in: {seen:?}");
+    let names = ["cfc_01".to_owned(), "cfc_02".to_owned(), "cfc_never".to_owned()];
+    for _ in 0..2 {
+        assert_eq!(others.disclaim(&names).await, Ok(vec![]), "it can be repeated");
+        assert_eq!(ours.claims("cfc_").await, Ok(vec![]));
+    }
+    assert_eq!(ours.claims("cfd_").await.unwrap(), ["cfd_01"]);
+    ours.claim("cfc_01").await.unwrap();
+}
+
+async fn what_is_no_claim_is_not_taken_back(target: &dyn Target) {
+    let engine = target.executor().await;
+    let credential = target.credential();
+    engine.create(&order(target, &*engine, "cfe_live", &credential).await).await.unwrap();
+    assert_eq!(engine.claim("cfe_live").await, Err(EngineError::Duplicate));
+    assert_eq!(engine.disclaim(&["cfe_live".to_owned()]).await.unwrap(), ["cfe_live"], "it stays, and that is said");
+    assert!(target.login("cfe_live", &credential).await.is_some(), "a claim and its end touch no principal");
+    assert_eq!(engine.claims("cfe_").await.unwrap(), ["cfe_live"], "whatever has such a name is shown");
+    for name in ["", "Cf", "cf\"; DROP ROLE x; --", "pg_cf", &"c".repeat(64)] {
+        let names = [name.to_owned()];
+        assert!(matches!(engine.claim(name).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        assert!(matches!(engine.claims(name).await, Err(EngineError::Invalid { .. })), "{name:?}");
+        assert!(matches!(engine.disclaim(&names).await, Err(EngineError::Invalid { .. })), "{name:?}");
+    }
+}
+
+/// Whenever its executor dies, the next one's claim of the same name ends in one account of that name.
+async fn a_claim_that_is_given_up_is_there_or_not(target: &dyn Target) {
+    for micros in [0, 100, 300, 1000, 3000] {
+        let (dying, next) = (target.executor().await, target.executor().await);
+        dying.timeline().await.unwrap();
+        let _ = timeout(Duration::from_micros(micros), dying.claim("cfg_up")).await;
+        drop(dying);
+        let again = next.claim("cfg_up").await;
+        assert!(matches!(again, Ok(()) | Err(EngineError::Duplicate)), "{again:?}");
+        assert_eq!(next.claims("cfg_").await.unwrap(), ["cfg_up"]);
+        assert_eq!(next.disclaim(&["cfg_up".to_owned()]).await, Ok(vec![]));
+    }
+}
+
+async fn what_is_looked_at_is_named(target: &dyn Target) {
+    let engine = target.executor().await;
+    let endpoints = engine.endpoints();
+    assert!(!endpoints.is_empty());
+    let checked = engine.check(&[target.group()]).await.unwrap();
+    assert_eq!(checked.endpoints, endpoints, "a proof and a check name the same");
+    assert_eq!(checked.timeline, engine.timeline().await.unwrap());
+    let credential = target.credential();
+    engine.create(&order(target, &*engine, "cf_where", &credential).await).await.unwrap();
+    let seen = engine.look(&[principal("cf_where", None)]).await.unwrap();
+    assert_eq!(seen[0].login_at, endpoints, "it may log in at each");
 }
 
 /// An order for a principal, bound to the engine's connection.

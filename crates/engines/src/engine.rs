@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::{Checked, Fault};
+
 /// The longest principal name in bytes. PostgreSQL truncates longer ones silently, so two leases could share a role.
 pub const MAX_NAME: usize = 63;
 /// The most PBKDF2 iterations a verifier may ask of a target: 20 million kept a PostgreSQL 15 backend deaf to
@@ -20,6 +22,10 @@ pub const MAX_ITERATIONS: u32 = 100_000;
 pub trait Engine: Send + Sync {
     /// What kind of system this is, which decides how an intent ends.
     fn class(&self) -> Class;
+
+    /// Every endpoint that [`kill`](Engine::kill) and [`look`](Engine::look) cover, the one at which accounts are made
+    /// first: what a proof of an end may name.
+    fn endpoints(&self) -> Vec<String>;
 
     /// Called once at the beginning of an executor's term, before anything else: opens what ending principals will need,
     /// and ends the sessions that executors of earlier terms left; how many were told to end.
@@ -50,12 +56,18 @@ pub trait Engine: Send + Sync {
 
     /// Ends the open sessions of these, by the number of the account and not by its name; how many were told to end.
     ///
+    /// At every endpoint that can be reached, also when the answer is an error because another can't be.
+    ///
     /// An account that is gone still has its sessions: pass both the number that the lease recorded and the one that
     /// [`refuse`](Engine::refuse) found.
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError>;
 
-    /// What the target shows of these, in a transaction of its own. One look is not enough: the caller looks again a
-    /// second later, so that a login already under way is seen.
+    /// What the target shows of these at all its [`endpoints`](Engine::endpoints), in a transaction of its own. One look is
+    /// not enough: the caller looks again a second later, so that a login already under way is seen.
+    ///
+    /// # Errors
+    /// [`Unavailable`](EngineError::Unavailable) also when one endpoint of many can't be looked at, and it is named: what
+    /// lives there is not known.
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError>;
 
     /// Removes what the principals left behind, and then the principals. Never a condition of a lease's end.
@@ -69,6 +81,22 @@ pub trait Engine: Send + Sync {
 
     /// Whether the administrative account can do its work here, and `groups` are fit to be granted.
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError>;
+
+    /// The number that grows with each fail-over of the target. One cheap question on the connection that ends
+    /// principals, which it keeps open and opens anew when it broke: ask often.
+    async fn timeline(&self) -> Result<u32, EngineError>;
+
+    /// The names of all accounts that start with `prefix`, in order: whose target this is.
+    async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError>;
+
+    /// Leaves a mark in the target for others to see: an account that can't log in and has no rights.
+    ///
+    /// # Errors
+    /// [`Duplicate`](EngineError::Duplicate) when the name exists, also when a call that was given up made it.
+    async fn claim(&self, name: &str) -> Result<(), EngineError>;
+
+    /// Takes marks away; the names that stay, because what has them is no mark.
+    async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError>;
 }
 
 /// What a target does with a create, which decides how one in flight is fenced.
@@ -209,13 +237,31 @@ pub struct Seen {
     pub name: String,
     /// The number the name has now; `None` when there is no such account.
     pub oid: Option<u32>,
-    /// Whether an account of that name may log in.
+    /// Whether an account of that name may log in at some endpoint, as far as can be proved: `login_at` or `behind` is not
+    /// empty.
     pub can_login: bool,
-    /// Sessions of the number asked for, and of the number the name has now.
+    /// The endpoints whose accounts say so.
+    pub login_at: Vec<String>,
+    /// The endpoints whose view is not up to date, and why: a standby that has yet to replay what was committed before
+    /// this look began may let in, then or now, an account that is gone.
+    pub behind: Vec<Fault>,
+    /// Sessions of the number asked for, and of the number the name has now, at all endpoints.
     pub sessions: u64,
     /// The name under which the *number* asked for lives now, when that is another: the target was restored, or the
     /// account renamed. Its sessions are neither counted nor killed, and a person has to look.
     pub held_by: Option<String>,
+}
+
+impl Seen {
+    /// Adds what another endpoint shows of the same principal.
+    pub(crate) fn add(&mut self, there: Self, behind: Option<&Fault>) {
+        self.oid = self.oid.or(there.oid);
+        self.login_at.extend(there.login_at);
+        self.behind.extend(behind.cloned());
+        self.can_login = !(self.login_at.is_empty() && self.behind.is_empty());
+        self.sessions = self.sessions.saturating_add(there.sessions);
+        self.held_by = self.held_by.take().or(there.held_by);
+    }
 }
 
 /// What became of one principal in [`Engine::clean`].
@@ -234,7 +280,8 @@ pub enum Cleaning {
     Gone,
     /// The account, which can't log in, because of what it owns.
     Left {
-        /// The databases in which something depends on it. Cleaning works in one database only.
+        /// The databases in which something depends on it: not to be cleaned up in, or it failed. `(shared)` are objects
+        /// of the whole server.
         databases: Vec<String>,
         /// What the target said, if it refused.
         reason: Option<String>,
@@ -242,27 +289,14 @@ pub enum Cleaning {
 }
 
 /// A session without an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ghost {
+    /// Where it is.
+    pub endpoint: String,
     /// The process behind it.
     pub pid: i32,
     /// The number that its account had.
     pub oid: u32,
-}
-
-/// What a target says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// PostgreSQL: `server_version_num`, for example 150018.
-    pub server_version: u32,
-    /// It grows with each fail-over. After one, accounts that were ended may be back: reconcile at once.
-    pub timeline: u32,
-    /// What was checked. Nothing is known of any other.
-    pub endpoint: String,
-    /// How many standbys stream from it. Their sessions are not seen from here.
-    pub standbys: u32,
-    /// What is missing, as statements that an administrator can paste. Empty when all is well.
-    pub missing: Vec<String>,
 }
 
 /// What a target's answer, or its silence, means.

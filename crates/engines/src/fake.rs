@@ -13,8 +13,8 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::engine::{check_name, check_names};
 use crate::{
-    Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, Principal,
-    Refusal, Refused, Seen,
+    Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fault as Trouble, Fenced, Ghost,
+    Principal, Refusal, Refused, Seen, Standby,
 };
 
 /// A call that can be held or made to fail.
@@ -34,7 +34,11 @@ pub enum Step {
     Look,
     /// [`Engine::clean`].
     Clean,
-    /// [`Engine::list`], [`Engine::ghosts`] and [`Engine::check`].
+    /// [`Engine::claim`].
+    Claim,
+    /// [`Engine::disclaim`].
+    Disclaim,
+    /// [`Engine::list`], [`Engine::ghosts`], [`Engine::check`], [`Engine::timeline`] and [`Engine::claims`].
     Read,
 }
 
@@ -59,7 +63,9 @@ pub struct FakeTarget {
 struct State {
     accounts: BTreeMap<String, Account>,
     dropped: BTreeMap<String, Account>,
-    sessions: BTreeMap<u64, u32>,
+    sessions: BTreeMap<u64, Session>,
+    standbys: BTreeMap<String, Replica>,
+    timeline: u32,
     connections: BTreeSet<Binding>,
     in_flight: Vec<Binding>,
     held: BTreeSet<Step>,
@@ -70,6 +76,23 @@ struct State {
     down: bool,
     counter: u32,
 }
+
+#[derive(Clone, Debug)]
+struct Session {
+    oid: u32,
+    /// The standby it is at; `None` where accounts are made.
+    at: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Replica {
+    /// The accounts as they were when its replay was paused.
+    paused: Option<BTreeMap<String, Account>>,
+    down: bool,
+}
+
+/// The endpoint at which accounts are made.
+const PRIMARY: &str = "memory";
 
 #[derive(Clone, Debug)]
 struct Account {
@@ -98,7 +121,39 @@ impl State {
     }
 
     fn sessions_of(&self, numbers: &BTreeSet<u32>) -> usize {
-        self.sessions.values().filter(|oid| numbers.contains(oid)).count()
+        self.sessions.values().filter(|s| numbers.contains(&s.oid)).count()
+    }
+
+    /// The accounts as that standby knows them.
+    fn accounts_at(&self, standby: Option<&str>) -> &BTreeMap<String, Account> {
+        standby.and_then(|s| self.standbys.get(s)?.paused.as_ref()).unwrap_or(&self.accounts)
+    }
+
+    fn unreachable(&self) -> Result<(), EngineError> {
+        let down = self.standbys.iter().find(|(_, replica)| replica.down);
+        down.map_or(Ok(()), |(name, _)| {
+            Err(EngineError::Unavailable { reason: format!("standby {name}: the standby is off") })
+        })
+    }
+
+    fn look(&self, p: &Principal) -> Seen {
+        let account = self.accounts.get(&p.name);
+        let lets_in = |at: Option<&str>| self.accounts_at(at).get(&p.name).is_some_and(|a| a.can_login);
+        let primary = lets_in(None).then(|| PRIMARY.to_owned());
+        let standbys = self.standbys.keys().filter(|s| lets_in(Some(s))).cloned();
+        let paused = self.standbys.iter().filter(|(_, replica)| replica.paused.is_some());
+        let behind: Vec<Trouble> =
+            paused.map(|(name, _)| Trouble { name: name.clone(), reason: "its replay is paused".to_owned() }).collect();
+        let login_at: Vec<String> = primary.into_iter().chain(standbys).collect();
+        Seen {
+            name: p.name.clone(),
+            oid: account.map(|a| a.oid),
+            can_login: !(login_at.is_empty() && behind.is_empty()),
+            login_at,
+            behind,
+            sessions: u64::try_from(self.sessions_of(&self.numbers(p))).unwrap_or(u64::MAX),
+            held_by: self.held_by(p),
+        }
     }
 
     fn drop_account(&mut self, name: &str) {
@@ -114,6 +169,41 @@ impl FakeTarget {
     #[must_use]
     pub fn new(class: Class) -> Self {
         Self { class, state: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// It has a hot standby of that name from now on, which knows what the target knows.
+    pub fn add_standby(&self, name: &str) {
+        self.change(|s| s.standbys.insert(name.to_owned(), Replica::default()));
+    }
+
+    /// A standby knows of no change any more, until [`resume`](Self::resume).
+    pub fn pause(&self, standby: &str) {
+        self.change(|s| {
+            let accounts = s.accounts.clone();
+            if let Some(replica) = s.standbys.get_mut(standby) {
+                replica.paused.get_or_insert(accounts);
+            }
+        });
+    }
+
+    /// The standby knows what the target knows again.
+    pub fn resume(&self, standby: &str) {
+        self.change(|s| s.standbys.get_mut(standby).map(|replica| replica.paused = None));
+    }
+
+    /// A standby is off, and its sessions end; or on again.
+    pub fn turn(&self, standby: &str, on: bool) {
+        self.change(|s| {
+            if let Some(replica) = s.standbys.get_mut(standby) {
+                replica.down = !on;
+                s.sessions.retain(|_, session| on || session.at.as_deref() != Some(standby));
+            }
+        });
+    }
+
+    /// The target fails over: its timeline grows. What it forgets by that is said by [`resurrect`](Self::resurrect).
+    pub fn fail_over(&self) {
+        self.change(|s| s.timeline += 1);
     }
 
     /// An executor of its own.
@@ -168,7 +258,7 @@ impl FakeTarget {
         self.change(|s| {
             s.down = true;
             s.connections.clear();
-            s.sessions.clear();
+            s.sessions.retain(|_, session| session.at.is_some());
         });
     }
 
@@ -218,14 +308,23 @@ impl FakeTarget {
     /// Logs in with what the target compares; the session's number, or `None` when it is refused.
     #[must_use]
     pub fn login(&self, name: &str, verifier: &str) -> Option<u64> {
+        self.login_at(None, name, verifier)
+    }
+
+    /// The same at a standby, which judges by the accounts that it knows of.
+    #[must_use]
+    pub fn login_at(&self, standby: Option<&str>, name: &str, verifier: &str) -> Option<u64> {
         self.change(|s| {
-            let account = s.accounts.get(name).filter(|a| !s.down && a.can_login && a.verifier == verifier)?;
+            let off = standby.map_or(s.down, |at| s.standbys.get(at).is_none_or(|replica| replica.down));
+            let accounts = s.accounts_at(standby);
+            let account = accounts.get(name).filter(|a| !off && a.can_login && a.verifier == verifier)?;
             let (oid, limit) = (account.oid, account.connection_limit);
-            if s.sessions_of(&BTreeSet::from([oid])) >= limit {
+            let here = |other: &&Session| other.oid == oid && other.at.as_deref() == standby;
+            if s.sessions.values().filter(here).count() >= limit {
                 return None;
             }
             let session = u64::from(s.next());
-            s.sessions.insert(session, oid);
+            s.sessions.insert(session, Session { oid, at: standby.map(str::to_owned) });
             Some(session)
         })
     }
@@ -335,6 +434,10 @@ impl Engine for Fake {
         self.target.class
     }
 
+    fn endpoints(&self) -> Vec<String> {
+        core::iter::once(PRIMARY.to_owned()).chain(self.target.lock().standbys.keys().cloned()).collect()
+    }
+
     async fn bind(&self) -> Result<Binding, EngineError> {
         let open = *self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let binding = self
@@ -438,7 +541,8 @@ impl Engine for Fake {
             .call(Step::Kill, |s| {
                 let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
                 let before = s.sessions.len();
-                s.sessions.retain(|_, oid| !numbers.contains(oid));
+                s.sessions.retain(|_, session| !numbers.contains(&session.oid));
+                s.unreachable()?;
                 Ok(before - s.sessions.len())
             })
             .await
@@ -446,18 +550,12 @@ impl Engine for Fake {
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         check_names(principals)?;
-        let look = |s: &State, p: &Principal| {
-            let account = s.accounts.get(&p.name);
-            Seen {
-                name: p.name.clone(),
-                oid: account.map(|a| a.oid),
-                can_login: account.is_some_and(|a| a.can_login),
-                sessions: u64::try_from(s.sessions_of(&s.numbers(p))).unwrap_or(u64::MAX),
-                held_by: s.held_by(p),
-            }
-        };
         let _one = self.ending.lock().await;
-        self.target.call(Step::Look, |s| Ok(principals.iter().map(|p| look(s, p)).collect())).await
+        let look = |s: &mut State| {
+            s.unreachable()?;
+            Ok(principals.iter().map(|p| s.look(p)).collect())
+        };
+        self.target.call(Step::Look, look).await
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
@@ -487,15 +585,71 @@ impl Engine for Fake {
         self.target
             .call(Step::Read, |s| {
                 let known: BTreeSet<u32> = s.accounts.values().map(|a| a.oid).collect();
-                let ghost = |(id, oid): (&u64, &u32)| Ghost { pid: i32::try_from(*id).unwrap_or(i32::MAX), oid: *oid };
-                Ok(s.sessions.iter().filter(|(_, oid)| !known.contains(oid)).map(ghost).collect())
+                let ghost = |(id, session): (&u64, &Session)| Ghost {
+                    endpoint: session.at.clone().unwrap_or_else(|| PRIMARY.to_owned()),
+                    pid: i32::try_from(*id).unwrap_or(i32::MAX),
+                    oid: session.oid,
+                };
+                Ok(s.sessions.iter().filter(|(_, session)| !known.contains(&session.oid)).map(ghost).collect())
             })
             .await
     }
 
     async fn check(&self, _groups: &[String]) -> Result<Checked, EngineError> {
-        let checked =
-            Checked { server_version: 1, timeline: 1, endpoint: "memory".to_owned(), standbys: 0, missing: Vec::new() };
-        self.target.call(Step::Read, |_| Ok(checked)).await
+        let endpoints = self.endpoints();
+        let check = |s: &mut State| {
+            let standby = |name: &String| {
+                let state = "streaming".to_owned();
+                Standby { application_name: name.clone(), client_addr: None, state }
+            };
+            Ok(Checked {
+                server_version: 1,
+                timeline: s.timeline + 1,
+                endpoints,
+                standbys: s.standbys.iter().filter(|(_, r)| !r.down).map(|(name, _)| standby(name)).collect(),
+                unseen: Vec::new(),
+                databases: Vec::new(),
+                missing: Vec::new(),
+            })
+        };
+        self.target.call(Step::Read, check).await
+    }
+
+    async fn timeline(&self) -> Result<u32, EngineError> {
+        self.target.call(Step::Read, |s| Ok(s.timeline + 1)).await
+    }
+
+    async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
+        check_name(prefix)?;
+        let names = |s: &mut State| Ok(s.accounts.keys().filter(|name| name.starts_with(prefix)).cloned().collect());
+        self.target.call(Step::Read, names).await
+    }
+
+    async fn claim(&self, name: &str) -> Result<(), EngineError> {
+        check_name(name)?;
+        let claim = |s: &mut State| {
+            if s.accounts.contains_key(name) {
+                return Err(EngineError::Duplicate);
+            }
+            let (oid, verifier) = (s.next(), String::new());
+            let mark = Account { oid, verifier, can_login: false, connection_limit: 0, owns_in: Vec::new() };
+            s.accounts.insert(name.to_owned(), mark);
+            Ok(())
+        };
+        self.target.call(Step::Claim, claim).await
+    }
+
+    async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        let disclaim = |s: &mut State| {
+            let is_mark = |a: &Account| !a.can_login && a.connection_limit == 0;
+            for name in names {
+                if s.accounts.get(name).is_some_and(is_mark) {
+                    s.accounts.remove(name);
+                }
+            }
+            Ok(names.iter().filter(|name| s.accounts.contains_key(*name)).cloned().collect())
+        };
+        self.target.call(Step::Disclaim, disclaim).await
     }
 }

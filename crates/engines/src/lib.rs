@@ -17,6 +17,7 @@
 //! * While a node is the executor of a target it could act alone *at that target*. What bounds it is the rights of the
 //!   administrative role; [`Engine::check`] names what is missing, and nothing asks for more.
 
+mod check;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod engine;
@@ -25,7 +26,8 @@ pub mod fake;
 pub mod postgres;
 pub mod postgres_server;
 
+pub use check::{Checked, Fault, Missing, Standby};
 pub use engine::{
-    Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS,
-    MAX_NAME, Principal, Refusal, Refused, Seen, valid_name,
+    Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, MAX_NAME,
+    Principal, Refusal, Refused, Seen, valid_name,
 };

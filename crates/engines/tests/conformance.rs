@@ -98,10 +98,57 @@ async fn the_fake_fails_before_and_after_its_effect() {
     target.own("x", &[]);
     assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
 
+    for (fault, claims) in [(Fault::Before, 0), (Fault::After, 1)] {
+        target.fail(Step::Claim, fault);
+        assert!(matches!(engine.claim("claim_1").await, Err(EngineError::Unavailable { .. })));
+        assert_eq!(engine.claims("claim_").await.unwrap().len(), claims, "{fault:?}");
+    }
+    assert_eq!(engine.claim("claim_1").await, Err(EngineError::Duplicate));
+    target.fail(Step::Disclaim, Fault::After);
+    assert!(
+        engine.disclaim(&["claim_1".to_owned()]).await.is_err() && engine.claims("claim_").await.unwrap().is_empty()
+    );
+
     assert!(target.resurrect("x") && target.login("x", &credential.verifier).is_some());
     target.stop();
     assert!(matches!(engine.look(&this).await, Err(EngineError::Unavailable { .. })));
     target.start();
     assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 0);
     assert!(engine.look(&this).await.unwrap()[0].can_login);
+}
+
+#[tokio::test]
+async fn the_fakes_standbys_lag_and_fail() {
+    let target = FakeTarget::new(Class::Transactional);
+    let memory = Memory(target.clone());
+    target.add_standby("standby");
+    let engine = target.executor();
+    assert_eq!(engine.endpoints(), ["memory", "standby"]);
+    let credential = memory.credential();
+    engine.create(&order(&memory, &engine, "x", &credential).await).await.unwrap();
+    let this = engine.list("x").await.unwrap();
+    let session = target.login_at(Some("standby"), "x", &credential.verifier).unwrap();
+    target.pause("standby");
+    engine.refuse(&this).await.unwrap();
+    let seen = engine.look(&this).await.unwrap().remove(0);
+    assert_eq!((seen.can_login, seen.login_at, seen.sessions), (true, vec!["standby".to_owned()], 1));
+    assert_eq!(seen.behind.len(), 1);
+    assert!(target.login_at(Some("standby"), "x", &credential.verifier).is_some(), "it does not know yet");
+    assert_eq!(engine.kill(&this).await.unwrap(), 2);
+    assert!(!target.alive(session));
+    target.resume("standby");
+    let seen = engine.look(&this).await.unwrap().remove(0);
+    assert_eq!((seen.can_login, seen.sessions, seen.behind), (false, 0, vec![]));
+
+    target.turn("standby", false);
+    let dark = engine.look(&this).await;
+    assert!(matches!(&dark, Err(EngineError::Unavailable { reason }) if reason.contains("standby")), "{dark:?}");
+    engine.create(&order(&memory, &engine, "y", &credential).await).await.unwrap();
+    let (here, these) = (target.login("y", &credential.verifier).unwrap(), engine.list("y").await.unwrap());
+    assert!(engine.kill(&these).await.is_err() && !target.alive(here), "one that is dark keeps nobody alive elsewhere");
+    target.turn("standby", true);
+    assert!(engine.look(&these).await.is_ok());
+    assert_eq!(engine.timeline().await, Ok(1));
+    target.fail_over();
+    assert_eq!(engine.timeline().await, Ok(2));
 }

@@ -206,6 +206,78 @@ async fn owned_objects_go_to_the_owner_role_and_other_databases_are_listed() {
     assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
 }
 
+/// `makers` may make things in three databases. One of them is listed and lets the executor in, one does not, one is not
+/// listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn listed_databases_are_cleaned_up_in_and_the_rest_is_named() {
+    let pg = Pg::start(&[]).await;
+    pg.sql("CREATE DATABASE closed; CREATE DATABASE unlisted").await;
+    for database in ["closed", "unlisted"] {
+        let there = pg.superuser(database).await;
+        there.batch_execute("GRANT CREATE ON SCHEMA public TO makers").await.unwrap();
+    }
+    let databases = vec!["other".into(), "closed".into(), "absent".into()];
+    let engine = Postgres::new(PostgresConfig { databases, ..pg.config(1) }).unwrap();
+    let groups = ["makers".to_owned()];
+    let checked = engine.check(&groups).await.unwrap();
+    let grants = |database: &str| {
+        let theirs = checked.missing.iter().filter(|m| m.database == database).map(|m| m.statement.as_str());
+        theirs.filter(|s| s.starts_with("GRANT")).collect::<Vec<_>>()
+    };
+    let grant = "GRANT CREATE ON SCHEMA \"public\" TO \"quorate_owner\"";
+    assert_eq!(grants("postgres"), Vec::<&str>::new(), "it has it there");
+    assert_eq!((grants("other"), grants("closed")), (vec![grant], vec![grant]));
+    let faults: Vec<&str> = checked.databases.iter().map(|fault| fault.name.as_str()).collect();
+    assert_eq!(faults, ["absent"], "{checked:?}");
+    assert!(checked.script().contains("\\connect \"other\"\n"), "{}", checked.script());
+
+    let (credential, oid) = maker(&pg, &engine, "o_many").await;
+    let make = "CREATE TABLE o_table (i int);
+         CREATE FUNCTION o_function() RETURNS int SECURITY DEFINER LANGUAGE sql AS 'SELECT 1'";
+    for database in ["postgres", "other", "closed", "unlisted"] {
+        pg.client("o_many", &credential.password, database).await.unwrap().batch_execute(make).await.unwrap();
+    }
+    pg.sql("REVOKE CONNECT ON DATABASE closed FROM PUBLIC").await;
+    let this = [principal("o_many", Some(oid))];
+    end(&engine, "o_many", oid).await;
+    let left = |cleaned: &[quorate_engines::Cleaned]| match &cleaned[0].outcome {
+        Cleaning::Left { databases, reason } => (databases.clone(), reason.clone().unwrap_or_default()),
+        Cleaning::Gone => panic!("gone"),
+    };
+    // The owner role may not hold functions in `other`, and the executor is not let in to `closed`.
+    let (databases, reason) = left(&engine.clean(&this).await.unwrap());
+    assert_eq!(databases, ["closed", "other", "unlisted"]);
+    assert!(reason.contains("other:") && reason.contains("permission denied for schema public"), "{reason}");
+
+    pg.superuser("other").await.batch_execute(grant).await.unwrap();
+    let (databases, reason) = left(&engine.clean(&this).await.unwrap());
+    assert_eq!(databases, ["closed", "unlisted"]);
+    assert!(reason.contains("closed:") && reason.contains("permission denied"), "{reason}");
+    let checked = engine.check(&groups).await.unwrap();
+    let faults: Vec<&str> = checked.databases.iter().map(|fault| fault.name.as_str()).collect();
+    assert_eq!(faults, ["closed", "absent"], "{checked:?}");
+
+    pg.sql(&format!("GRANT CONNECT ON DATABASE closed TO {EXECUTOR}")).await;
+    pg.superuser("closed").await.batch_execute(grant).await.unwrap();
+    let (databases, reason) = left(&engine.clean(&this).await.unwrap());
+    assert_eq!((databases, reason), (vec!["unlisted".to_owned()], String::new()));
+    for database in ["postgres", "other", "closed"] {
+        let sql = "SELECT (SELECT tableowner::text FROM pg_tables WHERE tablename = 'o_table'),
+            (SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'o_function')";
+        let row = pg.superuser(database).await.query_one(sql, &[]).await.unwrap();
+        let owners: (String, String) = (row.get(0), row.get(1));
+        assert_eq!(owners, ("quorate_owner".to_owned(), "quorate_owner".to_owned()), "{database}");
+    }
+    let idle = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'quorate_executor' AND datname <> 'postgres')";
+    wait_until(&pg, idle).await;
+    pg.superuser("unlisted").await.batch_execute("DROP OWNED BY o_many").await.unwrap();
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+    for database in ["", "a\nb", &"d".repeat(64)] {
+        let config = PostgresConfig { databases: vec![database.to_owned()], ..pg.config(1) };
+        assert!(matches!(Postgres::new(config), Err(EngineError::Invalid { field: "databases", .. })));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn owned_objects_are_dropped_when_so_configured() {
     let pg = Pg::shared().await;
@@ -500,7 +572,9 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
     };
     let poor = Postgres::new(config).unwrap();
     let groups = ["writers".to_owned(), "absent\"".to_owned()];
-    let missing = poor.check(&groups).await.unwrap().missing;
+    let checked = poor.check(&groups).await.unwrap();
+    let missing: Vec<String> = checked.missing.iter().map(|m| m.statement.clone()).collect();
+    assert!(checked.missing.iter().all(|m| m.database == "postgres"));
     for statement in [
         "ALTER ROLE \"poor\" CREATEROLE",
         "GRANT pg_read_all_stats TO \"poor\"",
@@ -519,11 +593,11 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
 
     pg.sql(&missing.join(";")).await;
     let checked = poor.check(&groups).await.unwrap();
-    assert_eq!(checked.missing, Vec::<String>::new());
-    assert!(checked.server_version >= 130_000 && checked.timeline == 1 && checked.standbys == 0);
-    assert_eq!(checked.endpoint, format!("127.0.0.1:{}", pg.port));
+    assert_eq!(checked.missing, []);
+    assert!(checked.server_version >= 130_000 && checked.timeline == 1 && checked.standbys.is_empty());
+    assert_eq!(checked.endpoints, [format!("127.0.0.1:{}", pg.port)]);
     assert!(poor.look(&[principal("q_any", None)]).await.is_ok());
-    assert_eq!(pg.engine(1).check(&[GROUP.to_owned()]).await.unwrap().missing, Vec::<String>::new());
+    assert_eq!(pg.engine(1).check(&[GROUP.to_owned()]).await.unwrap().missing, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

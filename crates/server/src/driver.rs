@@ -502,7 +502,9 @@ mod tests {
     use super::*;
 
     fn seen(can_login: bool, sessions: u64, held_by: Option<&str>) -> Seen {
-        Seen { name: "q1_a".into(), oid: None, can_login, sessions, held_by: held_by.map(str::to_owned) }
+        let (login_at, behind) = (Vec::new(), Vec::new());
+        let held_by = held_by.map(str::to_owned);
+        Seen { name: "q1_a".into(), oid: None, can_login, login_at, behind, sessions, held_by }
     }
 
     #[test]

@@ -132,6 +132,8 @@ impl Core {
             host: described.host.clone(),
             port: described.port,
             dbname: described.database.clone(),
+            databases: Vec::new(),
+            standbys: Vec::new(),
             user: described.user.clone(),
             password,
             tls: tls.clone(),

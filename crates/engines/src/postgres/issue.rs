@@ -110,14 +110,14 @@ pub(super) async fn fence(session: &Session, name: &str, binding: &Binding) -> R
     Err(EngineError::Busy { code: "55P03".to_owned(), message: "the name could not be taken".to_owned() })
 }
 
-enum Taken {
+pub(super) enum Taken {
     Now,
     Exists,
     Blocked,
 }
 
 /// Takes the name. No principal of ours has a connection limit of 0, so that is how a marker is known.
-async fn take(session: &Session, name: &str) -> Result<Taken, EngineError> {
+pub(super) async fn take(session: &Session, name: &str) -> Result<Taken, EngineError> {
     let marker = format!("CREATE ROLE {} NOLOGIN CONNECTION LIMIT 0", ident(name));
     match session.client.batch_execute(&marker).await {
         Ok(()) => Ok(Taken::Now),
@@ -130,13 +130,13 @@ async fn take(session: &Session, name: &str) -> Result<Taken, EngineError> {
 }
 
 /// The number of the role and whether it is a marker.
-async fn standing(session: &Session, name: &str) -> Result<Option<(u32, bool)>, EngineError> {
+pub(super) async fn standing(session: &Session, name: &str) -> Result<Option<(u32, bool)>, EngineError> {
     let sql = "SELECT oid, NOT rolcanlogin AND rolconnlimit = 0 FROM pg_roles WHERE rolname = $1";
     let row = session.client.query_typed_opt(sql, &[(&name, Type::TEXT)]).await.map_err(|e| on_repeatable(&e))?;
     row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose().map_err(|e| on_repeatable(&e))
 }
 
-async fn drop_marker(session: &Session, name: &str) -> Result<(), EngineError> {
+pub(super) async fn drop_marker(session: &Session, name: &str) -> Result<(), EngineError> {
     let drop = format!("DROP ROLE IF EXISTS {}", ident(name));
     session.client.batch_execute(&drop).await.map_err(|e| on_repeatable(&e))
 }

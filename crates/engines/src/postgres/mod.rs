@@ -2,7 +2,8 @@
 //!
 //! Two connections. One makes principals, and is the one that bindings name: it is opened by [`Engine::bind`] alone, and
 //! nothing is ever sent again on another in its place. The other ends principals, and is opened early and kept, because a
-//! leased user can take every free slot of the server.
+//! leased user can take every free slot of the server. Each hot standby has one like the second. What principals own in
+//! further databases is cleaned up on connections that are opened for it.
 //!
 //! Both say in `application_name` for which target and which term of the executor they work, so that the next executor can
 //! end those of the one before ([`Postgres::kill_older_terms`]).
@@ -12,8 +13,12 @@
 //! be a superuser. The driver keeps a copy of its password for as long as a connection is being made, and does not wipe
 //! it.
 
+mod check;
+mod claim;
+mod clean;
 mod inspect;
 mod issue;
+mod kept;
 mod quote;
 mod revoke;
 mod session;
@@ -23,13 +28,16 @@ use core::time::Duration;
 
 use async_trait::async_trait;
 use quorate_crypto::secret::SecretVec;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
+use self::inspect::Position;
+use self::kept::Kept;
 use self::session::{Session, within};
 pub use self::tls::Trust;
 use crate::engine::{MAX_NAME, check_name, check_names};
 use crate::{
-    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fenced, Ghost, Principal, Refused, Seen,
+    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fault, Fenced, Ghost, Principal, Refused,
+    Seen,
 };
 
 /// How long a statement that ends principals waits for a lock. A leased user can hold one for ever.
@@ -42,8 +50,14 @@ pub struct PostgresConfig {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// The database to connect to. What principals own in others is listed by `clean`, not removed.
+    /// The database to connect to.
     pub dbname: String,
+    /// Further databases of the same server in which is cleaned up what principals own. In those that are neither here nor
+    /// `dbname` it is listed by `clean`, not removed.
+    pub databases: Vec<String>,
+    /// Hot standbys that clients can log in to: the same role, password and trust. Sessions are ended and looked for there
+    /// too. At one that is not here nothing is seen.
+    pub standbys: Vec<Endpoint>,
     /// The administrative role.
     pub user: String,
     /// Its password.
@@ -63,6 +77,22 @@ pub struct PostgresConfig {
     pub statement_timeout: Duration,
     /// How long a create waits for a lock.
     pub create_lock_timeout: Duration,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Host name or address, or the folder of its Unix socket.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl core::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 /// Encryption of the connection to a target.
@@ -96,6 +126,14 @@ impl PostgresConfig {
         format!("quorate/{}/", self.target)
     }
 
+    fn endpoint(&self) -> Endpoint {
+        Endpoint { host: self.host.clone(), port: self.port }
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        core::iter::once(self.endpoint()).chain(self.standbys.iter().cloned()).map(|e| e.to_string()).collect()
+    }
+
     fn answer_timeout(&self) -> Duration {
         self.statement_timeout + Duration::from_secs(5)
     }
@@ -106,7 +144,8 @@ impl PostgresConfig {
 pub struct Postgres {
     config: PostgresConfig,
     creates: Mutex<Option<Session>>,
-    revocation: Mutex<Option<Session>>,
+    revocation: Kept,
+    standbys: Vec<Kept>,
 }
 
 impl core::fmt::Debug for Session {
@@ -128,17 +167,27 @@ impl Postgres {
         {
             return Err(EngineError::Invalid { field: "owned", reason: "not the name of a role" });
         }
-        Ok(Self { config, creates: Mutex::new(None), revocation: Mutex::new(None) })
+        for database in &config.databases {
+            if database.is_empty() || database.len() > MAX_NAME || database.chars().any(char::is_control) {
+                return Err(EngineError::Invalid { field: "databases", reason: "not the name of a database" });
+            }
+        }
+        let standbys = config.standbys.iter().cloned().map(Kept::new).collect();
+        Ok(Self { creates: Mutex::new(None), revocation: Kept::new(config.endpoint()), standbys, config })
     }
 
-    /// Opens the connection that ends principals, if it is not open. Call it as soon as the target is ours: later there
-    /// may be no free slot.
+    /// Opens the connections that end principals, if they are not open. Call it as soon as the target is ours: later there
+    /// may be no free slot. A standby that can't be reached is no error here; one is when something is looked for there.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`], or [`EngineError::Refused`] when the server does not let us in.
     pub async fn warm(&self) -> Result<(), EngineError> {
-        let (mut slot, session) = self.revocation().await?;
-        *slot = Some(session);
+        self.revocation.warm(&self.config).await?;
+        for standby in &self.standbys {
+            if let Err(error) = standby.warm(&self.config).await {
+                tracing::warn!(target = self.config.target, standby = %standby.endpoint, %error, "a standby is not there");
+            }
+        }
         Ok(())
     }
 
@@ -149,22 +198,17 @@ impl Postgres {
     /// # Errors
     /// As [`Engine::kill`].
     pub async fn kill_older_terms(&self) -> Result<usize, EngineError> {
-        let (slot, session) = self.revocation().await?;
+        let taken = self.revocation.take(&self.config).await?;
         let prefix = self.config.application_prefix();
-        let result =
-            within(self.config.answer_timeout(), revoke::kill_older_terms(&session, &prefix, self.config.term)).await;
-        Self::settle(slot, session, result)
+        let work = revoke::kill_older_terms(&taken.session, &prefix, self.config.term);
+        let result = within(self.config.answer_timeout(), work).await;
+        taken.settle(result)
     }
 
-    /// The revocation connection, taken out of its slot. Whoever drops it instead of giving it back closes it, so that a
-    /// transaction left open half-way rolls back and is not met by the next caller.
-    async fn revocation(&self) -> Result<(MutexGuard<'_, Option<Session>>, Session), EngineError> {
-        let mut slot = self.revocation.lock().await;
-        let session = match slot.take() {
-            Some(session) if !session.is_closed() => session,
-            _ => Session::open(&self.config, REVOKE_LOCK_TIMEOUT.as_millis()).await?,
-        };
-        Ok((slot, session))
+    async fn position(&self) -> Result<Position, EngineError> {
+        let taken = self.revocation.take(&self.config).await?;
+        let result = within(self.config.answer_timeout(), Position::of(&taken.session)).await;
+        taken.settle(result)
     }
 
     /// Principals only: nothing here may be turned against the executor's own role or the heir of what principals leave.
@@ -178,23 +222,16 @@ impl Postgres {
         }
         Ok(())
     }
-
-    fn settle<T>(
-        mut slot: MutexGuard<'_, Option<Session>>,
-        session: Session,
-        result: Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
-        if !session.is_closed() && !matches!(result, Err(EngineError::Unavailable { .. })) {
-            *slot = Some(session);
-        }
-        result
-    }
 }
 
 #[async_trait]
 impl Engine for Postgres {
     fn class(&self) -> Class {
         Class::Transactional
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.config.endpoints()
     }
 
     async fn take_over(&self) -> Result<usize, EngineError> {
@@ -211,7 +248,9 @@ impl Engine for Postgres {
             *slot = Some(session);
             return Ok(binding);
         }
-        let session = Session::open(&self.config, self.config.create_lock_timeout.as_millis()).await?;
+        let (config, endpoint) = (&self.config, self.config.endpoint());
+        let lock_timeout = config.create_lock_timeout.as_millis();
+        let session = Session::open(config, &endpoint, &config.dbname, lock_timeout).await?;
         let binding = session.binding;
         *slot = Some(session);
         Ok(binding)
@@ -233,58 +272,116 @@ impl Engine for Postgres {
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
         check_name(name)?;
-        let (slot, session) = self.revocation().await?;
+        let taken = self.revocation.take(&self.config).await?;
         // Several waits for a lock, and for a backend to go.
         let limit = self.config.answer_timeout() * 2;
-        let result = within(limit, issue::fence(&session, name, binding)).await;
-        Self::settle(slot, session, result)
+        let result = within(limit, issue::fence(&taken.session, name, binding)).await;
+        taken.settle(result)
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
         self.check_theirs(principals)?;
-        let (slot, mut session) = self.revocation().await?;
+        let mut taken = self.revocation.take(&self.config).await?;
         // No limit over the whole: every statement in it has one, and a bulk may take many.
-        let result = revoke::refuse(&mut session, principals, self.config.answer_timeout()).await;
-        Self::settle(slot, session, result)
+        let result = revoke::refuse(&mut taken.session, principals, self.config.answer_timeout()).await;
+        taken.settle(result)
     }
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         self.check_theirs(principals)?;
-        let (slot, session) = self.revocation().await?;
-        let result = within(self.config.answer_timeout(), revoke::kill(&session, principals)).await;
-        Self::settle(slot, session, result)
+        let mut killed = {
+            let taken = self.revocation.take(&self.config).await?;
+            let result = within(self.config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
+            taken.settle(result)
+        };
+        // One that can't be reached keeps nobody alive elsewhere.
+        for standby in &self.standbys {
+            let there = standby.kill(&self.config, principals).await;
+            killed = killed.and_then(|here| Ok(here + there?));
+        }
+        killed
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         self.check_theirs(principals)?;
-        let (slot, session) = self.revocation().await?;
-        let result = within(self.config.answer_timeout(), inspect::look(&session, principals)).await;
-        Self::settle(slot, session, result)
+        let taken = self.revocation.take(&self.config).await?;
+        let look = async {
+            let upto = Position::of(&taken.session).await?;
+            Ok((inspect::look(&taken.session, &self.revocation.endpoint, principals).await?, upto))
+        };
+        let result = within(self.config.answer_timeout(), look).await;
+        let (mut seen, upto) = taken.settle(result)?;
+        for standby in &self.standbys {
+            let (there, behind) = standby.look(&self.config, principals, &upto).await?;
+            for (seen, there) in seen.iter_mut().zip(there) {
+                seen.add(there, behind.as_ref());
+            }
+        }
+        Ok(seen)
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
         self.check_theirs(principals)?;
-        let (slot, mut session) = self.revocation().await?;
-        let result = revoke::clean(&mut session, principals, &self.config.owned, self.config.answer_timeout()).await;
-        Self::settle(slot, session, result)
+        let mut taken = self.revocation.take(&self.config).await?;
+        let result = clean::clean(&mut taken.session, principals, &self.config).await;
+        taken.settle(result)
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
         check_name(prefix)?;
-        let (slot, session) = self.revocation().await?;
-        let result = within(self.config.answer_timeout(), inspect::list(&session, prefix)).await;
-        Self::settle(slot, session, result)
+        let taken = self.revocation.take(&self.config).await?;
+        let result = within(self.config.answer_timeout(), inspect::list(&taken.session, prefix)).await;
+        taken.settle(result)
     }
 
     async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError> {
-        let (slot, session) = self.revocation().await?;
-        let result = within(self.config.answer_timeout(), inspect::ghosts(&session)).await;
-        Self::settle(slot, session, result)
+        let taken = self.revocation.take(&self.config).await?;
+        let work = inspect::ghosts(&taken.session, &self.revocation.endpoint);
+        let result = within(self.config.answer_timeout(), work).await;
+        let mut ghosts = taken.settle(result)?;
+        for standby in &self.standbys {
+            ghosts.extend(standby.ghosts(&self.config).await?);
+        }
+        Ok(ghosts)
     }
 
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
-        let (slot, session) = self.revocation().await?;
-        let result = within(self.config.answer_timeout(), inspect::check(&session, &self.config, groups)).await;
-        Self::settle(slot, session, result)
+        let taken = self.revocation.take(&self.config).await?;
+        // No limit over the whole: each statement has one, and each further database is connected to.
+        let result = check::check(&taken.session, &self.config, groups).await;
+        let mut checked = taken.settle(result)?;
+        for (standby, name) in self.standbys.iter().zip(self.endpoints().into_iter().skip(1)) {
+            let upto = self.position().await?;
+            match standby.look(&self.config, &[], &upto).await {
+                Ok((_, behind)) => checked.unseen.extend(behind),
+                Err(error) => checked.unseen.push(Fault { name, reason: error.to_string() }),
+            }
+        }
+        Ok(checked)
+    }
+
+    async fn timeline(&self) -> Result<u32, EngineError> {
+        Ok(self.position().await?.timeline())
+    }
+
+    async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
+        check_name(prefix)?;
+        let taken = self.revocation.take(&self.config).await?;
+        let result = within(self.config.answer_timeout(), claim::claims(&taken.session, prefix)).await;
+        taken.settle(result)
+    }
+
+    async fn claim(&self, name: &str) -> Result<(), EngineError> {
+        check_name(name)?;
+        let taken = self.revocation.take(&self.config).await?;
+        let result = within(self.config.answer_timeout(), claim::claim(&taken.session, name)).await;
+        taken.settle(result)
+    }
+
+    async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        let taken = self.revocation.take(&self.config).await?;
+        let result = within(self.config.answer_timeout(), claim::disclaim(&taken.session, names)).await;
+        taken.settle(result)
     }
 }

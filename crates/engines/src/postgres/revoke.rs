@@ -1,4 +1,4 @@
-//! Ending principals: refuse, commit, kill; and cleaning up after them.
+//! Ending principals: refuse, commit, kill.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::Type;
 
+use super::REVOKE_LOCK_TIMEOUT;
 use super::inspect::columns;
 use super::quote::{ident, idents};
 use super::session::{Session, code, is_blocked, on_repeatable, within};
-use super::{OwnedObjects, REVOKE_LOCK_TIMEOUT};
-use crate::{Cleaned, Cleaning, EngineError, Principal, Refusal, Refused};
+use crate::{EngineError, Principal, Refusal, Refused};
 
 /// How many roles one statement drops. More saves nothing: 12 microseconds of CPU a role at 500 as at 1,000.
 const BULK: usize = 500;
@@ -100,7 +100,7 @@ const STANDING: &str =
     "SELECT rolname::text, oid, oid IN (SELECT usesysid FROM pg_stat_activity WHERE usesysid IS NOT NULL)
   FROM pg_roles WHERE rolname = ANY($1)";
 
-async fn oid_of(session: &Session, name: &str) -> Result<Option<u32>, EngineError> {
+pub(super) async fn oid_of(session: &Session, name: &str) -> Result<Option<u32>, EngineError> {
     let sql = "SELECT oid FROM pg_roles WHERE rolname = $1";
     let row = session.client.query_typed_opt(sql, &[(&name, Type::TEXT)]).await.map_err(|e| on_repeatable(&e))?;
     row.map(|row| row.try_get(0)).transpose().map_err(|e| on_repeatable(&e))
@@ -242,70 +242,3 @@ const OURS: &str = "SELECT pid, application_name FROM pg_stat_activity
 const KILL_OURS: &str = "WITH older AS MATERIALIZED (
     SELECT pid FROM pg_stat_activity WHERE pid = ANY($1) AND usename = session_user)
   SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM older";
-
-/// See [`crate::Engine::clean`].
-pub(super) async fn clean(
-    session: &mut Session,
-    principals: &[Principal],
-    owned: &OwnedObjects,
-    limit: Duration,
-) -> Result<Vec<Cleaned>, EngineError> {
-    let mut cleaned = Vec::with_capacity(principals.len());
-    for principal in principals {
-        let outcome = within(limit * 2, clean_one(session, &principal.name, owned)).await?;
-        cleaned.push(Cleaned { name: principal.name.clone(), outcome });
-    }
-    Ok(cleaned)
-}
-
-async fn clean_one(session: &mut Session, name: &str, owned: &OwnedObjects) -> Result<Cleaning, EngineError> {
-    let Some(oid) = oid_of(session, name).await? else { return Ok(Cleaning::Gone) };
-    let mut reason = None;
-    if !dependents(session, oid).await?.is_empty() {
-        reason = words(give_away(session, name, owned).await)?;
-    }
-    let databases = dependents(session, oid).await?;
-    if databases.is_empty() {
-        let drop = format!("DROP ROLE IF EXISTS {}", ident(name));
-        match session.client.batch_execute(&drop).await {
-            Ok(()) => return Ok(Cleaning::Gone),
-            Err(error) => reason = words(Err(on_repeatable(&error)))?,
-        }
-    }
-    Ok(Cleaning::Left { databases, reason })
-}
-
-/// A refusal in words; a lost connection stays an error.
-fn words(result: Result<(), EngineError>) -> Result<Option<String>, EngineError> {
-    match result {
-        Ok(()) => Ok(None),
-        Err(EngineError::Refused { message, .. } | EngineError::Busy { message, .. }) => Ok(Some(message)),
-        Err(error) => Err(error),
-    }
-}
-
-/// What it owns in this database is reassigned or dropped, without `CASCADE`: what others built on it stays, and blocks.
-async fn give_away(session: &mut Session, name: &str, owned: &OwnedObjects) -> Result<(), EngineError> {
-    let failed = |e: tokio_postgres::Error| on_repeatable(&e);
-    let role = ident(name);
-    let reassign = match owned {
-        OwnedObjects::Drop => String::new(),
-        OwnedObjects::ReassignTo(owner) => format!("REASSIGN OWNED BY {role} TO {};", ident(owner)),
-    };
-    let transaction = session.client.transaction().await.map_err(failed)?;
-    // Only a member may give a role's things away; the membership ends with the transaction.
-    let sql = format!("GRANT {role} TO SESSION_USER; {reassign} DROP OWNED BY {role}; REVOKE {role} FROM SESSION_USER");
-    transaction.batch_execute(&sql).await.map_err(failed)?;
-    transaction.commit().await.map_err(failed)
-}
-
-/// The databases in which something depends on the role; memberships don't count, they go with it.
-async fn dependents(session: &Session, oid: u32) -> Result<Vec<String>, EngineError> {
-    let rows = session.client.query_typed(DEPENDENTS, &[(&oid, Type::OID)]).await.map_err(|e| on_repeatable(&e))?;
-    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(|e| on_repeatable(&e))
-}
-
-const DEPENDENTS: &str = "SELECT DISTINCT coalesce(d.datname::text, '(shared)') FROM pg_shdepend s
-    LEFT JOIN pg_database d ON d.oid = s.dbid
-  WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = $1 AND s.classid <> 'pg_auth_members'::regclass
-  ORDER BY 1";

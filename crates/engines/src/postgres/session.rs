@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::future::Future;
+use core::time::Duration;
 
 use bytes::BytesMut;
 use tokio::task::JoinHandle;
@@ -13,19 +14,29 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 use super::tls::distrust;
-use super::{PostgresConfig, Tls};
+use super::{Endpoint, PostgresConfig, Tls};
 use crate::{Binding, EngineError};
+
+/// How often a silent connection shows that it lives.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// An open connection. Dropping it closes the socket at once, and what it was doing rolls back.
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) binding: Binding,
+    /// The server's `system_identifier`, which its standbys share.
+    pub(super) system: i64,
     driver: JoinHandle<()>,
 }
 
 impl Session {
     /// Connects, authenticates and asks which backend answers.
-    pub(super) async fn open(config: &PostgresConfig, lock_timeout_ms: u128) -> Result<Self, EngineError> {
+    pub(super) async fn open(
+        config: &PostgresConfig,
+        endpoint: &Endpoint,
+        dbname: &str,
+        lock_timeout_ms: u128,
+    ) -> Result<Self, EngineError> {
         let statement_timeout_ms = config.statement_timeout.as_millis();
         // What the role or the database sets by default must not change what our statements mean, nor how sure a commit
         // is. A leased user may own functions and operators in any schema it can write to, so none of them is searched.
@@ -36,14 +47,18 @@ impl Session {
              -c statement_timeout={statement_timeout_ms}"
         );
         let mut pg = Config::new();
-        pg.host(&config.host)
-            .port(config.port)
-            .dbname(&config.dbname)
+        pg.host(&endpoint.host)
+            .port(endpoint.port)
+            .dbname(dbname)
             .user(&config.user)
             .password(config.password.expose())
             .application_name(config.application_name())
             .options(options)
             .connect_timeout(config.connect_timeout)
+            // A connection may wait for hours for its work, and what lies between forgets those that say nothing.
+            .keepalives_idle(KEEPALIVE)
+            .keepalives_interval(KEEPALIVE)
+            .keepalives_retries(3)
             .tcp_user_timeout(config.answer_timeout());
         let connect = async {
             let (client, driver) = match &config.tls {
@@ -55,9 +70,10 @@ impl Session {
                 }
             };
             // Aborts the driver if the caller gives up on the next line.
-            let mut session = Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, driver };
+            let mut session = Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, system: 0, driver };
             let row = session.client.query_typed_one(WHO_AM_I, &[]).await?;
             session.binding = Binding { pid: row.try_get(0)?, backend_start_micros: row.try_get(1)? };
+            session.system = row.try_get(2)?;
             Ok::<_, tokio_postgres::Error>(session)
         };
         match timeout(config.connect_timeout, connect).await {
@@ -89,12 +105,12 @@ fn drive<T: TlsStream + Unpin + Send + 'static>(
     (client, driver)
 }
 
-const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint \
-     FROM pg_stat_get_activity(pg_backend_pid()) a";
+const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
+     (SELECT system_identifier FROM pg_control_system()) FROM pg_stat_get_activity(pg_backend_pid()) a";
 
 /// Gives up after `limit`: a black hole answers nothing, not even with an error.
 pub(super) async fn within<T>(
-    limit: core::time::Duration,
+    limit: Duration,
     work: impl Future<Output = Result<T, EngineError>> + Send,
 ) -> Result<T, EngineError> {
     timeout(limit, work).await.unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))

@@ -87,6 +87,8 @@ impl Pg {
             host: "127.0.0.1".into(),
             port: self.port,
             dbname: "postgres".into(),
+            databases: Vec::new(),
+            standbys: Vec::new(),
             user: EXECUTOR.into(),
             password: SecretVec::new(EXECUTOR_PASSWORD.as_bytes().to_vec()),
             tls: Tls::Disabled,

@@ -1,0 +1,204 @@
+//! What is missing at a server before it can be worked with, as statements that cure it.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::types::Type;
+
+use super::inspect::Position;
+use super::quote::ident;
+use super::session::{Session, on_repeatable, within};
+use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT};
+use crate::{Checked, EngineError, Fault, Missing, Standby};
+
+/// See [`crate::Engine::check`]; without what is known only at the standbys.
+pub(super) async fn check(
+    session: &Session,
+    config: &PostgresConfig,
+    groups: &[String],
+) -> Result<Checked, EngineError> {
+    let mut checked = server(session, config).await?;
+    let mut missing = Vec::new();
+    if let OwnedObjects::ReassignTo(owner) = &config.owned {
+        owner_role(session, config, owner, &mut missing).await?;
+    }
+    group_roles(session, groups, &mut missing).await?;
+    let here = |statement| Missing { database: config.dbname.clone(), statement };
+    checked.missing.extend(missing.into_iter().map(here));
+    objects(session, config, &config.dbname, groups, &mut checked.missing).await?;
+    for database in config.databases.iter().filter(|d| **d != config.dbname) {
+        if let Err(error) = elsewhere(config, database, groups, &mut checked.missing).await {
+            checked.databases.push(Fault { name: database.clone(), reason: error.to_string() });
+        }
+    }
+    Ok(checked)
+}
+
+/// The databases are connected to: whether that works is decided in more than one place of a server's configuration.
+async fn elsewhere(
+    config: &PostgresConfig,
+    database: &str,
+    groups: &[String],
+    missing: &mut Vec<Missing>,
+) -> Result<(), EngineError> {
+    let session = Session::open(config, &config.endpoint(), database, REVOKE_LOCK_TIMEOUT.as_millis()).await?;
+    within(config.answer_timeout(), objects(&session, config, database, groups, missing)).await
+}
+
+async fn server(session: &Session, config: &PostgresConfig) -> Result<Checked, EngineError> {
+    let failed = |e: tokio_postgres::Error| on_repeatable(&e);
+    let position = Position::of(session).await?;
+    let row = session.client.query_typed_one(SERVER, &[]).await.map_err(failed)?;
+    let version: i32 = row.try_get(0).map_err(failed)?;
+    let user = ident(&config.user);
+    let mut missing = Vec::new();
+    for (column, statement) in [
+        (1, format!("ALTER ROLE {user} NOSUPERUSER")),
+        (2, format!("ALTER ROLE {user} CREATEROLE")),
+        (3, format!("GRANT pg_read_all_stats TO {user}")),
+        (4, format!("GRANT pg_signal_backend TO {user}")),
+        (5, format!("GRANT pg_use_reserved_connections TO {user}")),
+    ] {
+        if row.try_get::<_, bool>(column).map_err(failed)? {
+            missing.push(Missing { database: config.dbname.clone(), statement });
+        }
+    }
+    let rows = session.client.query_typed(STANDBYS, &[]).await.map_err(failed)?;
+    let standby = |row: &tokio_postgres::Row| {
+        Ok(Standby { application_name: row.try_get(0)?, client_addr: row.try_get(1)?, state: row.try_get(2)? })
+    };
+    Ok(Checked {
+        server_version: u32::try_from(version).unwrap_or(0),
+        timeline: position.timeline(),
+        endpoints: config.endpoints(),
+        standbys: rows.iter().map(standby).collect::<Result<_, _>>().map_err(failed)?,
+        unseen: Vec::new(),
+        databases: Vec::new(),
+        missing,
+    })
+}
+
+/// The last column: slots are kept free for such roles, and nobody who is leased a login has one.
+const SERVER: &str = "SELECT current_setting('server_version_num')::int, r.rolsuper, NOT r.rolcreaterole,
+    NOT pg_has_role('pg_read_all_stats', 'USAGE'), NOT pg_has_role('pg_signal_backend', 'USAGE'),
+    coalesce(current_setting('reserved_connections', true), '0') <> '0' AND NOT coalesce(
+      (SELECT pg_has_role(p.oid, 'USAGE') FROM pg_roles p WHERE p.rolname = 'pg_use_reserved_connections'), true)
+  FROM pg_roles r WHERE r.rolname = session_user";
+
+const STANDBYS: &str =
+    "SELECT application_name, host(client_addr), coalesce(state, '') FROM pg_stat_replication ORDER BY 1, 2";
+
+async fn owner_role(
+    session: &Session,
+    config: &PostgresConfig,
+    owner: &str,
+    missing: &mut Vec<String>,
+) -> Result<(), EngineError> {
+    let failed = |e: tokio_postgres::Error| on_repeatable(&e);
+    let row = session.client.query_typed_opt(OWNER, &[(&owner, Type::TEXT)]).await.map_err(failed)?;
+    let (name, user) = (ident(owner), ident(&config.user));
+    let Some(row) = row else {
+        missing.push(format!("CREATE ROLE {name} NOLOGIN"));
+        missing.push(format!("GRANT {name} TO {user}"));
+        return Ok(());
+    };
+    for (column, statement) in [
+        (0, format!("ALTER ROLE {name} NOLOGIN")),
+        (1, format!("ALTER ROLE {name} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS NOREPLICATION")),
+        (2, format!("GRANT {name} TO {user}")),
+    ] {
+        if row.try_get(column).map_err(failed)? {
+            missing.push(statement);
+        }
+    }
+    for group in row.try_get::<_, Vec<String>>(3).map_err(failed)? {
+        missing.push(format!("REVOKE {} FROM {name}", ident(&group)));
+    }
+    Ok(())
+}
+
+/// Column 2: to give a role something takes the right to act as it.
+const OWNER: &str = "SELECT r.rolcanlogin,
+    r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls OR r.rolreplication,
+    NOT pg_has_role(r.oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END),
+    ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+      WHERE m.member = r.oid ORDER BY 1)
+  FROM pg_roles r WHERE r.rolname = $1";
+
+async fn group_roles(session: &Session, groups: &[String], missing: &mut Vec<String>) -> Result<(), EngineError> {
+    let failed = |e: tokio_postgres::Error| on_repeatable(&e);
+    let rows = session.client.query_typed(GROUPS, &[(&groups, Type::TEXT_ARRAY)]).await.map_err(failed)?;
+    let found: BTreeMap<String, _> =
+        rows.iter().map(|row| Ok((row.try_get(0)?, row))).collect::<Result<_, _>>().map_err(failed)?;
+    for group in groups {
+        let name = ident(group);
+        let Some(row) = found.get(group) else {
+            missing.push(format!("CREATE ROLE {name} NOLOGIN"));
+            continue;
+        };
+        for (column, statement) in [
+            (1, format!("ALTER ROLE {name} NOLOGIN")),
+            (2, format!("ALTER ROLE {name} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS NOREPLICATION")),
+            (3, format!("GRANT {name} TO SESSION_USER WITH ADMIN OPTION")),
+        ] {
+            if row.try_get(column).map_err(failed)? {
+                missing.push(statement);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Column 3: from PostgreSQL 16 on `CREATEROLE` alone does not let us grant a role that we did not make.
+const GROUPS: &str = "SELECT g.rolname::text, g.rolcanlogin,
+    g.rolsuper OR g.rolcreaterole OR g.rolcreatedb OR g.rolbypassrls OR g.rolreplication,
+    current_setting('server_version_num')::int >= 160000 AND NOT pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION')
+  FROM pg_roles g WHERE g.rolname = ANY($1)";
+
+/// Who may make what in one database. What leased users make under `SET ROLE` stays with the group; what they make
+/// themselves has to go to the owner role, which takes its right to `CREATE` where they have it.
+async fn objects(
+    session: &Session,
+    config: &PostgresConfig,
+    database: &str,
+    groups: &[String],
+    missing: &mut Vec<Missing>,
+) -> Result<(), EngineError> {
+    let failed = |e: tokio_postgres::Error| on_repeatable(&e);
+    let owner = match &config.owned {
+        OwnedObjects::ReassignTo(owner) => Some(owner.as_str()),
+        OwnedObjects::Drop => None,
+    };
+    let mut add = |statement| missing.push(Missing { database: database.to_owned(), statement });
+    let parameters = [(&groups as _, Type::TEXT_ARRAY), (&owner as _, Type::TEXT)];
+    for row in session.client.query_typed(CREATORS, &parameters).await.map_err(failed)? {
+        let what: String = row.try_get(0).map_err(failed)?;
+        let name = ident(row.try_get(1).map_err(failed)?);
+        if row.try_get(2).map_err(failed)? {
+            add(format!("REVOKE CREATE ON {what} {name} FROM PUBLIC"));
+        }
+        for group in row.try_get::<_, Vec<String>>(3).map_err(failed)? {
+            add(format!("REVOKE CREATE ON {what} {name} FROM {}", ident(&group)));
+        }
+        if let Some(owner) = owner.filter(|_| what == "SCHEMA")
+            && row.try_get(4).map_err(failed)?
+        {
+            add(format!("GRANT CREATE ON {what} {name} TO {}", ident(owner)));
+        }
+    }
+    Ok(())
+}
+
+/// A group that is a superuser is told of by itself, and may create everywhere until it is none.
+const CREATORS: &str = "WITH places AS (
+    SELECT 'SCHEMA' AS what, n.nspname::text AS name, has_schema_privilege('public', n.oid, 'CREATE') AS everybody,
+      ARRAY(SELECT g.rolname::text FROM pg_roles g WHERE g.rolname = ANY($1) AND NOT g.rolsuper
+        AND has_schema_privilege(g.oid, n.oid, 'CREATE') ORDER BY 1) AS holders,
+      coalesce((SELECT has_schema_privilege(o.oid, n.oid, 'CREATE') FROM pg_roles o WHERE o.rolname = $2), false) AS owner
+    FROM pg_namespace n
+    UNION ALL
+    SELECT 'DATABASE', d.datname::text, has_database_privilege('public', d.oid, 'CREATE'),
+      ARRAY(SELECT g.rolname::text FROM pg_roles g WHERE g.rolname = ANY($1) AND NOT g.rolsuper
+        AND has_database_privilege(g.oid, d.oid, 'CREATE') ORDER BY 1), true
+    FROM pg_database d WHERE d.datname = current_database())
+  SELECT what, name, everybody, CASE WHEN everybody THEN '{}' ELSE holders END, NOT owner
+  FROM places WHERE everybody OR holders <> '{}' ORDER BY 1, 2";

@@ -1,0 +1,149 @@
+//! A connection that is opened early and kept, for one caller at a time.
+
+use core::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_postgres::types::Type;
+
+use super::session::{Session, on_repeatable, within};
+use super::{Endpoint, PostgresConfig, REVOKE_LOCK_TIMEOUT, inspect, revoke};
+use crate::{EngineError, Fault, Ghost, Principal, Seen};
+
+/// How long a look waits for a standby to replay what the server had committed when the look began.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// The connection that ends principals at one endpoint.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) endpoint: Endpoint,
+    slot: Mutex<Option<Session>>,
+}
+
+/// The connection, taken out of its slot. Whoever drops it instead of giving it back closes it, so that a transaction left
+/// open half-way rolls back and is not met by the next caller.
+pub(super) struct Taken<'a> {
+    slot: MutexGuard<'a, Option<Session>>,
+    pub(super) session: Session,
+}
+
+impl Kept {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, slot: Mutex::new(None) }
+    }
+
+    pub(super) async fn take(&self, config: &PostgresConfig) -> Result<Taken<'_>, EngineError> {
+        let mut slot = self.slot.lock().await;
+        let session = match slot.take() {
+            Some(session) if !session.is_closed() => session,
+            _ => Session::open(config, &self.endpoint, &config.dbname, REVOKE_LOCK_TIMEOUT.as_millis()).await?,
+        };
+        Ok(Taken { slot, session })
+    }
+
+    /// Opens it, if it is not open.
+    pub(super) async fn warm(&self, config: &PostgresConfig) -> Result<(), EngineError> {
+        self.take(config).await?.settle(Ok(()))
+    }
+}
+
+impl Taken<'_> {
+    /// Gives the connection back, unless it broke or its state is not known.
+    pub(super) fn settle<T>(mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        if !self.session.is_closed() && !matches!(result, Err(EngineError::Unavailable { .. })) {
+            *self.slot = Some(self.session);
+        }
+        result
+    }
+}
+
+/// What is done at hot standbys: sessions live there too, and logins are let in by accounts as they were when the standby
+/// last replayed something.
+impl Kept {
+    /// See [`revoke::kill`].
+    pub(super) async fn kill(&self, config: &PostgresConfig, principals: &[Principal]) -> Result<usize, EngineError> {
+        let work = async {
+            let taken = self.take(config).await?;
+            let result = within(config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
+            taken.settle(result)
+        };
+        work.await.map_err(|e| self.named(e))
+    }
+
+    /// What this standby shows, and why it proves nothing yet, if so.
+    pub(super) async fn look(
+        &self,
+        config: &PostgresConfig,
+        principals: &[Principal],
+        upto: &inspect::Position,
+    ) -> Result<(Vec<Seen>, Option<Fault>), EngineError> {
+        let work = async {
+            let taken = self.take(config).await?;
+            let look = async {
+                // In this order: what is replayed after the accounts were read was not looked at.
+                let behind = behind(&taken.session, upto).await?;
+                Ok((inspect::look(&taken.session, &self.endpoint, principals).await?, behind))
+            };
+            let result = within(config.answer_timeout(), look).await;
+            taken.settle(result)
+        };
+        let (seen, behind) = work.await.map_err(|e| self.named(e))?;
+        Ok((seen, behind.map(|reason| Fault { name: self.endpoint.to_string(), reason })))
+    }
+
+    /// See [`crate::Engine::ghosts`].
+    pub(super) async fn ghosts(&self, config: &PostgresConfig) -> Result<Vec<Ghost>, EngineError> {
+        let work = async {
+            let taken = self.take(config).await?;
+            let result = within(config.answer_timeout(), inspect::ghosts(&taken.session, &self.endpoint)).await;
+            taken.settle(result)
+        };
+        work.await.map_err(|e| self.named(e))
+    }
+
+    /// The error, with the words to know where it happened.
+    fn named(&self, error: EngineError) -> EngineError {
+        let at = |what: String| format!("standby {}: {what}", self.endpoint);
+        match error {
+            EngineError::Unavailable { reason } => EngineError::Unavailable { reason: at(reason) },
+            EngineError::Refused { code, message } => EngineError::Refused { code, message: at(message) },
+            EngineError::Busy { code, message } => EngineError::Busy { code, message: at(message) },
+            other => other,
+        }
+    }
+}
+
+/// Waits until the standby has replayed the log up to there; why it has not, after a while.
+async fn behind(session: &Session, upto: &inspect::Position) -> Result<Option<String>, EngineError> {
+    if session.system != upto.system {
+        return Err(refused("it is no copy of the server: their system identifiers differ"));
+    }
+    let deadline = tokio::time::Instant::now() + CATCH_UP;
+    loop {
+        let failed = |e: tokio_postgres::Error| on_repeatable(&e);
+        let parameters = [(&upto.lsn as _, Type::TEXT), (&upto.timeline as _, Type::INT4)];
+        let row = session.client.query_typed_one(REPLAYED, &parameters).await.map_err(failed)?;
+        if !row.try_get::<_, bool>(0).map_err(failed)? {
+            return Err(refused("it is a standby no more: it was promoted"));
+        }
+        let why = match (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?) {
+            (true, true) => return Ok(None),
+            (false, true) => "it has not replayed what the server committed",
+            (_, false) => "it follows another timeline than the server's",
+        };
+        if tokio::time::Instant::now() >= deadline {
+            let paused: bool = row.try_get(3).map_err(failed)?;
+            return Ok(Some(if paused { format!("{why}: its replay is paused") } else { why.to_owned() }));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn refused(message: &str) -> EngineError {
+    EngineError::Refused { code: "25006".to_owned(), message: message.to_owned() }
+}
+
+/// Without a stream, from an archive for example, the standby does not say which timeline it follows.
+const REPLAYED: &str = "SELECT pg_is_in_recovery(),
+    coalesce(pg_last_wal_replay_lsn() >= $1::pg_lsn, false),
+    coalesce((SELECT received_tli FROM pg_stat_wal_receiver), $2) = $2,
+    CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END";
