@@ -10,7 +10,7 @@
 )]
 
 use futures::FutureExt as _;
-use quorate_api::client::{Client, RoleDescription, TargetDescription};
+use quorate_api::client::{Client, Role, TargetSpec};
 use quorate_api::vault::{OpenRequest, SecretVersion};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::ids::{KeyringId, MemberIndex};
@@ -380,18 +380,16 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
     let (admin, demo) =
         (cluster.admin().unwrap(), cluster.client("demo").unwrap().with_timeout(Duration::from_secs(9)));
     let password = std::fs::read_to_string(cluster.text("/postgres/password_file").unwrap()).unwrap();
-    let target = TargetDescription {
-        name: "shaky".into(),
+    let target = TargetSpec {
         host: "127.0.0.1".into(),
         port: proxy.port(),
         database: cluster.text("/postgres/database").unwrap().into(),
         user: cluster.text("/postgres/admin").unwrap().into(),
-        tls: None,
+        ..TargetSpec::default()
     };
     let ring = cluster.ring(KeyringClass::Cluster).unwrap();
-    admin.put_target(&target, password.trim_end().as_bytes(), KeyringId(ring.id())).await.unwrap();
-    let role = RoleDescription {
-        name: "shaky".into(),
+    admin.put_target("shaky", &target, password.trim_end().as_bytes(), KeyringId(ring.id())).await.unwrap();
+    let role = Role {
         target: "shaky".into(),
         groups: vec![cluster.text("/postgres/group").unwrap().into()],
         default_ttl: 60_000,
@@ -399,8 +397,11 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         connection_limit: 2,
         max_leases: 100,
         scram_iterations: 4_096,
+        ..Role::default()
     };
-    admin.put_role(&role).await.unwrap();
+    admin.put_role("shaky", &role).await.unwrap();
+    let proof = admin.prove_target("shaky", Duration::from_secs(30)).await.unwrap();
+    assert!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
     let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"shaky\"";
     cluster.permit("shaky", &cluster.identity("demo").unwrap(), scope).await.unwrap();
     let memory = || (1..=3).map(|n| resident(cluster.node(n).unwrap().pid())).sum::<u64>();

@@ -8,7 +8,7 @@
 )]
 
 use quorate_api::client::{
-    Administrators, Client, Credential, CustomerSource, Identity, Opened, Profile, Seams, TargetDescription,
+    Administrators, Client, Credential, CustomerSource, Identity, Opened, Profile, Seams, TargetSpec,
 };
 use quorate_api::net::Tcp;
 use quorate_api::tls::TlsIdentity;
@@ -232,13 +232,12 @@ fn nothing_that_holds_a_secret_prints_it() {
         writer: "w".into(),
         created: 1,
     });
-    printed.show(&TargetDescription {
-        name: "t".into(),
+    printed.show(&TargetSpec {
         host: "h".into(),
         port: 1,
         database: "d".into(),
         user: "u".into(),
-        tls: None,
+        ..TargetSpec::default()
     });
     let profile = Profile {
         cluster: ClusterId([1; 32]),

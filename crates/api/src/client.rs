@@ -12,13 +12,13 @@ mod profile;
 pub mod quorum;
 mod read;
 
-pub use change::{Administrators, Put, RoleDescription, Submitted, TargetDescription};
+pub use change::{Administrators, Put, Submitted};
 pub use custodian::{Custodian, CustomerSource, decode_part, encode_part, other_key};
 pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, load_server_identity};
 pub use lease::Credential;
 pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
-pub use quorate_state::target::TargetTls;
+pub use quorate_state::target::{Endpoint, Role, TargetSpec, TargetTls};
 pub use read::Effect;
 
 use crate::MAX_OPEN_REPLY;

@@ -95,6 +95,10 @@ table! {
         "The key ceremony does not admit it." "look at the ceremony in the status; begin a new one if it was given up";
     "expiry_paused" EXPIRY_PAUSED Unavailable Later
         "Expiry pauses after a jump of cluster time." "wait until it goes on";
+    "target_not_enabled" TARGET_NOT_ENABLED FailedPrecondition No
+        "No leases are issued at the target: it is not proved yet, or being removed." "run `quorate target check NAME`, which says what is missing";
+    "quarantined" QUARANTINED FailedPrecondition No
+        "The target has seen more of this cluster than this cluster knows: it was rolled back, or its folders were copied." "look for another cluster with the same folders; `quorate target show NAME` says what taking over would end";
     // Decisions about the caller.
     "unauthenticated" UNAUTHENTICATED Unauthenticated No
         "The caller's certificate was not accepted; a suffix says why." "use a valid certificate of the client CA, with a SPIFFE id of the trust domain";

@@ -382,19 +382,18 @@ async fn waiting_for_a_revocation_ends_with_it_or_in_time() {
 async fn a_target_password_goes_to_class_cluster_only() {
     let cluster = cluster(&[]).await;
     let client = cluster.client(CustomerSource::None);
-    let target = quorate_api::client::TargetDescription {
-        name: "pg".into(),
+    let target = quorate_api::client::TargetSpec {
         host: "db.example.org".into(),
         port: 5432,
         database: "app".into(),
         user: "vault".into(),
-        tls: None,
+        ..Default::default()
     };
-    client.put_target(&target, b"secret", KeyringId(cluster.ring.id())).await.unwrap();
+    client.put_target("pg", &target, b"secret", KeyringId(cluster.ring.id())).await.unwrap();
     let mut profile = cluster.profile.clone();
     profile.keyrings[0].class = KeyringClass::Customer;
     let client = cluster.client_with(profile, CustomerSource::None);
-    let failure = client.put_target(&target, b"secret", KeyringId(cluster.ring.id())).await.unwrap_err();
+    let failure = client.put_target("pg", &target, b"secret", KeyringId(cluster.ring.id())).await.unwrap_err();
     assert_eq!(failure.code, NOT_PINNED);
 }
 

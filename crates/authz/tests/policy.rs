@@ -48,7 +48,12 @@ fn resource_of(kind: Kind) -> Resource {
         Kind::RegisterCustomerKey => Resource::CustomerKey("hsm".to_owned()),
         Kind::PutPolicy | Kind::DeletePolicy => Resource::Policy("p".to_owned()),
         Kind::BlockIdentity | Kind::UnblockIdentity => Resource::Identity(BILLING.to_owned()),
-        Kind::PutTarget | Kind::RevokeLeases => Resource::Target("db".to_owned()),
+        Kind::PutTarget
+        | Kind::ProveTarget
+        | Kind::DeleteTarget
+        | Kind::TakeOver
+        | Kind::SetQuota
+        | Kind::RevokeLeases => Resource::Target("db".to_owned()),
         Kind::PutRole | Kind::DeleteRole | Kind::IssueLease => Resource::Role("reader".to_owned()),
         Kind::RecordMember => Resource::Member("n3".to_owned()),
         Kind::RenewLease | Kind::RevokeLease | Kind::ReadLease => Resource::Lease(LeaseId([7; 16])),

@@ -209,7 +209,13 @@ impl FakeTarget {
     /// An executor of its own.
     #[must_use]
     pub fn executor(&self) -> Fake {
-        Fake { target: self.clone(), connection: Mutex::new(None), ending: AsyncMutex::new(()) }
+        Fake { target: self.clone(), login: None, connection: Mutex::new(None), ending: AsyncMutex::new(()) }
+    }
+
+    /// One that connects as an account, whatever its password, if that may log in.
+    #[must_use]
+    pub fn as_login(&self, name: &str) -> Fake {
+        Fake { login: Some(name.to_owned()), ..self.executor() }
     }
 
     /// The next call of this step fails, once; repeated, the one after it too.
@@ -382,6 +388,8 @@ impl FakeTarget {
 #[derive(Debug)]
 pub struct Fake {
     target: FakeTarget,
+    /// An account that is not the administrative one.
+    login: Option<String>,
     connection: Mutex<Option<Binding>>,
     /// What ends principals has one connection, and so one call at a time.
     ending: AsyncMutex<()>,
@@ -445,6 +453,10 @@ impl Engine for Fake {
             .call(Step::Bind, |s| {
                 if let Some(binding) = open.filter(|b| s.connections.contains(b)) {
                     return Ok(binding);
+                }
+                if self.login.as_ref().is_some_and(|name| s.accounts.get(name).is_none_or(|a| !a.can_login)) {
+                    let message = "password authentication failed".to_owned();
+                    return Err(EngineError::Refused { code: "28P01".to_owned(), message });
                 }
                 let number = s.next();
                 let pid = i32::try_from(number).unwrap_or(i32::MAX);

@@ -4,8 +4,8 @@ use crate::connection::Connection;
 use crate::output::Format;
 use crate::passphrase::Passphrases;
 use crate::{
-    audit, client_ca, clock, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, run, secret,
-    status, target,
+    audit, client_ca, clock, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, role, run,
+    secret, status, target,
 };
 use clap::{Parser, Subcommand};
 
@@ -81,7 +81,10 @@ enum Command {
     Target(target::TargetCommand),
     /// Describe what leases get.
     #[command(subcommand)]
-    Role(target::RoleCommand),
+    Role(role::RoleCommand),
+    /// Bound how many leases there may be at once.
+    #[command(subcommand)]
+    Quota(role::QuotaCommand),
     /// Take, look at, renew and revoke short-lived credentials.
     #[command(subcommand)]
     Lease(lease::Command),
@@ -121,8 +124,9 @@ impl Cli {
             Command::Delete(which) => secret::delete(which, &connection, output).await,
             Command::Undelete(which) => secret::undelete(which, &connection, output).await,
             Command::Destroy(which) => secret::destroy(which, &connection, output).await,
-            Command::Target(command) => target::target(command, &connection, output).await,
-            Command::Role(command) => target::role(command, &connection, output).await,
+            Command::Target(command) => target::target(command, &connection, &passphrases, output).await,
+            Command::Role(command) => role::role(command, &connection, output).await,
+            Command::Quota(command) => role::quota(command, &connection, output).await,
             Command::Lease(command) => lease::run(command, &connection, output).await,
             Command::Run(command) => run::run(command, &connection).await,
             Command::Status => status::run(&connection, output).await,
@@ -162,7 +166,7 @@ mod tests {
     #[test]
     fn what_can_take_something_away_can_be_waited_for() {
         let taking = "policy put, policy delete, identity block, delete, destroy, role add, role delete, lease revoke, \
-                      client-ca replace, member record";
+                      client-ca replace, member record, target remove";
         let cli = Cli::command();
         for path in taking.split(", ") {
             let command = path.split(' ').fold(&cli, |command, name| {

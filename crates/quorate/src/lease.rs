@@ -44,6 +44,9 @@ pub(crate) enum Command {
         /// Only those of identities below this prefix of SPIFFE ids.
         #[arg(long, default_value = "")]
         below: String,
+        /// Only those of the roles of this namespace, and of those below it.
+        #[arg(long, default_value = "")]
+        namespace: String,
     },
     /// Show a lease.
     Show {
@@ -76,6 +79,9 @@ pub(crate) enum Command {
         /// All of identities below this prefix of SPIFFE ids.
         #[arg(long, group = "which")]
         below: Option<String>,
+        /// All of the roles of this namespace, and of those below it.
+        #[arg(long, group = "which")]
+        namespace: Option<String>,
         /// Wait until its end was seen at the target.
         #[arg(long)]
         wait: bool,
@@ -115,8 +121,9 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 )
             })
         }
-        Command::List { state, role, target, owner, below } => {
-            let wanted = ListLeasesRequest { state, role, target, owner, below, after: Vec::new(), limit: 0 };
+        Command::List { state, role, target, owner, below, namespace } => {
+            let wanted =
+                ListLeasesRequest { state, role, target, owner, below, namespace, after: Vec::new(), limit: 0 };
             let leases = client.leases_that(wanted).await?;
             output.show(&json!({ "leases": leases.iter().map(document).collect::<Vec<_>>() }), || {
                 let row = |l: &Lease| {
@@ -139,12 +146,13 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 format!("lease {id} now ends {}", instant(expires_at))
             })
         }
-        Command::Revoke { id, role, target, owner, below, wait, wait_at_most, effect } => {
+        Command::Revoke { id, role, target, owner, below, namespace, wait, wait_at_most, effect } => {
             let named = [
                 role.map(Selector::Role),
                 target.map(Selector::Target),
                 owner.map(Selector::Identity),
                 below.map(Selector::Below),
+                namespace.map(Selector::Namespace),
             ];
             let limit = Duration::from_millis(wait_at_most);
             let id = match (id, named.into_iter().flatten().next()) {

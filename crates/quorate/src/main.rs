@@ -27,6 +27,7 @@ mod output;
 mod passphrase;
 mod policy;
 mod process;
+mod role;
 mod run;
 mod secret;
 mod status;

@@ -1,58 +1,118 @@
-//! `quorate target` and `quorate role`: the systems in which leases make logins, and what a lease gets there.
+//! `quorate target`: the systems in which leases make logins.
 
 use crate::connection::Connection;
-use crate::duration;
+use crate::duration::instant;
 use crate::effect::Effect;
 use crate::failure::Stop;
-use crate::output::{Format, table};
+use crate::output::{Format, progress, table};
+use crate::passphrase::Passphrases;
+use crate::policy::Signers;
 use crate::secret::password;
-use quorate_api::client::{Profile, RoleDescription, TargetDescription, TargetTls};
+use quorate_api::client::{Client, Endpoint, Profile, TargetSpec, TargetTls};
+use quorate_api::vault::{Target, TargetProof};
+use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::change::Change;
-use quorate_state::ids::{KeyringId, Millis};
+use quorate_state::ids::KeyringId;
 use quorate_state::outcome::Outcome;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a proof may take: the cluster gives up before.
+const PROOF: Duration = Duration::from_secs(40);
 
 /// `quorate target`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TargetCommand {
-    /// Describe a PostgreSQL server. The password of the administrative login is asked for, sealed here, and opened by
-    /// t members together only.
-    Add {
+    /// Describe a PostgreSQL server, and have the cluster prove that it can issue a credential there, use it, and revoke it. What is
+    /// not given is asked for. The password of the administrative login is sealed here, and opened by t members together only.
+    Add(Box<Add>),
+    /// Have the cluster prove again that it can issue, use and revoke there, and say what is missing.
+    Check {
         /// Its name.
         name: String,
-        /// Host name or address.
-        #[arg(long)]
-        host: String,
-        /// Port.
-        #[arg(long, default_value_t = 5432)]
-        port: u16,
-        /// The database to connect to.
-        #[arg(long, default_value = "postgres")]
-        database: String,
-        /// The administrative login.
-        #[arg(long)]
-        user: String,
-        /// Certificates (PEM) of which one must have issued the server's; without any, the server must be on each node's own
-        /// machine, and is spoken to in clear.
-        #[arg(long, value_name = "FILE")]
-        ca_file: Option<PathBuf>,
-        /// What the server's certificate must be for, when that is not HOST.
-        #[arg(long, value_name = "NAME", requires = "ca_file")]
-        server_name: Option<String>,
-        /// `require`: the login must be bound to the server's certificate (SCRAM-SHA-256-PLUS). `prefer`: where the server
-        /// offers it.
-        #[arg(long, value_name = "HOW", default_value = "require")]
-        channel_binding: ChannelBinding,
-        /// Read its password from the first line of this file.
-        #[arg(long, value_name = "FILE")]
-        password_file: Option<PathBuf>,
     },
     /// List the targets.
     List,
+    /// Show a target and what was found out about it.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// End every lease at a target, and remove the target with the last of them.
+    Remove {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        effect: Effect,
+    },
+    /// Say that this cluster is the one that counts, at a target that has seen more of it than it knows: after a restore, or when
+    /// a copy of it has run elsewhere. `target show` says what that ends.
+    TakeOver {
+        /// Its name.
+        name: String,
+        /// The count that `target show` shows: what is taken over is what was looked at.
+        #[arg(long)]
+        counter: u64,
+        #[command(flatten)]
+        signers: Signers,
+    },
+}
+
+/// `quorate target add`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Add {
+    /// Its name.
+    name: Option<String>,
+    /// Host name or address.
+    #[arg(long)]
+    host: Option<String>,
+    /// Port.
+    #[arg(long)]
+    port: Option<u16>,
+    /// The database to connect to.
+    #[arg(long)]
+    database: Option<String>,
+    /// The administrative login.
+    #[arg(long)]
+    user: Option<String>,
+    /// A further database of the server in which leased logins may own something; once for each.
+    #[arg(long = "also-database", value_name = "DATABASE")]
+    databases: Vec<String>,
+    /// A hot standby that clients can log in to (HOST:PORT); once for each. No lease is called revoked before it was looked at.
+    #[arg(long = "standby", value_name = "HOST:PORT", value_parser = endpoint)]
+    standbys: Vec<Endpoint>,
+    /// Give what leased logins own to this role, which has no rights, instead of dropping it.
+    #[arg(long, value_name = "ROLE", default_value = "")]
+    owner: String,
+    /// Certificates (PEM) of which one must have issued the server's; without any, the server must be on each node's own
+    /// machine, and is spoken to in clear.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// What the server's certificate must be for, when that is not HOST.
+    #[arg(long, value_name = "NAME", requires = "ca_file")]
+    server_name: Option<String>,
+    /// `require`: the login must be bound to the server's certificate (SCRAM-SHA-256-PLUS). `prefer`: where the server
+    /// offers it.
+    #[arg(long, value_name = "HOW", default_value = "require")]
+    channel_binding: ChannelBinding,
+    /// Read its password from the first line of this file.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Describe it only. No lease is issued there until `quorate target check` has succeeded.
+    #[arg(long)]
+    unproved: bool,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("must be HOST:PORT")?;
+    let port = port.parse().map_err(|_| "the port must be 1 to 65535")?;
+    Ok(Endpoint { host: host.trim_matches(['[', ']']).to_owned(), port })
 }
 
 /// Whether a login must be bound to the server's certificate.
@@ -77,52 +137,6 @@ pub(crate) fn roots(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     Ok(roots)
 }
 
-/// `quorate role`.
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum RoleCommand {
-    /// Describe what a lease gets.
-    Add(RoleAdd),
-    /// List the roles.
-    List,
-    /// Remove a role and end its leases.
-    Delete {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        effect: Effect,
-    },
-}
-
-/// `quorate role add`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RoleAdd {
-    /// Its name.
-    name: String,
-    /// The target.
-    #[arg(long)]
-    target: String,
-    /// A group role of the target that the login becomes a member of; once for each.
-    #[arg(long = "group")]
-    groups: Vec<String>,
-    /// How long a lease lives when nobody says.
-    #[arg(long, value_parser = duration::parse)]
-    ttl: Millis,
-    /// How long with every renewal.
-    #[arg(long, value_parser = duration::parse)]
-    max_ttl: Millis,
-    /// How many connections a login may have.
-    #[arg(long, default_value_t = 4)]
-    connections: u16,
-    /// How many leases of this role may live at once.
-    #[arg(long, default_value_t = 1000)]
-    max_leases: u32,
-    /// The SCRAM iterations of passwords' verifiers.
-    #[arg(long, default_value_t = 4096)]
-    scram_iterations: u32,
-    #[command(flatten)]
-    effect: Effect,
-}
-
 /// The one pinned keyring of class `cluster`.
 pub(crate) fn cluster_keyring(profile: &Profile) -> anyhow::Result<KeyringId> {
     let ring = profile.keyrings.iter().find(|k| k.class == KeyringClass::Cluster);
@@ -132,108 +146,285 @@ pub(crate) fn cluster_keyring(profile: &Profile) -> anyhow::Result<KeyringId> {
     })
 }
 
+/// What was given, or is asked for on a terminal; an empty answer is the default.
+fn asked(given: Option<String>, question: &str, default: Option<&str>, option: &str) -> anyhow::Result<String> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let stdin = std::io::stdin();
+    let answer = if stdin.is_terminal() {
+        let shown = default.map_or_else(String::new, |default| format!(" [{default}]"));
+        // Nobody may be reading it.
+        let _ = write!(std::io::stderr(), "{question}{shown}: ");
+        let mut line = String::new();
+        stdin.lock().read_line(&mut line)?;
+        line.trim().to_owned()
+    } else {
+        String::new()
+    };
+    match (answer, default) {
+        (answer, Some(default)) if answer.is_empty() => Ok(default.to_owned()),
+        (answer, None) if answer.is_empty() => {
+            let hint = format!("give {option}, or run the command on a terminal, where it asks");
+            Err(Stop::refused("invalid_argument", format!("{question}: nothing was given"), hint))
+        }
+        (answer, _) => Ok(answer),
+    }
+}
+
 /// Runs `quorate target`.
-pub(crate) async fn target(command: TargetCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
+pub(crate) async fn target(
+    command: TargetCommand,
+    connection: &Connection,
+    passphrases: &Passphrases,
+    output: Format,
+) -> anyhow::Result<()> {
     let client = connection.client()?;
     match command {
-        TargetCommand::Add {
-            name,
-            host,
-            port,
-            database,
-            user,
-            ca_file,
-            server_name,
-            channel_binding,
-            password_file,
-        } => {
-            let tls = match ca_file {
-                Some(path) => Some(TargetTls {
-                    roots: roots(&path)?,
-                    server_name: server_name.unwrap_or_default(),
-                    require_binding: channel_binding == ChannelBinding::Require,
-                }),
-                None => None,
-            };
-            let keyring = cluster_keyring(client.profile())?;
-            let password = password(password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
-            let description = TargetDescription { name: name.clone(), host, port, database, user, tls };
-            let done = client.put_target(&description, password.expose(), keyring).await?;
-            output.show(&json!({ "name": name, "index": done.index }), || {
-                format!("target {name} is described; next: quorate role add NAME --target {name} --group GROUP --ttl 1h --max-ttl 24h")
-            })
+        TargetCommand::Add(add) => self::add(*add, &client, output).await,
+        TargetCommand::Check { name } => {
+            let proof = prove(&client, &name).await?;
+            judge(&name, &proof)?;
+            output.show(&json!({ "name": name, "proof": proof_document(&proof) }), || proved(&name, &proof))
         }
         TargetCommand::List => {
             let targets = client.roles().await?.targets;
-            let document = json!({ "targets": targets.iter().map(|t| json!({
-                "name": t.name, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
-                "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
-                "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
-                "oldest_revoking": t.oldest_revoking,
-            })).collect::<Vec<_>>() });
+            let document = json!({ "targets": targets.iter().map(document).collect::<Vec<_>>() });
             output.show(&document, || {
                 let rows = targets.iter().map(|t| {
-                    let tls = match (t.tls, t.channel_binding) {
-                        (false, _) => "none",
-                        (true, true) => "verified, bound",
-                        (true, false) => "verified",
-                    };
                     let ending = t.leases_due.saturating_add(t.leases_asked);
-                    let oldest =
-                        if t.oldest_revoking == 0 { "-".to_owned() } else { duration::instant(t.oldest_revoking) };
+                    let oldest = if t.oldest_revoking == 0 { "-".to_owned() } else { instant(t.oldest_revoking) };
                     let at = format!("{}:{}/{}", t.host, t.port, t.database);
+                    let standing = if t.quarantine.is_some() { "QUARANTINED".to_owned() } else { t.standing.clone() };
                     let (active, ending) = (t.leases_active.to_string(), ending.to_string());
-                    [t.name.clone(), at, t.user.clone(), tls.to_owned(), active, ending, oldest]
+                    [t.name.clone(), standing, at, t.user.clone(), protection(t).to_owned(), active, ending, oldest]
                 });
-                table(["TARGET", "WHERE", "USER", "TLS", "ACTIVE", "ENDING", "OLDEST END SINCE"], rows)
+                let header = ["TARGET", "STANDING", "WHERE", "USER", "TLS", "ACTIVE", "ENDING", "OLDEST END SINCE"];
+                table(header, rows)
+            })
+        }
+        TargetCommand::Show { name } => {
+            let found = find(&client, &name).await?;
+            output.show(&document(&found), || shown(&found))
+        }
+        TargetCommand::Remove { name, effect } => {
+            let done = client.change(Change::DeleteTarget { name: name.clone() }).await?;
+            let ended = if let Outcome::Leases { changed } = &done.outcome { changed.len() } else { 0 };
+            let effect = effect.seen_by(&client, &done).await?;
+            let gone = !client.roles().await?.targets.iter().any(|t| t.name == name);
+            let document = json!({ "name": name, "index": done.index, "leases_ended": ended, "removed": gone, "effect": effect.document() });
+            output.show(&document, || match gone {
+                true => format!("target {name} is removed\n{effect}"),
+                false => format!(
+                    "nothing is issued at target {name} any more; it goes when its last lease is proved to be revoked: quorate lease list --target {name}\n{effect}"
+                ),
+            })
+        }
+        TargetCommand::TakeOver { name, counter, signers } => {
+            let keys = signers.open(passphrases)?;
+            let keys: Vec<&SigningKey> = keys.iter().collect();
+            let done = client.administer_now(Change::TakeOver { target: name.clone(), counter }, &keys).await?;
+            output.show(&json!({ "name": name, "counter": counter, "index": done.index }), || {
+                format!("this cluster goes on at target {name}: what is there and what no lease here knows of is being ended")
             })
         }
     }
 }
 
-/// Runs `quorate role`.
-pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
-    let client = connection.client()?;
-    match command {
-        RoleCommand::Add(add) => {
-            let description = RoleDescription {
-                name: add.name.clone(),
-                target: add.target,
-                groups: add.groups,
-                default_ttl: add.ttl,
-                max_ttl: add.max_ttl,
-                connection_limit: add.connections,
-                max_leases: add.max_leases,
-                scram_iterations: add.scram_iterations,
+async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
+    let name = asked(add.name, "Name of the target", None, "NAME")?;
+    let host = asked(add.host, "Host of the PostgreSQL server", None, "--host HOST")?;
+    let port = asked(add.port.map(|p| p.to_string()), "Port", Some("5432"), "--port PORT")?;
+    let port = port.parse().map_err(|_| {
+        Stop::refused("invalid_argument", format!("{port}: is no port"), "give a number between 1 and 65535")
+    })?;
+    let database = asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE")?;
+    let user = asked(add.user, "Administrative login", None, "--user LOGIN")?;
+    let tls = match add.ca_file {
+        Some(path) => Some(TargetTls {
+            roots: roots(&path)?,
+            server_name: add.server_name.unwrap_or_default(),
+            require_binding: add.channel_binding == ChannelBinding::Require,
+        }),
+        None => None,
+    };
+    let keyring = cluster_keyring(client.profile())?;
+    let password = password(add.password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
+    let spec = TargetSpec {
+        host,
+        port,
+        database,
+        user,
+        tls,
+        databases: add.databases,
+        standbys: add.standbys,
+        owner: add.owner,
+    };
+    let done = client.put_target(&name, &spec, password.expose(), keyring).await?;
+    if add.unproved {
+        return output.show(&json!({ "name": name, "index": done.index }), || {
+            format!("target {name} is described; nothing is issued there before: quorate target check {name}")
+        });
+    }
+    let proof = prove(client, &name).await?;
+    judge(&name, &proof)?;
+    output.show(&json!({ "name": name, "index": done.index, "proof": proof_document(&proof) }), || {
+        format!(
+            "{}next: quorate role add NAME --target {name} --group GROUP --ttl 1h --max-ttl 24h",
+            proved(&name, &proof)
+        )
+    })
+}
+
+/// Has the cluster find out, and says that it does.
+pub(crate) async fn prove(client: &Client, name: &str) -> anyhow::Result<TargetProof> {
+    progress(format_args!("target {name}: looking at its rights, then issuing, using and revoking one credential"));
+    Ok(client.prove_target(name, PROOF).await?)
+}
+
+/// Stops with what is missing.
+fn judge(name: &str, proof: &TargetProof) -> anyhow::Result<()> {
+    if proof.missing.is_empty() && proof.failed.is_empty() {
+        return Ok(());
+    }
+    let hint = format!("mend it, then: quorate target check {name}");
+    Err(Stop::refused("target_not_enabled", findings(name, proof), hint))
+}
+
+/// What is wrong with a target, for people: SQL that can be pasted.
+pub(crate) fn findings(name: &str, proof: &TargetProof) -> String {
+    let mut text = format!("target {name} does not do what leases need");
+    // Writing into a String cannot fail.
+    for failed in &proof.failed {
+        let _ = write!(text, "\n  {failed}");
+    }
+    if !proof.missing.is_empty() {
+        let _ = write!(text, "\nrun there, as its administrator:\n");
+        for statement in &proof.missing {
+            let _ = match statement.split_once(" -- ") {
+                Some((sql, place)) => write!(text, "\n  {sql}; -- {place}"),
+                None => write!(text, "\n  {statement};"),
             };
-            let done = client.put_role(&description).await?;
-            let effect = add.effect.seen_by(&client, &done).await?;
-            output.show(&json!({ "name": add.name, "index": done.index, "effect": effect.document() }), || {
-                format!("role {} is described; next: quorate lease issue {}\n{effect}", add.name, add.name)
-            })
         }
-        RoleCommand::List => {
-            let roles = client.roles().await?.roles;
-            let document = json!({ "roles": roles.iter().map(|r| json!({
-                "name": r.name, "target": r.target, "groups": r.groups, "ttl": r.default_ttl, "max_ttl": r.max_ttl,
-                "connections": r.connection_limit, "max_leases": r.max_leases, "scram_iterations": r.scram_iterations,
-                "live_leases": r.live_leases,
-            })).collect::<Vec<_>>() });
-            output.show(&document, || {
-                let rows = roles.iter().map(|r| {
-                    let (ttl, max) = (format!("{} s", r.default_ttl / 1_000), format!("{} s", r.max_ttl / 1_000));
-                    [r.name.clone(), r.target.clone(), r.groups.join(","), ttl, max, r.live_leases.to_string()]
-                });
-                table(["ROLE", "TARGET", "GROUPS", "TTL", "MAX TTL", "LEASES"], rows)
-            })
+        text.push('\n');
+    }
+    text
+}
+
+fn proved(name: &str, proof: &TargetProof) -> String {
+    let mut text = format!(
+        "target {name} is enabled: a credential was issued there, used, and revoked (server version {})\n",
+        proof.version
+    );
+    for note in &proof.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}
+
+async fn find(client: &Client, name: &str) -> anyhow::Result<Target> {
+    let found = client.roles().await?.targets.into_iter().find(|t| t.name == name);
+    found.ok_or_else(|| {
+        Stop::refused("not_found", format!("there is no target {name}"), "list them with `quorate target list`")
+    })
+}
+
+fn protection(t: &Target) -> &'static str {
+    match (t.tls, t.channel_binding) {
+        (false, _) => "none",
+        (true, true) => "verified, bound",
+        (true, false) => "verified",
+    }
+}
+
+fn proof_document(proof: &TargetProof) -> Value {
+    json!({
+        "asked": proof.asked, "at": proof.at, "version": proof.version, "timeline": proof.timeline,
+        "missing": proof.missing, "failed": proof.failed, "notes": proof.notes,
+    })
+}
+
+fn document(t: &Target) -> Value {
+    json!({
+        "name": t.name, "standing": t.standing, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
+        "databases": t.databases, "standbys": t.standbys, "owner": t.owner,
+        "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
+        "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
+        "oldest_revoking": t.oldest_revoking,
+        "proof": t.proof.as_ref().map(proof_document),
+        "quarantine": t.quarantine.as_ref().map(|q| json!({
+            "counter": q.counter, "index": q.index, "unknown": q.unknown, "missing": q.missing, "sample": q.sample,
+        })),
+    })
+}
+
+fn shown(t: &Target) -> String {
+    let list = |items: &[String], none: &str| if items.is_empty() { none.to_owned() } else { items.join(", ") };
+    let ending = t.leases_due.saturating_add(t.leases_asked);
+    let owner = if t.owner.is_empty() { "is dropped".to_owned() } else { format!("goes to {}", t.owner) };
+    let mut rows = vec![
+        ["target".to_owned(), t.name.clone()],
+        ["standing".to_owned(), t.standing.clone()],
+        ["where".to_owned(), format!("{}:{}/{} as {}", t.host, t.port, t.database, t.user)],
+        ["protection".to_owned(), protection(t).to_owned()],
+        ["standbys".to_owned(), list(&t.standbys, "none: sessions are looked for at the primary only")],
+        ["also cleaned up in".to_owned(), list(&t.databases, "-")],
+        ["what logins own".to_owned(), owner],
+        ["leases".to_owned(), format!("{} active, {ending} ending, {} being made", t.leases_active, t.leases_intent)],
+    ];
+    if t.oldest_revoking > 0 {
+        rows.push(["oldest end since".to_owned(), instant(t.oldest_revoking)]);
+    }
+    if let Some(proof) = &t.proof {
+        let good = proof.missing.is_empty() && proof.failed.is_empty();
+        let how = if good { "issued, used and revoked" } else { "not good" };
+        let what = format!("{how}, {} (version {}, timeline {})", instant(proof.at), proof.version, proof.timeline);
+        rows.push(["proof".to_owned(), what]);
+    }
+    let mut text = table(["", ""], rows);
+    if let Some(proof) = t.proof.as_ref().filter(|p| !p.missing.is_empty() || !p.failed.is_empty()) {
+        let _ = write!(text, "\n\n{}", findings(&t.name, proof));
+    }
+    if let Some(q) = &t.quarantine {
+        let _ = write!(
+            text,
+            "\n\nQUARANTINED since log index {}: the target has seen term of office {} of this cluster, of which this cluster knows nothing. \
+             It was rolled back, or a copy of it has run.\nNothing is issued, honoured or ended there. Taking over would end {} logins that no lease here \
+             knows of{}; {} leases are active here whose login is not there.\n\n  quorate target take-over {} --counter {}",
+            q.index,
+            q.counter,
+            q.unknown,
+            if q.sample.is_empty() { String::new() } else { format!(" ({} ...)", q.sample.join(", ")) },
+            q.missing,
+            t.name,
+            q.counter
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_a_host_and_a_port() {
+        let at = |host: &str, port| Ok(Endpoint { host: host.to_owned(), port });
+        assert_eq!(endpoint("db.example.org:5433"), at("db.example.org", 5433));
+        assert_eq!(endpoint("[::1]:5433"), at("::1", 5433));
+        for bad in ["", "db", "db:", "db:x", "db:65536"] {
+            assert!(endpoint(bad).is_err(), "{bad:?}");
         }
-        RoleCommand::Delete { name, effect } => {
-            let done = client.change(Change::DeleteRole { name: name.clone() }).await?;
-            let ended = if let Outcome::Leases { changed } = &done.outcome { changed.len() } else { 0 };
-            let effect = effect.seen_by(&client, &done).await?;
-            let document =
-                json!({ "name": name, "index": done.index, "leases_ended": ended, "effect": effect.document() });
-            output.show(&document, || format!("role {name} is removed; {ended} leases are being revoked\n{effect}"))
-        }
+    }
+
+    #[test]
+    fn what_is_missing_can_be_pasted() {
+        let proof = TargetProof {
+            missing: vec!["GRANT a TO b -- in database app".to_owned()],
+            failed: vec!["it burns".to_owned()],
+            ..TargetProof::default()
+        };
+        let text = findings("db", &proof);
+        assert!(text.contains("\n  it burns\n") && text.contains("\n  GRANT a TO b; -- in database app\n"), "{text}");
     }
 }

@@ -76,6 +76,7 @@ mod tests {
             connection_limit: 1,
             max_leases: 1,
             scram_iterations: 4_096,
+            ..Role::default()
         }
     }
 

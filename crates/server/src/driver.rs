@@ -22,7 +22,7 @@ use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Lease, MAX_PER_COMMAND, Place, Queue, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::StoreError;
-use quorate_state::target::{target, targets};
+use quorate_state::target::{quarantine, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,10 @@ const RECONCILE: Duration = Duration::from_secs(60);
 const SEARCHES: usize = 20;
 /// See [`SEARCHES`].
 const RESEARCH: Duration = Duration::from_secs(1);
+/// How often a target is asked whether it has failed over. It also shows early that a connection is dead.
+const WATCH: Duration = Duration::from_secs(5);
+/// How many bytes the places that were looked at may take in a proof.
+const MAX_ENDPOINT: usize = 512;
 
 /// Leases whose end failed, and when they are tried again.
 #[derive(Default)]
@@ -133,7 +137,40 @@ impl Core {
 
     fn begin_rounds(self: &Arc<Self>, rounds: &mut Rounds) -> Result<(), Failure> {
         let term = rounds.term;
-        for (name, _) in self.read(|store, _| targets(store))? {
+        for (name, described) in self.read(|store, _| targets(store))? {
+            let pending = described.asked > described.proof.as_ref().map_or(0, |proof| proof.asked);
+            if pending && rounds.proofs.get(&name).is_none_or(JoinHandle::is_finished) {
+                let (core, target, asked) = (Arc::clone(self), name.clone(), described.asked);
+                let task = tokio::spawn(async move {
+                    if let Err(error) = core.prove_target(&target, term, asked).await {
+                        tracing::warn!(
+                            target,
+                            error = error.message,
+                            "what was found out about the target is not recorded"
+                        );
+                        sleep(RESEARCH).await;
+                    }
+                });
+                rounds.proofs.insert(name.clone(), task);
+            }
+            if rounds.watches.get(&name).is_none_or(JoinHandle::is_finished) {
+                let (core, target) = (Arc::clone(self), name.clone());
+                rounds.watches.insert(name.clone(), tokio::spawn(async move { core.watch(&target, term).await }));
+            }
+            if self.read(|store, _| quarantine(store, &name))?.is_some() {
+                // Nothing is touched there. What taking over would end is counted again.
+                if rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished()) {
+                    let (core, target) = (Arc::clone(self), name.clone());
+                    let task = tokio::spawn(async move { drop(core.look_at_claims(&target, term).await) });
+                    rounds.searches.insert(name.clone(), (Instant::now(), task));
+                }
+                for queue in [Queue::Asked, Queue::Due] {
+                    if let Some(task) = rounds.lanes.remove(&(name.clone(), queue)) {
+                        task.abort();
+                    }
+                }
+                continue;
+            }
             let (asked, due, any) = self.read(|store, _| {
                 let some = |queue| Ok::<_, StoreError>(lease::tally(store, &name, queue)? > 0);
                 // Once a term whatever there is: the leader before may have ended between a lease's proof and its cleaning up.
@@ -164,6 +201,36 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Asks a target at which this node is in office, again and again, whether it has failed over: then accounts that were ended can
+    /// be back, and it is searched at once.
+    async fn watch(self: Arc<Self>, name: &str, term: u64) {
+        let mut last = None;
+        while self.leads_in(term) {
+            if let Some(office) = self.seated(name, term).await {
+                match office.engine.timeline().await {
+                    Ok(now) => {
+                        if let Some(before) = last.filter(|before| *before != now) {
+                            tracing::warn!(target = name, before, now, "the target has failed over: it is searched");
+                            if let Err(error) = self.reconcile(name, term).await {
+                                tracing::warn!(
+                                    target = name,
+                                    error = error.message,
+                                    "the target was not searched for strays"
+                                );
+                                // As if nothing had been seen: once more.
+                                sleep(RESEARCH).await;
+                                continue;
+                            }
+                        }
+                        last = Some(now);
+                    }
+                    Err(error) => tracing::debug!(target = name, %error, "the target does not answer"),
+                }
+            }
+            sleep(WATCH).await;
+        }
     }
 
     /// Works in one queue of one target until nothing is left to do there. It never gives up; it only pauses longer.
@@ -352,7 +419,7 @@ impl Core {
         }
         let gone: Vec<&Ending> = ending.iter().filter(|(id, _)| !failed.contains_key(id)).collect();
         if !gone.is_empty() {
-            self.prove_gone(name, office, &gone, &fenced, &before).await?;
+            self.prove_gone(office, &gone, &fenced, &before).await?;
             disabled.retain(|p| gone.iter().any(|(_, l)| l.principal == p.name));
             clean(name, &*office.engine, &disabled).await;
         }
@@ -362,14 +429,18 @@ impl Core {
     /// P10.
     async fn prove_gone(
         self: &Arc<Self>,
-        name: &str,
         office: &AtWork,
         gone: &[&Ending],
         fenced: &BTreeSet<LeaseId>,
         before: &[Seen],
     ) -> Result<(), Failure> {
-        let endpoint =
-            self.read(|store, _| target(store, name))?.map_or_else(String::new, |t| format!("{}:{}", t.host, t.port));
+        let mut endpoint = office.engine.endpoints().join(", ");
+        if !endpoint.contains(", ") {
+            endpoint.push_str(" (primary only)");
+        }
+        if endpoint.len() > MAX_ENDPOINT {
+            endpoint = format!("all {} endpoints of the target", office.engine.endpoints().len());
+        }
         let looked_at = self.clock()?;
         let sessions = |login: &str| before.iter().filter(|s| s.name == login).map(|s| s.sessions).max().unwrap_or(0);
         let proofs: Vec<RevocationProof> = gone
@@ -477,6 +548,8 @@ struct Rounds {
     term: u64,
     lanes: BTreeMap<(String, Queue), JoinHandle<()>>,
     searches: BTreeMap<String, (Instant, JoinHandle<()>)>,
+    proofs: BTreeMap<String, JoinHandle<()>>,
+    watches: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Rounds {
@@ -485,6 +558,9 @@ impl Rounds {
             task.abort();
         }
         for (_, task) in std::mem::take(&mut self.searches).into_values() {
+            task.abort();
+        }
+        for task in [&mut self.proofs, &mut self.watches].into_iter().flat_map(std::mem::take).map(|(_, task)| task) {
             task.abort();
         }
         self.term = next;

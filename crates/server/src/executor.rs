@@ -8,14 +8,14 @@ use quorate_audit::{Class, Detail};
 use quorate_crypto::sealed::{self, Header};
 use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
-use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls, Trust};
+use quorate_engines::postgres::{Endpoint, OwnedObjects, Postgres, PostgresConfig, Tls, Trust};
 use quorate_engines::{Engine, EngineError};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Executor, Target, TargetTls, executor, role, target};
+use quorate_state::target::{Executor, Target, TargetTls, executor, quarantine, role, target};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub(crate) struct Office {
     pub(crate) engine: Arc<dyn Engine>,
     /// For what comes in thousands.
     bulk: Arc<dyn Engine>,
+    /// How a login connects with a password.
+    config: Arc<dyn Fn(&str, SecretVec) -> PostgresConfig + Send + Sync>,
 }
 
 impl Office {
@@ -77,6 +79,16 @@ impl Office {
             Queue::Due if self.bulk.take_over().await.is_ok() => Arc::clone(&self.bulk),
             Queue::Due => Arc::clone(&self.engine),
         }
+    }
+
+    /// The target as a login of it sees it; nothing connects yet.
+    pub(crate) fn as_login(
+        &self,
+        core: &Core,
+        login: &str,
+        password: SecretVec,
+    ) -> Result<Arc<dyn Engine>, EngineError> {
+        (core.executors.make)((self.config)(login, password))
     }
 }
 
@@ -98,11 +110,38 @@ impl Core {
             Some(seat) => held.insert(seat),
             None => held.insert(Seat { office: self.take_office(name, status.term).await?, entered: false }),
         };
+        if let Some(found) = self.read(|store, _| quarantine(store, name))?.filter(|_| seat.entered) {
+            seat.entered = false;
+            return Err(Failure::from(Refusal::Quarantined { counter: found.counter }));
+        }
         if !seat.entered {
+            // Nobody is in office after somebody took over.
+            self.claim_office(name, seat.office.term).await?;
+            // Before the sessions of earlier terms are ended: they may be another cluster's.
+            self.stake(name, &seat.office).await?;
+            if let Some(found) = self.read(|store, _| quarantine(store, name))? {
+                return Err(Failure::from(Refusal::Quarantined { counter: found.counter }));
+            }
             seat.office.engine.take_over().await.map_err(|e| engine_failure(name, &e))?;
             seat.entered = true;
         }
         Ok(seat.office.clone())
+    }
+
+    /// Looks again at what the target has seen of this cluster, whatever was found before.
+    pub(crate) async fn look_at_claims(self: &Arc<Self>, name: &str, term: u64) -> Result<(), Failure> {
+        match self.seated(name, term).await {
+            Some(office) => self.stake(name, &office).await,
+            // It has to be taken for that; whatever comes of it.
+            None => self.office(name).await.map(drop),
+        }
+    }
+
+    /// This node's office at a target, if it was taken.
+    pub(crate) async fn seated(&self, name: &str, term: u64) -> Option<Office> {
+        let slot = self.executors.by_target.lock().await.get(name).cloned()?;
+        let held = slot.lock().await;
+        held.as_ref().map(|seat| seat.office.clone()).filter(|office| office.term == term)
     }
 
     /// Has the log say that this member is in office at a target in its term as leader.
@@ -112,7 +151,8 @@ impl Core {
         if held()?.as_ref().is_some_and(mine) {
             return Ok(());
         }
-        let command = Command::Executor { target: name.to_owned(), member: self.me, term };
+        let nonce = self.env.random();
+        let command = Command::Executor { target: name.to_owned(), member: self.me, term, nonce };
         match self.propose(command).await?.outcome {
             // Another task of this node may have been quicker.
             Outcome::Refused(refusal) if !held()?.as_ref().is_some_and(mine) => Err(Failure::from(refusal)),
@@ -127,24 +167,29 @@ impl Core {
         let password = self.open_credential(name, &described, term).await?;
         #[cfg(feature = "failpoints")]
         self.leak("leak.credential", password.expose()).await;
-        let tls = protection(described.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
-        let config = |password: SecretVec| PostgresConfig {
-            host: described.host.clone(),
-            port: described.port,
-            dbname: described.database.clone(),
-            databases: Vec::new(),
-            standbys: Vec::new(),
-            user: described.user.clone(),
+        let spec = described.spec;
+        let tls = protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
+        let endpoint = |e: &quorate_state::target::Endpoint| Endpoint { host: e.host.clone(), port: e.port };
+        let owned =
+            if spec.owner.is_empty() { OwnedObjects::Drop } else { OwnedObjects::ReassignTo(spec.owner.clone()) };
+        let (user, label) = (spec.user.clone(), name.to_owned());
+        let config = move |user: &str, password: SecretVec| PostgresConfig {
+            host: spec.host.clone(),
+            port: spec.port,
+            dbname: spec.database.clone(),
+            databases: spec.databases.clone(),
+            standbys: spec.standbys.iter().map(endpoint).collect(),
+            user: user.to_owned(),
             password,
             tls: tls.clone(),
-            target: name.to_owned(),
+            target: label.clone(),
             term,
-            owned: OwnedObjects::Drop,
+            owned: owned.clone(),
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(10),
             create_lock_timeout: Duration::from_secs(3),
         };
-        let make = |password| (self.executors.make)(config(password)).map_err(|e| engine_failure(name, &e));
+        let make = |password| (self.executors.make)(config(&user, password)).map_err(|e| engine_failure(name, &e));
         let bulk = make(SecretVec::new(password.expose().to_vec()))?;
         let engine = make(password)?;
         self.record(
@@ -152,7 +197,7 @@ impl Core {
             Class::Essential,
         )
         .await?;
-        Ok(Office { term, engine, bulk })
+        Ok(Office { term, engine, bulk, config: Arc::new(config) })
     }
 
     /// Opens a target's administrative password with the parts of t members, this one's among them.
@@ -237,7 +282,9 @@ impl Core {
                 Some(header) => keyring(store, &KeyringId(header.wrap().keyring_id))?,
                 None => None,
             };
-            let mut busy = wanted;
+            // To be proved: t members endorsed that.
+            let asked = described.as_ref().is_some_and(|t| t.asked > t.proof.as_ref().map_or(0, |p| p.asked));
+            let mut busy = wanted || asked;
             for queue in Queue::ALL {
                 busy = busy || lease::tally(store, name, queue)? > 0;
             }

@@ -16,12 +16,12 @@ use quorate_state::change::{Kind, Query};
 use quorate_state::ids::{
     CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId, check_namespace, check_path,
 };
-use quorate_state::lease::{self, Lease, Queue, Selector, State};
+use quorate_state::lease::{self, Lease, Queue, Selector, State, Subject};
 use quorate_state::outcome::Refusal;
 use quorate_state::request::{authority_version, tightened_index};
 use quorate_state::secrets::{self, VersionState};
 use quorate_state::store::{Store, StoreError};
-use quorate_state::target::{Target, roles, target, targets};
+use quorate_state::target::{Finding, Proof, Quarantine, Target, quarantine, roles, target, targets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -178,7 +178,7 @@ impl Core {
         self.read(|store, _| {
             let mut shown = Vec::new();
             for (name, role) in roles(store)? {
-                let live_leases = lease::count(store, &name)?;
+                let live_leases = lease::count(store, lease::Kind::Role, &name)?;
                 shown.push(wire::Role {
                     name,
                     target: role.target,
@@ -189,10 +189,13 @@ impl Core {
                     max_leases: role.max_leases,
                     scram_iterations: role.scram_iterations,
                     live_leases,
+                    namespace: role.namespace,
+                    statements: role.statements,
                 });
             }
             let targets = targets(store)?.into_iter().map(|(name, target)| wire_target(store, name, target));
-            Ok(wire::ReadRolesReply { targets: targets.collect::<Result<_, _>>()?, roles: shown })
+            let quotas = lease::quotas(store)?.into_iter().map(|(subject, limit)| wire_quota(subject, limit)).collect();
+            Ok(wire::ReadRolesReply { targets: targets.collect::<Result<_, _>>()?, roles: shown, quotas })
         })
     }
 
@@ -244,6 +247,7 @@ impl Core {
             (&ask.target, Selector::Target),
             (&ask.owner, Selector::Identity),
             (&ask.below, Selector::Below),
+            (&ask.namespace, Selector::Namespace),
         ];
         let wanted: Vec<Selector> =
             wanted.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, of)| of(text.clone())).collect();
@@ -474,21 +478,56 @@ fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::
     let count = |queue| lease::tally(store, &name, queue);
     let oldest = [Queue::Due, Queue::Asked].map(|queue| lease::work(store, &name, queue, None, 1));
     let oldest = oldest.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let Target { spec, standing, asked, proof, .. } = target;
     Ok(wire::Target {
         leases_intent: count(Queue::Making)?,
         leases_active: count(Queue::Living)?,
         leases_due: count(Queue::Due)?,
         leases_asked: count(Queue::Asked)?,
         oldest_revoking: oldest.iter().flatten().filter_map(|(_, l)| l.ended_at).min().unwrap_or(0),
-        host: target.host,
-        port: u32::from(target.port),
-        database: target.database,
-        user: target.user,
-        tls: target.tls.is_some(),
-        channel_binding: target.tls.as_ref().is_some_and(|tls| tls.require_binding),
-        server_name: target.tls.map(|tls| tls.server_name).unwrap_or_default(),
+        quarantine: quarantine(store, &name)?.map(wire_quarantine),
+        host: spec.host,
+        port: u32::from(spec.port),
+        database: spec.database,
+        user: spec.user,
+        tls: spec.tls.is_some(),
+        channel_binding: spec.tls.as_ref().is_some_and(|tls| tls.require_binding),
+        server_name: spec.tls.map(|tls| tls.server_name).unwrap_or_default(),
+        databases: spec.databases,
+        standbys: spec.standbys.iter().map(ToString::to_string).collect(),
+        owner: spec.owner,
+        standing: standing.to_string(),
+        asked,
+        proof: proof.map(wire_proof),
         name,
     })
+}
+
+fn wire_proof(proof: Proof) -> wire::TargetProof {
+    let Proof { asked, at, version, timeline, findings, notes } = proof;
+    let (mut missing, mut failed) = (Vec::new(), Vec::new());
+    for finding in findings {
+        match finding {
+            Finding::Missing(statement) => missing.push(statement),
+            Finding::Failed(what) => failed.push(what),
+        }
+    }
+    wire::TargetProof { asked, at, version, timeline, missing, failed, notes }
+}
+
+fn wire_quarantine(found: Quarantine) -> wire::Quarantine {
+    let Quarantine { counter, index, unknown, missing, sample } = found;
+    wire::Quarantine { counter, index, unknown, missing, sample }
+}
+
+fn wire_quota(subject: Subject, limit: u32) -> wire::Quota {
+    let (kind, name) = match subject {
+        Subject::Target(name) => ("target", name),
+        Subject::Namespace(name) => ("namespace", name),
+        Subject::Identity(id) => ("identity", id),
+        Subject::EachIdentity => ("each-identity", String::new()),
+    };
+    wire::Quota { kind: kind.to_owned(), name, limit }
 }
 
 fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lease, StoreError> {
@@ -496,7 +535,8 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
     let swept = lease::swept(store, &found)?;
     let state = if swept.is_some() { State::Revoking } else { found.state };
     let at = target(store, &found.target)?;
-    let (host, port, database) = at.map_or_else(Default::default, |t| (t.host, u32::from(t.port), t.database));
+    let (host, port, database) =
+        at.map_or_else(Default::default, |t| (t.spec.host, u32::from(t.spec.port), t.spec.database));
     let proof = found.proof.unwrap_or(quorate_state::command::RevocationProof {
         lease: *id,
         fenced: false,

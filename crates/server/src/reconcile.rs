@@ -6,18 +6,23 @@
 
 use crate::core::Core;
 use crate::driver::clean;
-use crate::executor::engine_failure;
+use crate::executor::{Office, engine_failure};
 use quorate_api::status::Failure;
-use quorate_engines::{EngineError, Principal, Seen};
+use quorate_engines::{EngineError, Ghost, Principal, Seen};
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{self, State, principal_prefix};
+use quorate_state::lease::{self, Place, Queue, State, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::{Store, StoreError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// How many principals are looked at together.
 const ROUND: usize = 256;
+/// Between the two looks for sessions without an account.
+const GHOSTS_AGAIN: Duration = Duration::from_secs(2);
 
 /// What the log says of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +53,13 @@ impl Core {
         let office = self.office(name).await?;
         let at_target = |e: EngineError| engine_failure(name, &e);
         let prefix = principal_prefix(&self.cluster, name);
+        // A copy of this cluster may have come since the office was taken.
+        self.stake(name, &office).await?;
         // First the target, then the leases: whatever was listed has its intent in what is read afterwards.
-        let listed = office.engine.list(&prefix).await.map_err(at_target)?;
+        let mut listed = office.engine.list(&prefix).await.map_err(at_target)?;
+        let id = |p: &Principal| p.name.strip_prefix(&prefix).and_then(|id| id.parse::<LeaseId>().ok());
+        // What this node makes just now, to prove the target.
+        listed.retain(|p| id(p).is_none_or(|id| !self.creating.holds(&id)));
         self.linearize().await?;
         for some in listed.chunks(ROUND) {
             let standing = |p: &Principal, store: &dyn Store| Standing::of(store, &prefix, p);
@@ -67,6 +77,40 @@ impl Core {
             // Their ends have a place in the log; this is what was left of them then.
             let left: Vec<Principal> = left.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
             clean(name, &*office.engine, &left).await;
+        }
+        self.look_for_ghosts(name, &office).await
+    }
+
+    /// Sessions whose account is gone, and which no end under way explains: seen twice, they are an alarm. They are nobody's that
+    /// this cluster knows of, so a person has to look.
+    async fn look_for_ghosts(self: &Arc<Self>, name: &str, office: &Office) -> Result<(), Failure> {
+        let at_target = |e: EngineError| engine_failure(name, &e);
+        let first: BTreeSet<Ghost> = office.engine.ghosts().await.map_err(at_target)?.into_iter().collect();
+        if first.is_empty() {
+            return Ok(());
+        }
+        let mut explained = BTreeSet::new();
+        for queue in [Queue::Due, Queue::Asked] {
+            let mut after = None;
+            loop {
+                let page = self.read(|store, _| lease::work(store, name, queue, after, 1_000))?;
+                let Some((last, found)) = page.last() else { break };
+                after = Some(Place::of(*last, found));
+                explained.extend(page.iter().filter_map(|(_, found)| found.oid));
+            }
+        }
+        sleep(GHOSTS_AGAIN).await;
+        for ghost in office.engine.ghosts().await.map_err(at_target)? {
+            if first.contains(&ghost) && !explained.contains(&ghost.oid) {
+                let Ghost { endpoint, pid, oid } = ghost;
+                tracing::error!(
+                    target = name,
+                    endpoint,
+                    pid,
+                    oid,
+                    "a session has no account, and no lease explains it: a person has to look"
+                );
+            }
         }
         Ok(())
     }

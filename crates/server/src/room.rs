@@ -187,6 +187,10 @@ fn grows(kind: Kind) -> bool {
         | Kind::RecordMember
         | Kind::BlockIdentity
         | Kind::DeleteRole
+        | Kind::DeleteTarget
+        | Kind::ProveTarget
+        | Kind::SetQuota
+        | Kind::TakeOver
         | Kind::RevokeLease
         | Kind::RevokeLeases
         | Kind::OpenSecret
@@ -210,6 +214,7 @@ pub(crate) fn lessens(kind: Kind) -> bool {
         | Kind::DeletePolicy
         | Kind::BlockIdentity
         | Kind::DeleteRole
+        | Kind::DeleteTarget
         | Kind::RevokeLease
         | Kind::RevokeLeases
         | Kind::SetClientRoots
@@ -226,6 +231,9 @@ pub(crate) fn lessens(kind: Kind) -> bool {
         | Kind::UnblockIdentity
         | Kind::BeginKeyGeneration
         | Kind::PutTarget
+        | Kind::ProveTarget
+        | Kind::SetQuota
+        | Kind::TakeOver
         | Kind::IssueLease
         | Kind::RenewLease
         | Kind::OpenSecret
@@ -338,6 +346,7 @@ mod tests {
             Change::BlockIdentity { principal: text() },
             Change::UnblockIdentity { principal: text() },
             Change::DeleteRole { name: text() },
+            Change::DeleteTarget { name: text() },
             Change::IssueLease { role: text(), verifier: text(), ttl: None },
             Change::RenewLease { lease: LeaseId([1; 16]), ttl: 1 },
             Change::RevokeLease { lease: LeaseId([1; 16]) },

@@ -170,8 +170,8 @@ impl Core {
             Change::PutPolicy { name, text } => {
                 validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;
             }
-            Change::PutTarget { name, tls, .. } => {
-                protection(tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
+            Change::PutTarget { name, spec, .. } => {
+                protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
             }
             Change::IssueLease { role, .. } => self.note_wanted(role)?,
             _ => {}

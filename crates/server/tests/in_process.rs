@@ -10,6 +10,8 @@
 
 #[path = "in_process/net.rs"]
 mod net;
+#[path = "in_process/targets.rs"]
+mod targets;
 #[path = "in_process/world.rs"]
 mod world;
 
@@ -149,7 +151,7 @@ async fn nothing_at_a_target_waits_for_what_it_need_not() {
     let asked = take(&app, "t-readers", 1, 600_000).await.remove(0);
     what_no_lease_accounts_for_is_ended_by_the_log(&world, &strays).await;
     assert_eq!(
-        target.names(),
+        world.logins("t").into_iter().collect::<BTreeSet<_>>(),
         BTreeSet::from([foreign.clone(), asked.username.clone()]),
         "another cluster's is not ours"
     );

@@ -110,6 +110,11 @@ pub fn mounts(store: &dyn Store, namespace: &str) -> Result<Vec<(String, Mount)>
     named(rows.into_iter().map(|(key, mount)| (key.get(skip..).unwrap_or_default().to_vec(), mount)).collect())
 }
 
+/// Whether a namespace was made.
+pub(crate) fn has_namespace(store: &dyn Store, namespace: &str) -> Result<bool, StoreError> {
+    Ok(store.get(&key(Table::Namespace, &[&name(namespace)]))?.is_some())
+}
+
 /// The namespaces, by name.
 ///
 /// # Errors
@@ -221,7 +226,7 @@ pub(crate) fn create_mount(
     if let Err(why) = check_label(mount) {
         return refuse(Refusal::invalid("mount", why));
     }
-    if tx.get(&key(Table::Namespace, &[&name(namespace)]))?.is_none() {
+    if !has_namespace(tx, namespace)? {
         return refuse(Refusal::not_found("namespace"));
     }
     let at = key(Table::Mount, &[&name(namespace), &name(mount)]);

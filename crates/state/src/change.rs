@@ -5,8 +5,8 @@
 
 use crate::absence::Absence;
 use crate::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, Millis, SessionId};
-use crate::lease::Selector;
-use crate::target::TargetTls;
+use crate::lease::{Selector, Subject};
+use crate::target::{Role, TargetSpec};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
@@ -115,39 +115,19 @@ pub enum Change {
     PutTarget {
         /// Its name.
         name: String,
-        /// Host name or address.
-        host: String,
-        /// Port.
-        port: u16,
-        /// The database that the executor connects to.
-        database: String,
-        /// The administrative login.
-        user: String,
+        /// Where it is, and how it is spoken to.
+        spec: TargetSpec,
         /// Its password, sealed to a keyring of class `cluster` under namespace `sys`, path `target/<name>`.
         header: Vec<u8>,
         /// The sealed payload of the password.
         payload: Vec<u8>,
-        /// How connections are protected; needed wherever they leave the machine.
-        tls: Option<TargetTls>,
     },
     /// Describes what a lease of this role gets.
     PutRole {
         /// Its name.
         name: String,
-        /// The target.
-        target: String,
-        /// Group roles of the target that the leased role becomes a member of.
-        groups: Vec<String>,
-        /// How long a lease lives when the caller names no time.
-        default_ttl: Millis,
-        /// How long it may live with every renewal. The target is told this one.
-        max_ttl: Millis,
-        /// How many connections a leased role may have.
-        connection_limit: u16,
-        /// How many leases of this role may live at once.
-        max_leases: u32,
-        /// The iteration count that verifiers must have.
-        scram_iterations: u32,
+        /// What.
+        role: Role,
     },
     /// Removes a role and ends its leases.
     DeleteRole {
@@ -201,6 +181,30 @@ pub enum Change {
     RevokeLeases {
         /// Which.
         selector: Selector,
+    },
+    /// Asks for a proof that a target does what leases need; with the first good one, leases are issued there.
+    ProveTarget {
+        /// Its name.
+        name: String,
+    },
+    /// Ends every lease at a target, and with the last of them the target.
+    DeleteTarget {
+        /// Its name.
+        name: String,
+    },
+    /// Bounds how many leases there may be at once.
+    SetQuota {
+        /// Whose.
+        subject: Subject,
+        /// How many; none for as many as they like.
+        limit: Option<u32>,
+    },
+    /// Says that this cluster is the one that counts, at a target that has seen more of it. Needs the administrators' signatures.
+    TakeOver {
+        /// The target.
+        target: String,
+        /// What the quarantine says that the target has seen.
+        counter: u64,
     },
 }
 
@@ -328,6 +332,14 @@ kinds! {
     RecordMember = "member.record", "member:record", "Submit";
     /// [`Change::RevokeLeases`]
     RevokeLeases = "lease.revoke-all", "lease:revoke-all", "Submit";
+    /// [`Change::ProveTarget`]
+    ProveTarget = "target.prove", "target:prove", "Submit";
+    /// [`Change::DeleteTarget`]
+    DeleteTarget = "target.delete", "target:delete", "Submit";
+    /// [`Change::SetQuota`]
+    SetQuota = "quota.set", "quota:set", "Submit";
+    /// [`Change::TakeOver`]
+    TakeOver = "target.take-over", "target:take-over", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -422,6 +434,10 @@ impl Change {
             Self::ResetClock { .. } => Kind::ResetClock,
             Self::RecordMember { .. } => Kind::RecordMember,
             Self::RevokeLeases { .. } => Kind::RevokeLeases,
+            Self::ProveTarget { .. } => Kind::ProveTarget,
+            Self::DeleteTarget { .. } => Kind::DeleteTarget,
+            Self::SetQuota { .. } => Kind::SetQuota,
+            Self::TakeOver { .. } => Kind::TakeOver,
         }
     }
 
@@ -448,7 +464,16 @@ impl Change {
                 Resource::Cluster
             }
             Self::RecordMember { name, .. } => Resource::Member(name.clone()),
-            Self::PutTarget { name, .. } => Resource::Target(name.clone()),
+            Self::PutTarget { name, .. } | Self::ProveTarget { name } | Self::DeleteTarget { name } => {
+                Resource::Target(name.clone())
+            }
+            Self::TakeOver { target, .. } => Resource::Target(target.clone()),
+            Self::SetQuota { subject, .. } => match subject {
+                Subject::Target(name) => Resource::Target(name.clone()),
+                Subject::Namespace(name) => Resource::Namespace(name.clone()),
+                Subject::Identity(id) => Resource::Identity(id.clone()),
+                Subject::EachIdentity => Resource::Cluster,
+            },
             Self::PutRole { name, .. } | Self::DeleteRole { name } => Resource::Role(name.clone()),
             Self::IssueLease { role, .. } => Resource::Role(role.clone()),
             Self::RenewLease { lease, .. } | Self::RevokeLease { lease } => Resource::Lease(*lease),
@@ -456,6 +481,7 @@ impl Change {
                 Selector::Role(name) => Resource::Role(name.clone()),
                 Selector::Target(name) => Resource::Target(name.clone()),
                 Selector::Identity(id) | Selector::Below(id) => Resource::Identity(id.clone()),
+                Selector::Namespace(name) => Resource::Namespace(name.clone()),
             },
         }
     }
@@ -475,7 +501,8 @@ impl Change {
             | Self::SetClientRoots { .. }
             | Self::ResetClock { .. }
             | Self::RecordMember { .. }
-            | Self::RevokeLeases { .. } => true,
+            | Self::RevokeLeases { .. }
+            | Self::DeleteTarget { .. } => true,
             Self::PutSecret { .. }
             | Self::UndeleteSecret { .. }
             | Self::CreateNamespace { .. }
@@ -484,6 +511,9 @@ impl Change {
             | Self::UnblockIdentity { .. }
             | Self::BeginKeyGeneration { .. }
             | Self::PutTarget { .. }
+            | Self::ProveTarget { .. }
+            | Self::SetQuota { .. }
+            | Self::TakeOver { .. }
             | Self::IssueLease { .. }
             | Self::RenewLease { .. } => false,
         }
@@ -500,7 +530,8 @@ impl Change {
             | Self::BeginKeyGeneration { .. }
             | Self::SetClientRoots { .. }
             | Self::ResetClock { .. }
-            | Self::RecordMember { .. } => true,
+            | Self::RecordMember { .. }
+            | Self::TakeOver { .. } => true,
             Self::PutSecret { .. }
             | Self::DeleteSecret { .. }
             | Self::UndeleteSecret { .. }
@@ -514,7 +545,10 @@ impl Change {
             | Self::IssueLease { .. }
             | Self::RenewLease { .. }
             | Self::RevokeLease { .. }
-            | Self::RevokeLeases { .. } => false,
+            | Self::RevokeLeases { .. }
+            | Self::ProveTarget { .. }
+            | Self::DeleteTarget { .. }
+            | Self::SetQuota { .. } => false,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::clock::Reading;
 use crate::ids::{LeaseId, MemberIndex, Millis};
 use crate::outcome::Refusal;
 use crate::request::{Endorsement, SignedRequest};
+use crate::target::{Proof, Quarantine};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
@@ -43,6 +44,8 @@ pub enum Command {
         member: MemberIndex,
         /// Its term.
         term: u64,
+        /// Random, for the claim at the target.
+        nonce: [u8; 8],
     },
     /// The credential of an intent exists at the target.
     LeaseActive {
@@ -92,6 +95,24 @@ pub enum Command {
     Sweep {
         /// The leader's term.
         term: u64,
+    },
+    /// What the executor found out about a target, because somebody asked for it.
+    TargetProved {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+        /// What.
+        proof: Proof,
+    },
+    /// The target has seen as many terms of office of this cluster as the executor's own, or more.
+    Quarantine {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+        /// What was found there.
+        found: Quarantine,
     },
 }
 
@@ -165,6 +186,8 @@ impl Command {
             Self::Ceremony { .. } => "ceremony",
             Self::Returned { .. } => "returned",
             Self::Sweep { .. } => "sweep",
+            Self::TargetProved { .. } => "target-proved",
+            Self::Quarantine { .. } => "quarantine",
         }
     }
 }

@@ -50,6 +50,8 @@ fn of_command(command: &Command) -> Footprint {
         | Command::LeaseRevoked { .. }
         | Command::Adopt { .. }
         | Command::Sweep { .. }
+        | Command::Quarantine { .. }
+        | Command::TargetProved { .. }
         | Command::Ceremony { .. } => Footprint::Everything,
     }
 }
@@ -72,6 +74,10 @@ fn of_change(change: &Change) -> Footprint {
         | Change::PutTarget { .. }
         | Change::PutRole { .. }
         | Change::DeleteRole { .. }
+        | Change::ProveTarget { .. }
+        | Change::DeleteTarget { .. }
+        | Change::SetQuota { .. }
+        | Change::TakeOver { .. }
         | Change::RevokeLease { .. }
         | Change::RevokeLeases { .. }
         | Change::SetClientRoots { .. }

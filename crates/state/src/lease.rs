@@ -9,24 +9,28 @@
 
 mod ending;
 mod index;
+mod quota;
 mod verifier;
 
 pub use ending::{Selector, Sweep, sweeps, swept};
 pub(crate) use ending::{end_all, revoke_all, sweep};
-pub use index::{Place, Queue, REMEMBERED, count, leases, next_due, tally, work};
-pub(crate) use index::{forget, rows};
+pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, unrevoked, work};
+pub(crate) use index::{counted, forget, rows};
+pub(crate) use quota::set as set_quota;
+pub use quota::{Subject, quotas};
 pub use verifier::check_verifier;
 
-use self::index::{has_lease, id_at, lease_key, save};
+use self::index::{due_at, has_lease, id_at, lease_key, save};
 use crate::clock::ClusterClock;
 use crate::command::{Binding, RevocationProof, Stamp};
 use crate::ids::{ClusterId, LeaseId, Millis, RequestId};
 use crate::outcome::{Outcome, Refusal};
-use crate::store::{Store, StoreError, Table, Tx, Value, key, read};
-use crate::target::{Role, executor, role};
+use crate::store::{Store, StoreError, Table, Tx, Value, read};
+use crate::target::{Role, Standing, executor, quarantine, remove_when_over, role, target, targets};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 use quorate_crypto::encoding::hash32;
+use std::collections::BTreeSet;
 
 /// How many leases one command moves at most.
 pub const MAX_PER_COMMAND: usize = 1_000;
@@ -70,6 +74,8 @@ pub enum Why {
     Adopted,
     /// The target refused to make the credential, or its answer was lost.
     Failed,
+    /// Its target was deleted.
+    TargetDeleted,
 }
 
 impl fmt::Display for Why {
@@ -81,6 +87,7 @@ impl fmt::Display for Why {
             Self::IdentityBlocked => "identity blocked",
             Self::Adopted => "adopted",
             Self::Failed => "failed",
+            Self::TargetDeleted => "target deleted",
         })
     }
 }
@@ -90,6 +97,8 @@ impl fmt::Display for Why {
 pub struct Lease {
     /// The role it was issued under.
     pub role: String,
+    /// The namespace of the role when it was issued; empty for none.
+    pub namespace: String,
     /// The target where its credential lives.
     pub target: String,
     /// Its login there.
@@ -102,6 +111,8 @@ pub struct Lease {
     pub groups: Vec<String>,
     /// The connection limit of the role when it was issued.
     pub connection_limit: u16,
+    /// The further statements of the role when it was issued.
+    pub statements: String,
     /// Where it stands.
     pub state: State,
     /// When it ends.
@@ -186,11 +197,13 @@ pub(crate) struct Asked<'a> {
 /// P1: the intent.
 pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, StoreError> {
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
-    let Some(Role { target, groups, default_ttl, max_ttl, connection_limit, max_leases, scram_iterations }) =
-        role(tx, asked.role)?
-    else {
-        return refuse(Refusal::not_found("role"));
-    };
+    let Some(role) = role(tx, asked.role)? else { return refuse(Refusal::not_found("role")) };
+    let Role {
+        target, namespace, groups, default_ttl, max_ttl, connection_limit, scram_iterations, statements, ..
+    } = role.clone();
+    if let Err(refusal) = open_to_leases(tx, &target)? {
+        return refuse(refusal);
+    }
     if let Err(why) = check_verifier(asked.verifier, scram_iterations) {
         return refuse(Refusal::invalid("verifier", why));
     }
@@ -198,8 +211,8 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
     if ttl < 1_000 || ttl > max_ttl {
         return refuse(Refusal::invalid("ttl", format_args!("must be 1 s to {} s", max_ttl / 1_000)));
     }
-    if count(tx, asked.role)? >= max_leases {
-        return refuse(Refusal::Quota { limit: max_leases });
+    if let Err(refusal) = quota::check(tx, asked.role, &role, asked.owner)? {
+        return refuse(refusal);
     }
     // The connection stands in the log before the CREATE is sent on it, and its owner is in office in this very term.
     let in_office = executor(tx, &target)?.is_some_and(|e| e.term == asked.term && e.term == asked.stamp.executor_term);
@@ -214,10 +227,12 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
         role: asked.role.to_owned(),
         principal: principal(asked.cluster, &target, &id),
         target,
+        namespace,
         owner: asked.owner.to_owned(),
         verifier: asked.verifier.to_owned(),
         groups,
         connection_limit,
+        statements,
         state: State::Intent,
         expires_at: now.saturating_add(ttl),
         max_expires_at: now.saturating_add(max_ttl),
@@ -235,6 +250,18 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
     };
     save(tx, &id, None, &lease)?;
     Ok(Outcome::Intent { lease: id, principal: lease.principal, expires_at: lease.expires_at })
+}
+
+/// Whether leases of a target are issued and honoured.
+fn open_to_leases(tx: &Tx<'_>, label: &str) -> Result<Result<(), Refusal>, StoreError> {
+    if let Some(found) = quarantine(tx, label)? {
+        return Ok(Err(Refusal::Quarantined { counter: found.counter }));
+    }
+    Ok(match target(tx, label)?.map(|t| t.standing) {
+        Some(Standing::Enabled) => Ok(()),
+        Some(standing) => Err(Refusal::TargetStanding { standing: standing.to_string() }),
+        None => Err(Refusal::not_found("target")),
+    })
 }
 
 /// P3: the credential exists. For a lease that ended meanwhile only the oid is noted, so that it is killed by oid.
@@ -285,6 +312,9 @@ pub(crate) fn renew(tx: &mut Tx<'_>, id: &LeaseId, ttl: Millis) -> Result<Outcom
     if ttl < 1_000 {
         return Ok(Outcome::Refused(Refusal::invalid("ttl", "must be at least 1 s")));
     }
+    if let Some(found) = quarantine(tx, &before.target)? {
+        return Ok(Outcome::Refused(Refusal::Quarantined { counter: found.counter }));
+    }
     let mut after = before.clone();
     after.expires_at = now.saturating_add(ttl).min(before.max_expires_at);
     save(tx, id, Some(&before), &after)?;
@@ -332,14 +362,20 @@ pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcom
         return Ok(Outcome::Refused(Refusal::ExpiryPaused { until: clock.paused_until }));
     }
     let upto = upto.min(clock.now);
-    let from = key(Table::LeaseDue, &[]);
-    let to = key(Table::LeaseDue, &[&upto.saturating_add(1).to_be_bytes()]);
     let mut changed = Vec::new();
-    for (due, _) in tx.scan(&from, &to, MAX_PER_COMMAND)? {
-        let id = id_at(&due, 9)?;
-        let before = lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseDue as u8 })?;
-        end(tx, index, &id, &before, Why::Expired, clock.now)?;
-        changed.push(id);
+    for (label, _) in targets(tx)? {
+        // A cluster that is not the only one of its kind ends nothing.
+        if quarantine(tx, &label)?.is_some() {
+            continue;
+        }
+        let from = due_at(&label);
+        let to = [from.as_slice(), &upto.saturating_add(1).to_be_bytes()].concat();
+        for (due, _) in tx.scan(&from, &to, MAX_PER_COMMAND.saturating_sub(changed.len()))? {
+            let id = id_at(&due, due.len().saturating_sub(16))?;
+            let before = lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseDue as u8 })?;
+            end(tx, index, &id, &before, Why::Expired, clock.now)?;
+            changed.push(id);
+        }
     }
     Ok(Outcome::Leases { changed })
 }
@@ -351,7 +387,7 @@ pub(crate) fn revoked(
     term: u64,
     proofs: &[RevocationProof],
 ) -> Result<Outcome, StoreError> {
-    let mut changed = Vec::new();
+    let (mut changed, mut targets) = (Vec::new(), BTreeSet::new());
     for proof in proofs.iter().take(MAX_PER_COMMAND) {
         let Some(before) = lease(tx, &proof.lease)? else { continue };
         // A lease that never was active may have a CREATE on its way: only the fence shows that it cannot arrive.
@@ -365,6 +401,10 @@ pub(crate) fn revoked(
         after.proof = Some(proof.clone());
         save(tx, &proof.lease, Some(&before), &after)?;
         changed.push(proof.lease);
+        targets.insert(after.target);
+    }
+    for target in targets {
+        remove_when_over(tx, &target)?;
     }
     if changed.is_empty() {
         return Ok(Outcome::Refused(Refusal::Unjustified));
@@ -401,12 +441,14 @@ pub(crate) fn adopt(
         Some(lease) => lease.clone(),
         None => Lease {
             role: "-".to_owned(),
+            namespace: String::new(),
             target: target.to_owned(),
             principal: login.to_owned(),
             owner: "-".to_owned(),
             verifier: String::new(),
             groups: Vec::new(),
             connection_limit: 0,
+            statements: String::new(),
             state: State::Revoking,
             expires_at: now,
             max_expires_at: now,

@@ -17,7 +17,7 @@ use crate::request::{
 };
 use crate::secrets::{self, Put, VersionState};
 use crate::store::{Store, StoreError, Tx, Writes};
-use crate::target::{self, Described, Role};
+use crate::target::{self, Described};
 use crate::{absence, access, ceremony, hash};
 
 /// How many leases that ended long ago one tick forgets at most.
@@ -66,8 +66,8 @@ pub fn apply(
         // What a leader says on its own account counts in its own term only: entries of a deposed leader's queue that
         // a later one happens to carry must do nothing.
         Command::Expire { term, upto } if *term == at.term => lease::expire(&mut tx, at.index, *upto)?,
-        Command::Executor { target, member, term } if *term == at.term => {
-            target::take_office(&mut tx, &roster, target, *member, *term)?
+        Command::Executor { target, member, term, nonce } if *term == at.term => {
+            target::take_office(&mut tx, &roster, target, (*member, *term, *nonce))?
         }
         Command::LeaseActive { term, lease, oid } if *term == at.term => {
             lease::activate(&mut tx, at.index, *term, lease, *oid)?
@@ -78,7 +78,15 @@ pub fn apply(
             lease::adopt(&mut tx, cluster, at.index, *term, target, principal, *oid)?
         }
         Command::Sweep { term } if *term == at.term => lease::sweep(&mut tx, at.index)?,
+        Command::TargetProved { term, target, proof } if *term == at.term => {
+            target::proved(&mut tx, *term, target, proof)?
+        }
+        Command::Quarantine { term, target, found } if *term == at.term => {
+            target::quarantine_at(&mut tx, at.index, *term, target, found)?
+        }
         Command::Expire { .. }
+        | Command::TargetProved { .. }
+        | Command::Quarantine { .. }
         | Command::Sweep { .. }
         | Command::Executor { .. }
         | Command::LeaseActive { .. }
@@ -201,34 +209,15 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         Change::BlockIdentity { principal } => access::block(tx, index, principal),
         Change::UnblockIdentity { principal } => access::unblock(tx, principal),
         Change::BeginKeyGeneration { session, class } => ceremony::begin(tx, index, who.roster, session, *class),
-        Change::PutTarget { name, host, port, database, user, header, payload, tls } => {
-            let tls = tls.as_ref();
-            let described = Described { label: name, host, port: *port, database, user, header, payload, tls };
+        Change::PutTarget { name, spec, header, payload } => {
+            let described = Described { label: name, spec, header, payload };
             target::put_target(tx, who.cluster, index, &request.principal, &described)
         }
-        Change::PutRole {
-            name,
-            target,
-            groups,
-            default_ttl,
-            max_ttl,
-            connection_limit,
-            max_leases,
-            scram_iterations,
-        } => target::put_role(
-            tx,
-            index,
-            name,
-            Role {
-                target: target.clone(),
-                groups: groups.clone(),
-                default_ttl: *default_ttl,
-                max_ttl: *max_ttl,
-                connection_limit: *connection_limit,
-                max_leases: *max_leases,
-                scram_iterations: *scram_iterations,
-            },
-        ),
+        Change::ProveTarget { name } => target::ask(tx, index, name),
+        Change::DeleteTarget { name } => target::delete_target(tx, index, name),
+        Change::TakeOver { target, counter } => target::take_over(tx, target, *counter),
+        Change::SetQuota { subject, limit } => lease::set_quota(tx, subject, *limit),
+        Change::PutRole { name, role } => target::put_role(tx, index, name, role),
         Change::DeleteRole { name } => target::delete_role(tx, index, name),
         Change::IssueLease { role, verifier, ttl } => lease::issue(
             tx,

@@ -160,9 +160,11 @@ pub enum Refusal {
         /// The state it is in.
         state: String,
     },
-    /// The role has as many leases as it may.
-    #[error("the role has {limit} leases, as many as it may")]
+    /// There are as many leases as there may be.
+    #[error("{what} has {limit} leases, as many as it may")]
     Quota {
+        /// Whose.
+        what: String,
         /// The limit.
         limit: u32,
     },
@@ -183,6 +185,20 @@ pub enum Refusal {
     ExpiryPaused {
         /// Cluster time at which it goes on.
         until: Millis,
+    },
+    /// No leases are issued at the target.
+    #[error("the target is {standing}")]
+    TargetStanding {
+        /// What it is instead of enabled.
+        standing: String,
+    },
+    /// The target has seen more of this cluster than this cluster knows: it was rolled back or copied.
+    #[error(
+        "the target is quarantined: it has seen term of office {counter} of this cluster, which does not know of it"
+    )]
+    Quarantined {
+        /// The highest that the target has seen.
+        counter: u64,
     },
 }
 
@@ -211,6 +227,8 @@ impl Refusal {
             Self::Unjustified => "unjustified",
             Self::Ceremony { .. } => "ceremony",
             Self::ExpiryPaused { .. } => "expiry_paused",
+            Self::TargetStanding { .. } => "target_not_enabled",
+            Self::Quarantined { .. } => "quarantined",
         }
     }
 

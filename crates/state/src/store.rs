@@ -230,7 +230,7 @@ pub enum Table {
     Role = 0x0e,
     /// Leases by id.
     Lease = 0x0f,
-    /// `end (u64), lease` of leases that have not ended.
+    /// `target 0 end (u64), lease` of leases that have not ended.
     LeaseDue = 0x10,
     /// `target 0 queue, since (u64), lease` of leases that are not revoked: what an executor has to do, in order.
     LeaseWork = 0x11,
@@ -240,13 +240,13 @@ pub enum Table {
     RequestEnd = 0x13,
     /// Blocked identities.
     Blocked = 0x14,
-    /// `role 0` to the number of leases that are not revoked.
+    /// `kind, role or target or owner or namespace 0` to the number of leases that are not revoked.
     LeaseCount = 0x15,
     /// `session, member` to what was established against the member in that ceremony.
     CeremonyFault = 0x16,
     /// `target 0 queue` to the number of leases in that queue.
     LeaseTally = 0x17,
-    /// `kind, role or target or owner 0, since (u64), lease` of leases that have not ended.
+    /// `kind, role or target or owner or namespace 0, since (u64), lease` of leases that have not ended.
     LeaseOf = 0x18,
     /// `log index (u64)` to an end of many leases that is not complete.
     LeaseSweep = 0x19,
@@ -254,6 +254,10 @@ pub enum Table {
     LeaseGone = 0x1a,
     /// The digest of signer and request id of each lease that is remembered.
     LeaseOrigin = 0x1b,
+    /// Targets at which the cluster touches nothing, by name.
+    Quarantine = 0x1c,
+    /// `kind, what 0` to how many leases it may have.
+    Quota = 0x1d,
 }
 
 /// The key of `parts` in a table. Parts of variable length are followed by a zero byte, which no name holds.

@@ -1,20 +1,35 @@
 //! Targets, roles, and who is in office as a target's executor.
 
-use crate::access::{SYSTEM_NAMESPACE, keyring};
+mod office;
+mod proof;
+
+pub use office::{Executor, Quarantine, claim, claim_prefix, executor, judge, quarantine, quarantines};
+pub use office::{Judged, MAX_PAST, MAX_SAMPLE};
+pub(crate) use office::{quarantine_at, take_office, take_over};
+pub use proof::{Finding, MAX_FINDING, MAX_FINDINGS, Proof};
+pub(crate) use proof::{ask, proved};
+
+use crate::access::{SYSTEM_NAMESPACE, has_namespace, keyring};
 use crate::change::KeyringClass;
-use crate::genesis::Roster;
-use crate::ids::{ClusterId, KeyringId, MemberIndex, Millis, check_label};
-use crate::lease::{Selector, Why, end_all};
+use crate::ids::{ClusterId, KeyringId, Millis, check_label};
+use crate::lease::{Selector, Why, end_all, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::secrets::{Sealing, accept};
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
 use borsh::{BorshDeserialize, BorshSerialize};
+use core::fmt;
 use std::collections::BTreeSet;
 
-/// A target system. Its administrative password is sealed: only t members together open it, for its executor.
-#[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Target {
+/// How many further databases, and how many standbys, a target may have.
+pub const MAX_PLACES: usize = 16;
+
+/// How many bytes the statements of a role may have.
+pub const MAX_STATEMENTS: usize = 4_096;
+
+/// Where a target is, and how it is spoken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct TargetSpec {
     /// Host name or address.
     pub host: String,
     /// Port.
@@ -23,14 +38,69 @@ pub struct Target {
     pub database: String,
     /// The administrative login.
     pub user: String,
+    /// How connections are protected; nothing protects those that stay on the machine.
+    pub tls: Option<TargetTls>,
+    /// Further databases of the server in which leased logins may own something: it is cleaned up there too.
+    pub databases: Vec<String>,
+    /// Hot standbys, where sessions of leased logins live too: no lease is called revoked before they were looked at.
+    pub standbys: Vec<Endpoint>,
+    /// Who gets what leased logins own: a role without any right; empty when it is dropped with them.
+    pub owner: String,
+}
+
+/// A server of a target besides its primary.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Whether leases are issued at a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Standing {
+    /// Not yet: nobody has seen that a credential can be issued, used and revoked there.
+    Unproved,
+    /// Yes.
+    Enabled,
+    /// No more. It goes when its last lease is proved to be revoked.
+    Removing,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unproved => "not proved yet",
+            Self::Enabled => "enabled",
+            Self::Removing => "being removed",
+        })
+    }
+}
+
+/// A target system. Its administrative password is sealed: only t members together open it, for its executor.
+#[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Target {
+    /// Where it is.
+    pub spec: TargetSpec,
     /// The sealed password's header.
     pub header: Vec<u8>,
     /// The sealed password.
     pub payload: Vec<u8>,
-    /// How connections are protected; nothing protects those that stay on the machine.
-    pub tls: Option<TargetTls>,
     /// The log index of this description.
     pub index: u64,
+    /// Whether leases are issued there.
+    pub standing: Standing,
+    /// The log index at which it was last asked for a proof.
+    pub asked: u64,
+    /// What was last found out about it.
+    pub proof: Option<Proof>,
 }
 
 impl Value for Target {}
@@ -47,17 +117,20 @@ pub struct TargetTls {
     pub require_binding: bool,
 }
 
-impl core::fmt::Debug for Target {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Target({}@{}:{}/{})", self.user, self.host, self.port, self.database)
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TargetSpec { host, port, database, user, .. } = &self.spec;
+        write!(f, "Target({user}@{host}:{port}/{database})")
     }
 }
 
 /// What a lease of a role gets.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Role {
     /// The target.
     pub target: String,
+    /// The namespace whose quota its leases count against, and with which they are ended; empty for none.
+    pub namespace: String,
     /// Group roles.
     pub groups: Vec<String>,
     /// How long a lease lives when nobody says.
@@ -70,22 +143,11 @@ pub struct Role {
     pub max_leases: u32,
     /// What verifiers must have.
     pub scram_iterations: u32,
+    /// Further statements of the CREATE, with places to fill in; every endorser has read them.
+    pub statements: String,
 }
 
 impl Value for Role {}
-
-/// Who is in office at a target: a leader in one term. Only it may say what became of leases there.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct Executor {
-    /// The member.
-    pub member: MemberIndex,
-    /// Its term.
-    pub term: u64,
-    /// Counts terms of office at this target.
-    pub epoch: u64,
-}
-
-impl Value for Executor {}
 
 /// The path under which a target's password is sealed.
 #[must_use]
@@ -125,49 +187,12 @@ pub fn roles(store: &dyn Store) -> Result<Vec<(String, Role)>, StoreError> {
     crate::access::named(read_prefix(store, &key(Table::Role, &[]), usize::MAX)?)
 }
 
-fn executor_key(target: &str) -> Vec<u8> {
-    key(Table::Meta, &[b"executor/", target.as_bytes()])
-}
-
-/// Who is in office at a target.
-///
-/// # Errors
-/// [`StoreError`] when the store cannot answer.
-pub fn executor(store: &dyn Store, target: &str) -> Result<Option<Executor>, StoreError> {
-    read(store, &executor_key(target))
-}
-
-/// A leader takes office. Terms of the log only grow, so a leader of an earlier term never comes back into it.
-pub(crate) fn take_office(
-    tx: &mut Tx<'_>,
-    roster: &Roster,
-    label: &str,
-    member: MemberIndex,
-    term: u64,
-) -> Result<Outcome, StoreError> {
-    if target(tx, label)?.is_none() {
-        return Ok(Outcome::Refused(Refusal::not_found("target")));
-    }
-    let before = executor(tx, label)?;
-    let later = before.as_ref().is_none_or(|e| e.term < term);
-    if roster.member(member).is_none() || !later {
-        return Ok(Outcome::Refused(Refusal::Unjustified));
-    }
-    let epoch = before.map_or(0, |e| e.epoch).saturating_add(1);
-    tx.put(executor_key(label), &Executor { member, term, epoch });
-    Ok(Outcome::Done)
-}
-
 /// The arguments of [`crate::change::Change::PutTarget`].
 pub(crate) struct Described<'a> {
     pub(crate) label: &'a str,
-    pub(crate) host: &'a str,
-    pub(crate) port: u16,
-    pub(crate) database: &'a str,
-    pub(crate) user: &'a str,
+    pub(crate) spec: &'a TargetSpec,
     pub(crate) header: &'a [u8],
     pub(crate) payload: &'a [u8],
-    pub(crate) tls: Option<&'a TargetTls>,
 }
 
 /// Whether what is sent to `host` stays on the machine: a loopback address, `localhost`, or the folder of a Unix socket.
@@ -190,6 +215,62 @@ fn check_tls(host: &str, tls: &TargetTls) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn check_spec(spec: &TargetSpec) -> Result<(), Refusal> {
+    check_place("host", &spec.host, spec.port)?;
+    for (field, value) in [("database", &spec.database), ("user", &spec.user)] {
+        check_name(field, value)?;
+    }
+    if spec.tls.is_none() && !(is_loopback(&spec.host) && spec.standbys.iter().all(|s| is_loopback(&s.host))) {
+        return Err(Refusal::invalid(
+            "host",
+            "without TLS it must be localhost, a loopback address or a socket's folder: give the root certificates of its server",
+        ));
+    }
+    if let Some(tls) = &spec.tls {
+        check_tls(&spec.host, tls)?;
+        for standby in &spec.standbys {
+            check_tls(&standby.host, tls)?;
+        }
+    }
+    let databases: BTreeSet<&String> = spec.databases.iter().chain([&spec.database]).collect();
+    if spec.databases.len() > MAX_PLACES || databases.len() != spec.databases.len() + 1 {
+        return Err(Refusal::invalid("databases", "must be at most 16, all of them others than the first"));
+    }
+    spec.databases.iter().try_for_each(|database| check_name("databases", database))?;
+    let primary = Endpoint { host: spec.host.clone(), port: spec.port };
+    let endpoints: BTreeSet<&Endpoint> = spec.standbys.iter().chain([&primary]).collect();
+    if spec.standbys.len() > MAX_PLACES || endpoints.len() != spec.standbys.len() + 1 {
+        return Err(Refusal::invalid("standbys", "must be at most 16, all of them others than the primary"));
+    }
+    spec.standbys.iter().try_for_each(|s| check_place("standbys", &s.host, s.port))?;
+    if !spec.owner.is_empty() && (spec.owner.len() > 63 || spec.owner == spec.user) {
+        return Err(Refusal::invalid(
+            "owner",
+            "must have at most 63 bytes, and be another than the administrative login",
+        ));
+    }
+    if spec.owner.is_empty() { Ok(()) } else { check_name("owner", &spec.owner) }
+}
+
+fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
+    if value.is_empty() || value.len() > 253 || value.chars().any(char::is_control) {
+        return Err(Refusal::invalid(field, "must have 1 to 253 bytes and no control characters"));
+    }
+    Ok(())
+}
+
+fn check_place(field: &str, host: &str, port: u16) -> Result<(), Refusal> {
+    check_name(field, host)?;
+    let address = |b: u8| b.is_ascii_alphanumeric() || b".:-_".contains(&b);
+    if !host.starts_with('/') && !host.bytes().all(address) {
+        return Err(Refusal::invalid(field, "must be one DNS name, one address or a socket's folder"));
+    }
+    if port == 0 {
+        return Err(Refusal::invalid(if field == "host" { "port" } else { field }, "the port must be 1 to 65535"));
+    }
+    Ok(())
+}
+
 pub(crate) fn put_target(
     tx: &mut Tx<'_>,
     cluster: &ClusterId,
@@ -205,28 +286,8 @@ pub(crate) fn put_target(
     if d.label.len() > 32 {
         return refuse(Refusal::invalid("name", "must have at most 32 bytes"));
     }
-    for (field, value) in [("host", d.host), ("database", d.database), ("user", d.user)] {
-        if value.is_empty() || value.len() > 253 || value.chars().any(char::is_control) {
-            return refuse(Refusal::invalid(field, "must have 1 to 253 bytes and no control characters"));
-        }
-    }
-    let address = |b: u8| b.is_ascii_alphanumeric() || b".:-_".contains(&b);
-    if !d.host.starts_with('/') && !d.host.bytes().all(address) {
-        return refuse(Refusal::invalid("host", "must be one DNS name, one address or a socket's folder"));
-    }
-    if d.tls.is_none() && !is_loopback(d.host) {
-        return refuse(Refusal::invalid(
-            "host",
-            "without TLS it must be localhost, a loopback address or a socket's folder: give the root certificates of its server",
-        ));
-    }
-    if let Some(tls) = d.tls
-        && let Err(refusal) = check_tls(d.host, tls)
-    {
+    if let Err(refusal) = check_spec(d.spec) {
         return refuse(refusal);
-    }
-    if d.port == 0 {
-        return refuse(Refusal::invalid("port", "must be 1 to 65535"));
     }
     if target(tx, d.label)?.is_some() {
         // Leases at the old server would have an executor that looks at another one.
@@ -256,26 +317,35 @@ pub(crate) fn put_target(
     tx.put(
         key(Table::Target, &[&name(d.label)]),
         &Target {
-            host: d.host.to_owned(),
-            port: d.port,
-            database: d.database.to_owned(),
-            user: d.user.to_owned(),
+            spec: d.spec.clone(),
             header: d.header.to_vec(),
             payload: d.payload.to_vec(),
-            tls: d.tls.cloned(),
             index,
+            standing: Standing::Unproved,
+            asked: 0,
+            proof: None,
         },
     );
     Ok(Outcome::Done)
 }
 
-pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: Role) -> Result<Outcome, StoreError> {
+pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) -> Result<Outcome, StoreError> {
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     if let Err(why) = check_label(label) {
         return refuse(Refusal::invalid("name", why));
     }
-    if target(tx, &role.target)?.is_none() {
-        return refuse(Refusal::not_found("target"));
+    match target(tx, &role.target)?.map(|t| t.standing) {
+        None => return refuse(Refusal::not_found("target")),
+        Some(standing @ Standing::Removing) => {
+            return refuse(Refusal::TargetStanding { standing: standing.to_string() });
+        }
+        Some(Standing::Unproved | Standing::Enabled) => {}
+    }
+    if !role.namespace.is_empty() && !has_namespace(tx, &role.namespace)? {
+        return refuse(Refusal::not_found("namespace"));
+    }
+    if role.statements.len() > MAX_STATEMENTS {
+        return refuse(Refusal::invalid("statements", "must have at most 4096 bytes"));
     }
     if role.default_ttl < 1_000 || role.default_ttl > role.max_ttl || role.max_ttl > 366 * 86_400_000 {
         return refuse(Refusal::invalid("ttl", "must be 1 s <= default <= maximum <= 366 days"));
@@ -293,7 +363,7 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: Role) -> 
     if !(1..=100_000).contains(&role.scram_iterations) {
         return refuse(Refusal::invalid("scram_iterations", "must be 1 to 100000"));
     }
-    tx.put(key(Table::Role, &[&name(label)]), &role);
+    tx.put(key(Table::Role, &[&name(label)]), role);
     tighten(tx, index)?;
     Ok(Outcome::Done)
 }
@@ -306,4 +376,31 @@ pub(crate) fn delete_role(tx: &mut Tx<'_>, index: u64, label: &str) -> Result<Ou
     tighten(tx, index)?;
     let changed = end_all(tx, index, Why::RoleDeleted, Selector::Role(label.to_owned()))?;
     Ok(Outcome::Leases { changed })
+}
+
+/// Ends every lease at a target, and the target with the last of them. Nothing is issued there any more.
+pub(crate) fn delete_target(tx: &mut Tx<'_>, index: u64, label: &str) -> Result<Outcome, StoreError> {
+    let Some(mut found) = target(tx, label)?.filter(|t| t.standing != Standing::Removing) else {
+        return Ok(Outcome::Refused(Refusal::not_found("target")));
+    };
+    found.standing = Standing::Removing;
+    tx.put(key(Table::Target, &[&name(label)]), &found);
+    for (role, _) in roles(tx)?.into_iter().filter(|(_, role)| role.target == label) {
+        tx.delete(key(Table::Role, &[&name(&role)]));
+    }
+    tighten(tx, index)?;
+    let changed = end_all(tx, index, Why::TargetDeleted, Selector::Target(label.to_owned()))?;
+    remove_when_over(tx, label)?;
+    Ok(Outcome::Leases { changed })
+}
+
+/// Forgets a target that is to go, once nothing is left at it. Who was in office there is not forgotten: a target of that name which is
+/// described later goes on counting.
+pub(crate) fn remove_when_over(tx: &mut Tx<'_>, label: &str) -> Result<(), StoreError> {
+    let removing = target(tx, label)?.is_some_and(|t| t.standing == Standing::Removing);
+    if removing && unrevoked(tx, label)? == 0 {
+        tx.delete(key(Table::Target, &[&name(label)]));
+        office::forget(tx, label);
+    }
+    Ok(())
 }

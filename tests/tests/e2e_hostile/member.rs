@@ -110,7 +110,7 @@ async fn what_only_a_leader_says(stage: &Stage<'_>, stolen: &Stolen) {
     for command in [
         Command::Tick { readings: vec![reading] },
         Command::Expire { term, upto: u64::MAX },
-        Command::Executor { target: "pg".to_owned(), member: stolen.member, term },
+        Command::Executor { target: "pg".to_owned(), member: stolen.member, term, nonce: [1; 8] },
         Command::LeaseActive { term, lease: LeaseId([1; 16]), oid: 10 },
         Command::LeaseFailed { term, lease: LeaseId([1; 16]) },
         Command::LeaseRevoked { term, proofs: vec![proof] },

@@ -1,7 +1,7 @@
 //! Names that are none, questions that go too far, and text that is meant for somebody else's parser.
 
 use crate::stage::Stage;
-use quorate_api::client::{Client, RoleDescription, TargetDescription, TargetTls};
+use quorate_api::client::{Client, Endpoint, Role, TargetSpec, TargetTls};
 use quorate_api::scram::verifier;
 use quorate_api::status::Failure;
 use quorate_api::vault::{ListSecretsRequest, OpenRequest, ReadMountsRequest, ReadVersionsRequest, SecretVersion};
@@ -179,9 +179,8 @@ async fn verifiers(stage: &Stage<'_>) {
     stage.refused_as("renewing a lease that is none", &["denied", "not_found"], "", demo.change(renew).await).await;
 }
 
-fn role(name: &str, group: &str) -> RoleDescription {
-    RoleDescription {
-        name: name.to_owned(),
+fn role(group: &str) -> Role {
+    Role {
         target: "pg".to_owned(),
         groups: vec![group.to_owned()],
         default_ttl: 20_000,
@@ -189,6 +188,7 @@ fn role(name: &str, group: &str) -> RoleDescription {
         connection_limit: 2,
         max_leases: 10,
         scram_iterations: 4_096,
+        ..Role::default()
     }
 }
 
@@ -201,7 +201,7 @@ async fn names_of_things(stage: &Stage<'_>) {
                 &format!("a role named {name:?}"),
                 "invalid_argument",
                 "name",
-                admin.put_role(&role(name, "g")).await,
+                admin.put_role(name, &role("g")).await,
             )
             .await;
         let namespace = admin
@@ -224,47 +224,48 @@ async fn names_of_things(stage: &Stage<'_>) {
                 &format!("a group named {group:?}"),
                 "invalid_argument",
                 "groups",
-                admin.put_role(&role("hostile", group)).await,
+                admin.put_role("hostile", &role(group)).await,
             )
             .await;
     }
     let ring = KeyringId(cluster.ring(KeyringClass::Cluster).unwrap().id());
-    let good = TargetDescription {
-        name: "hostile".into(),
+    let good = TargetSpec {
         host: "127.0.0.1".into(),
         port: 1,
         database: "d".into(),
         user: "u".into(),
-        tls: None,
+        ..TargetSpec::default()
     };
     let tls = |der: &[u8], name: &str| {
         Some(TargetTls { roots: vec![der.to_vec()], server_name: name.into(), require_binding: true })
     };
     let root = std::fs::read(Path::new(cluster.text("/operator").unwrap()).join("client-ca.pem")).unwrap();
     let root = CertificateDer::from_pem_slice(&root).unwrap().to_vec();
+    let quoted = admin.put_target("x'y", &good, b"pw", ring).await;
+    stage.refused("a target with a name with a quote", "invalid_argument", "name", quoted).await;
+    let far = || Endpoint { host: "db.example.org".into(), port: 1 };
     for (what, target) in [
-        ("a name with a quote", TargetDescription { name: "x'y".into(), ..good.clone() }),
-        ("a host far away", TargetDescription { host: "db.example.org".into(), ..good.clone() }),
-        ("two hosts", TargetDescription { host: "127.0.0.1,db.example.org".into(), ..good.clone() }),
-        ("a host with parameters", TargetDescription { host: "localhost user=postgres".into(), ..good.clone() }),
-        ("a host with a zero byte", TargetDescription { host: "127.0.0.1\u{0}".into(), ..good.clone() }),
-        ("port 0", TargetDescription { port: 0, ..good.clone() }),
-        ("a database with a zero byte", TargetDescription { database: "a\u{0}b".into(), ..good.clone() }),
-        ("a root that is no certificate", TargetDescription { tls: tls(b"garbage", ""), ..good.clone() }),
-        (
-            "no root",
-            TargetDescription { tls: Some(TargetTls { roots: vec![], ..tls(b"", "").unwrap() }), ..good.clone() },
-        ),
-        ("TLS for a name that is none", TargetDescription { tls: tls(&root, "a b"), ..good.clone() }),
-        ("TLS in a socket's folder", TargetDescription { host: "/run".into(), tls: tls(&root, ""), ..good.clone() }),
-        ("a user with a line break", TargetDescription { user: "a\nb".into(), ..good.clone() }),
+        ("a database twice", TargetSpec { databases: vec!["d".into()], ..good.clone() }),
+        ("a standby far away", TargetSpec { standbys: vec![far()], ..good.clone() }),
+        ("an owner with a line break", TargetSpec { owner: "a\nb".into(), ..good.clone() }),
+        ("a host far away", TargetSpec { host: "db.example.org".into(), ..good.clone() }),
+        ("two hosts", TargetSpec { host: "127.0.0.1,db.example.org".into(), ..good.clone() }),
+        ("a host with parameters", TargetSpec { host: "localhost user=postgres".into(), ..good.clone() }),
+        ("a host with a zero byte", TargetSpec { host: "127.0.0.1\u{0}".into(), ..good.clone() }),
+        ("port 0", TargetSpec { port: 0, ..good.clone() }),
+        ("a database with a zero byte", TargetSpec { database: "a\u{0}b".into(), ..good.clone() }),
+        ("a root that is no certificate", TargetSpec { tls: tls(b"garbage", ""), ..good.clone() }),
+        ("no root", TargetSpec { tls: Some(TargetTls { roots: vec![], ..tls(b"", "").unwrap() }), ..good.clone() }),
+        ("TLS for a name that is none", TargetSpec { tls: tls(&root, "a b"), ..good.clone() }),
+        ("TLS in a socket's folder", TargetSpec { host: "/run".into(), tls: tls(&root, ""), ..good.clone() }),
+        ("a user with a line break", TargetSpec { user: "a\nb".into(), ..good.clone() }),
     ] {
         stage
             .refused(
                 &format!("a target with {what}"),
                 "invalid_argument",
                 "",
-                admin.put_target(&target, b"pw", ring).await,
+                admin.put_target("hostile", &target, b"pw", ring).await,
             )
             .await;
     }
@@ -287,7 +288,7 @@ async fn text_for_the_database(cluster: &Cluster) {
         ))
         .await
         .unwrap();
-    admin.put_role(&role("strange", strange)).await.unwrap();
+    admin.put_role("strange", &role(strange)).await.unwrap();
     let lease = demo.issue_lease("strange", None).await.unwrap_or_else(|why| panic!("a group named {strange}: {why}"));
     let row = superuser
         .query_one(
@@ -321,7 +322,7 @@ async fn text_for_the_database(cluster: &Cluster) {
     .enumerate()
     {
         let name = format!("hostile-{n}");
-        admin.put_role(&role(&name, group)).await.unwrap();
+        admin.put_role(&name, &role(group)).await.unwrap();
         stage.forget().await;
         stage
             .refused_as(

@@ -3,9 +3,9 @@
 use super::quorum::index_to_ask_for;
 use super::{Client, lock};
 use crate::status::{
-    BAD_ANSWER, CLIENT_SETUP, Failure, NOT_FOUND, NOT_PINNED, REQUEST_TOO_LATE, Retry, STALE_AUTHORITY,
+    BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_FOUND, NOT_PINNED, REQUEST_TOO_LATE, Retry, STALE_AUTHORITY,
 };
-use crate::vault::{Lease, Mount, SubmitRequest};
+use crate::vault::{Lease, Mount, SubmitRequest, TargetProof};
 use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
@@ -17,7 +17,7 @@ use quorate_state::ids::{CustomerKeyId, KeyringId, MemberIndex, Millis, SessionI
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
 use quorate_state::store::decode;
-use quorate_state::target::{TargetTls, credential_path};
+use quorate_state::target::{Role, TargetSpec, credential_path};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -61,44 +61,6 @@ pub struct Submitted {
     pub unconfirmed: Vec<MemberIndex>,
     /// For the same: members that the answering one does not wait for, because they are recorded as gone.
     pub gone: Vec<MemberIndex>,
-}
-
-/// A target, without its password.
-#[derive(Debug, Clone)]
-pub struct TargetDescription {
-    /// Its name.
-    pub name: String,
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// The database that the executor connects to.
-    pub database: String,
-    /// The administrative login.
-    pub user: String,
-    /// How connections are protected; `None` for a server on every node's own machine only.
-    pub tls: Option<TargetTls>,
-}
-
-/// A role: what its leases get.
-#[derive(Debug, Clone)]
-pub struct RoleDescription {
-    /// Its name.
-    pub name: String,
-    /// Its target.
-    pub target: String,
-    /// Group roles at the target.
-    pub groups: Vec<String>,
-    /// Milliseconds.
-    pub default_ttl: Millis,
-    /// Milliseconds, with every renewal.
-    pub max_ttl: Millis,
-    /// Connections per lease.
-    pub connection_limit: u16,
-    /// Leases at once.
-    pub max_leases: u32,
-    /// What verifiers must have.
-    pub scram_iterations: u32,
 }
 
 impl Client {
@@ -369,13 +331,15 @@ impl Client {
         }
     }
 
-    /// Describes a target; its password is sealed to a pinned keyring of class `cluster`.
+    /// Describes a target; its password is sealed to a pinned keyring of class `cluster`. Leases are issued there once it was
+    /// proved: see [`Client::prove_target`].
     ///
     /// # Errors
     /// `not_pinned`; the members'.
     pub async fn put_target(
         &self,
-        target: &TargetDescription,
+        name: &str,
+        spec: &TargetSpec,
         password: &[u8],
         keyring: KeyringId,
     ) -> Result<Submitted, Failure> {
@@ -383,38 +347,38 @@ impl Client {
             self.profile.keyring(&keyring.0).filter(|k| k.class == KeyringClass::Cluster).ok_or_else(|| {
                 Failure::new(NOT_PINNED, format!("keyring {keyring} is not a pinned one of class cluster"))
             })?;
-        let path = credential_path(&target.name);
+        let path = credential_path(name);
         let Sealed { header, payload } = self.seal(password, self.random(), (SYSTEM_NAMESPACE, &path), pinned, &[])?;
-        let TargetDescription { name, host, port, database, user, tls } = target.clone();
-        self.change(Change::PutTarget { name, host, port, database, user, header, payload, tls }).await
+        self.change(Change::PutTarget { name: name.to_owned(), spec: spec.clone(), header, payload }).await
+    }
+
+    /// Has the cluster find out whether a target does what leases need: its rights are looked at, and one credential is issued
+    /// there, used, and revoked. Waits for what was found out, at most `limit`; with the first proof without findings leases
+    /// are issued there.
+    ///
+    /// # Errors
+    /// `deadline` when nothing was found out in time: it goes on by itself. `not_found`; the members'.
+    pub async fn prove_target(&self, name: &str, limit: Duration) -> Result<TargetProof, Failure> {
+        let index = self.change(Change::ProveTarget { name: name.to_owned() }).await?.index;
+        let deadline = Instant::now() + limit;
+        loop {
+            let found = self.roles().await?.targets.into_iter().find(|t| t.name == name);
+            match found.and_then(|target| target.proof) {
+                Some(proof) if proof.asked >= index => return Ok(proof),
+                _ if Instant::now() >= deadline => {
+                    return Err(Failure::new(DEADLINE, format!("nothing was found out about target {name} yet")));
+                }
+                _ => sleep(READ_AGAIN).await,
+            }
+        }
     }
 
     /// Describes a role.
     ///
     /// # Errors
     /// The members'.
-    pub async fn put_role(&self, role: &RoleDescription) -> Result<Submitted, Failure> {
-        let RoleDescription {
-            name,
-            target,
-            groups,
-            default_ttl,
-            max_ttl,
-            connection_limit,
-            max_leases,
-            scram_iterations,
-        } = role.clone();
-        self.change(Change::PutRole {
-            name,
-            target,
-            groups,
-            default_ttl,
-            max_ttl,
-            connection_limit,
-            max_leases,
-            scram_iterations,
-        })
-        .await
+    pub async fn put_role(&self, name: &str, role: &Role) -> Result<Submitted, Failure> {
+        self.change(Change::PutRole { name: name.to_owned(), role: role.clone() }).await
     }
 
     /// Signs a change that needs no administrators and sends it.

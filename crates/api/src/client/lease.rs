@@ -109,6 +109,7 @@ impl Client {
             Selector::Target(target) => ListLeasesRequest { target, ..Default::default() },
             Selector::Identity(owner) => ListLeasesRequest { owner, ..Default::default() },
             Selector::Below(below) => ListLeasesRequest { below, ..Default::default() },
+            Selector::Namespace(namespace) => ListLeasesRequest { namespace, ..Default::default() },
         };
         let deadline = Instant::now() + limit;
         let mut pause = BACKOFF.0;

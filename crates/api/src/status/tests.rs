@@ -21,11 +21,13 @@ fn refusals() -> Vec<Refusal> {
         R::Invalid { field: text(), why: text() },
         R::Unacceptable { why: text() },
         R::LeaseState { state: text() },
-        R::Quota { limit: 5 },
+        R::Quota { what: text(), limit: 5 },
         R::Blocked,
         R::Unjustified,
         R::Ceremony { why: text() },
         R::ExpiryPaused { until: 6 },
+        R::TargetStanding { standing: text() },
+        R::Quarantined { counter: 7 },
     ];
     for refusal in &all {
         match refusal {
@@ -48,7 +50,9 @@ fn refusals() -> Vec<Refusal> {
             | R::Blocked
             | R::Unjustified
             | R::Ceremony { .. }
-            | R::ExpiryPaused { .. } => {}
+            | R::ExpiryPaused { .. }
+            | R::TargetStanding { .. }
+            | R::Quarantined { .. } => {}
         }
     }
     all

@@ -521,7 +521,7 @@ impl Vault for Node {
     async fn read_roles(&self, _: Request<ReadRolesRequest>) -> Reply<ReadRolesReply> {
         self.up()?;
         let role = Role { name: "reader".into(), scram_iterations: 4096, ..Role::default() };
-        Ok(Response::new(ReadRolesReply { roles: vec![role], targets: vec![] }))
+        Ok(Response::new(ReadRolesReply { roles: vec![role], ..Default::default() }))
     }
 
     async fn read_lease(&self, request: Request<ReadLeaseRequest>) -> Reply<Lease> {

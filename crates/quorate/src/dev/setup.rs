@@ -13,9 +13,7 @@ use crate::operator::{Operator, save_profile};
 use crate::output::{progress, raw};
 use crate::passphrase::{Passphrases, first_line};
 use anyhow::Context as _;
-use quorate_api::client::{
-    Administrators, Client, CustomerSource, PinnedMount, RoleDescription, TargetDescription, TargetTls,
-};
+use quorate_api::client::{Administrators, Client, CustomerSource, PinnedMount, Role, TargetSpec, TargetTls};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_server::env::Env;
 use quorate_state::change::Change;
@@ -253,8 +251,7 @@ async fn postgres_up(layout: &Layout, children: &mut Children) -> anyhow::Result
 async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres) -> anyhow::Result<()> {
     let password = first_line(&layout.file("postgres.password"))?;
     let keyring = crate::target::cluster_keyring(client.profile())?;
-    let target = TargetDescription {
-        name: "pg".to_owned(),
+    let target = TargetSpec {
         host: "127.0.0.1".to_owned(),
         port: postgres.port,
         database: DATABASE.to_owned(),
@@ -264,10 +261,10 @@ async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres) 
             server_name: String::new(),
             require_binding: true,
         }),
+        ..TargetSpec::default()
     };
-    client.put_target(&target, password.expose(), keyring).await?;
-    let role = RoleDescription {
-        name: "reader".to_owned(),
+    client.put_target("pg", &target, password.expose(), keyring).await?;
+    let role = Role {
         target: "pg".to_owned(),
         groups: vec![GROUP.to_owned()],
         default_ttl: 60_000,
@@ -275,8 +272,13 @@ async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres) 
         connection_limit: 4,
         max_leases: 1_000,
         scram_iterations: 4_096,
+        ..Role::default()
     };
-    client.put_role(&role).await?;
+    client.put_role("reader", &role).await?;
+    let proof = client.prove_target("pg", PATIENCE).await?;
+    if !(proof.missing.is_empty() && proof.failed.is_empty()) {
+        anyhow::bail!(crate::target::findings("pg", &proof));
+    }
     Ok(())
 }
 

@@ -3,9 +3,9 @@
 
 use crate::net::Hub;
 use quorate_api::client::{
-    Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, RoleDescription, Seams,
-    TargetDescription,
+    Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, Role, Seams, Submitted, TargetSpec,
 };
+use quorate_api::status::Failure;
 use quorate_api::vault::ReadStatusReply;
 use quorate_audit::AuditLog;
 use quorate_audit::testing::MemDisk;
@@ -24,6 +24,7 @@ use quorate_server::{Parts, serve};
 use quorate_state::change::Change;
 use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Member, Roster};
 use quorate_state::ids::KeyringId;
+use quorate_state::target::claim_prefix;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType, date_time_ymd};
 use std::collections::BTreeMap;
 use std::io;
@@ -230,21 +231,31 @@ impl World {
         &self.targets[name]
     }
 
-    /// Describes a target, and a role of its name for each group.
+    /// Every account at a target but the claims of the cluster.
+    pub(crate) fn logins(&self, name: &str) -> Vec<String> {
+        let claims = claim_prefix(&self.profile.cluster, name);
+        self.target(name).names().into_iter().filter(|account| !account.starts_with(&claims)).collect()
+    }
+
+    /// Describes a target, and a role of its name for each group, and has it proved.
     pub(crate) async fn describe(&self, name: &str, groups: &[&str]) {
+        self.describe_unproved(name, groups).await;
+        let proof = self.client("admin/first").prove_target(name, Duration::from_secs(40)).await.unwrap();
+        assert!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
+    }
+
+    pub(crate) async fn describe_unproved(&self, name: &str, groups: &[&str]) {
         let admin = self.client("admin/first");
-        let target = TargetDescription {
-            name: name.to_owned(),
+        let target = TargetSpec {
             host: "127.0.0.1".to_owned(),
             port: 5_432,
             database: "d".to_owned(),
             user: "u".to_owned(),
-            tls: None,
+            ..TargetSpec::default()
         };
-        admin.put_target(&target, b"a password", KeyringId(self.profile.keyrings[0].id())).await.unwrap();
+        admin.put_target(name, &target, b"a password", KeyringId(self.profile.keyrings[0].id())).await.unwrap();
         for group in groups {
-            let role = RoleDescription {
-                name: format!("{name}-{group}"),
+            let role = Role {
                 target: name.to_owned(),
                 groups: vec![(*group).to_owned()],
                 default_ttl: 60_000,
@@ -252,8 +263,9 @@ impl World {
                 connection_limit: 4,
                 max_leases: 1_000,
                 scram_iterations: 1,
+                ..Role::default()
             };
-            admin.put_role(&role).await.unwrap();
+            admin.put_role(&format!("{name}-{group}"), &role).await.unwrap();
         }
     }
 
@@ -276,7 +288,10 @@ impl World {
             raft,
             peer_listener: env.net.listen(peer_port(index)).await.unwrap(),
             api_listener: env.net.listen(api_port(index)).await.unwrap(),
-            engines: Box::new(move |config| Ok(Arc::new(targets[&config.target].executor()))),
+            engines: Box::new(move |config| {
+                let target = &targets[&config.target];
+                Ok(Arc::new(if config.user == "u" { target.executor() } else { target.as_login(&config.user) }))
+            }),
             attest_every: 16,
             env,
         };
@@ -361,10 +376,11 @@ impl World {
     }
 
     pub(crate) async fn administer(&self, change: Change) {
-        let client = self.client("admin/first");
-        let authority_version = client.policies().await.unwrap().authority_version;
-        let by = Administrators { keys: &[&self.administrator], authority_version };
-        client.administer(change, &by).await.unwrap();
+        self.try_administer(change).await.unwrap();
+    }
+
+    pub(crate) async fn try_administer(&self, change: Change) -> Result<Submitted, Failure> {
+        self.client("admin/first").administer_now(change, &[&self.administrator]).await
     }
 
     /// Has the members make a keyring of class `cluster`, and pins it.

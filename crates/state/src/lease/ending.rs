@@ -21,6 +21,8 @@ pub enum Selector {
     Identity(String),
     /// Of every identity below a prefix of SPIFFE ids, by whole segments, and of the prefix itself.
     Below(String),
+    /// Of the roles of a namespace, and of those below it.
+    Namespace(String),
 }
 
 impl fmt::Display for Selector {
@@ -30,6 +32,7 @@ impl fmt::Display for Selector {
             Self::Target(name) => write!(f, "target {name}"),
             Self::Identity(id) => write!(f, "identity {id}"),
             Self::Below(prefix) => write!(f, "identities below {prefix}"),
+            Self::Namespace(name) => write!(f, "namespace {name}"),
         }
     }
 }
@@ -42,9 +45,8 @@ impl Selector {
             Self::Role(role) => lease.role == *role,
             Self::Target(target) => lease.target == *target,
             Self::Identity(id) => lease.owner == *id,
-            Self::Below(prefix) => {
-                lease.owner.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
+            Self::Below(prefix) => is_in(&lease.owner, prefix),
+            Self::Namespace(namespace) => is_in(&lease.namespace, namespace),
         }
     }
 
@@ -55,9 +57,10 @@ impl Selector {
             Self::Role(role) => vec![whole(first_of(Kind::Role, role))],
             Self::Target(target) => vec![whole(first_of(Kind::Target, target))],
             Self::Identity(id) => vec![whole(first_of(Kind::Owner, id))],
-            Self::Below(prefix) => {
-                let below = key(Table::LeaseOf, &[&[Kind::Owner as u8], prefix.as_bytes(), b"/"]);
-                vec![whole(first_of(Kind::Owner, prefix)), whole(below)]
+            Self::Below(top) | Self::Namespace(top) => {
+                let kind = if matches!(self, Self::Below(_)) { Kind::Owner } else { Kind::Namespace };
+                let below = key(Table::LeaseOf, &[&[kind as u8], top.as_bytes(), b"/"]);
+                vec![whole(first_of(kind, top)), whole(below)]
             }
         }
     }
@@ -67,7 +70,8 @@ impl Selector {
     /// # Errors
     /// [`Refusal::Invalid`].
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        let (Self::Role(text) | Self::Target(text) | Self::Identity(text) | Self::Below(text)) = self;
+        let (Self::Role(text) | Self::Target(text) | Self::Identity(text) | Self::Below(text) | Self::Namespace(text)) =
+            self;
         if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
             return Err(Refusal::invalid("selector", "must have 1 to 256 bytes and no control characters"));
         }
@@ -79,6 +83,11 @@ impl Selector {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a name is `top` or below it, by whole segments.
+fn is_in(name: &str, top: &str) -> bool {
+    name.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// An end of many leases that has been begun, under the log index at which it was.

@@ -5,6 +5,7 @@ use super::{Lease, State, Why};
 use crate::clock::ClusterClock;
 use crate::ids::{LeaseId, Millis};
 use crate::store::{Store, StoreError, Table, Tx, after_prefix, decode, key, name, read};
+use crate::target::{quarantine, targets};
 
 /// How long a lease is remembered after its end was proved, in milliseconds of cluster time: a week, which is longer than any
 /// request for it can be valid.
@@ -35,7 +36,7 @@ impl Queue {
             State::Intent => Some(Self::Making),
             State::Active => Some(Self::Living),
             State::Revoking => Some(match lease.why {
-                Some(Why::Requested | Why::RoleDeleted | Why::IdentityBlocked) => Self::Asked,
+                Some(Why::Requested | Why::RoleDeleted | Why::IdentityBlocked | Why::TargetDeleted) => Self::Asked,
                 Some(Why::Expired | Why::Failed | Why::Adopted) | None => Self::Due,
             }),
             State::Revoked => None,
@@ -105,22 +106,65 @@ fn tally_key(target: &str, queue: Queue) -> Vec<u8> {
     key(Table::LeaseTally, &[&name(target), &[queue as u8]])
 }
 
-/// When the next lease is due.
+/// How many leases of a target are not revoked.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer.
+pub fn unrevoked(store: &dyn Store, target: &str) -> Result<u32, StoreError> {
+    count(store, Kind::Target, target)
+}
+
+/// What stands before the leases of a target that are to end, in the order of their ends.
+pub(super) fn due_at(target: &str) -> Vec<u8> {
+    key(Table::LeaseDue, &[&name(target)])
+}
+
+/// The end in a row of [`Table::LeaseDue`].
+pub(super) fn end_at(row: &[u8]) -> Option<Millis> {
+    let at = row.len().checked_sub(24)?;
+    row.get(at..at + 8)?.try_into().ok().map(Millis::from_be_bytes)
+}
+
+/// When the next lease is due, of those that may be ended.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot answer.
 pub fn next_due(store: &dyn Store) -> Result<Option<Millis>, StoreError> {
-    let prefix = key(Table::LeaseDue, &[]);
-    let first = store.scan(&prefix, &after_prefix(&prefix), 1)?;
-    Ok(first.first().and_then(|(key, _)| key.get(1..9)?.try_into().ok()).map(Millis::from_be_bytes))
+    let mut next: Option<Millis> = None;
+    for (target, _) in targets(store)? {
+        if quarantine(store, &target)?.is_some() {
+            continue;
+        }
+        let prefix = due_at(&target);
+        let first = store.scan(&prefix, &after_prefix(&prefix), 1)?;
+        let due = first.first().and_then(|(row, _)| end_at(row));
+        next = next.into_iter().chain(due).min();
+    }
+    Ok(next)
 }
 
-/// How many leases of a role are not revoked.
+/// How many leases of a role, target, owner or namespace are not revoked; of a namespace, those of all below it too.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot answer.
-pub fn count(store: &dyn Store, role: &str) -> Result<u32, StoreError> {
-    Ok(read(store, &key(Table::LeaseCount, &[&name(role)]))?.unwrap_or(0))
+pub fn count(store: &dyn Store, kind: Kind, of: &str) -> Result<u32, StoreError> {
+    Ok(read(store, &count_key(kind, of))?.unwrap_or(0))
+}
+
+fn count_key(kind: Kind, of: &str) -> Vec<u8> {
+    key(Table::LeaseCount, &[&[kind as u8], &name(of)])
+}
+
+/// A namespace and all above it.
+pub(crate) fn with_parents(namespace: &str) -> impl Iterator<Item = &str> {
+    let cuts = namespace.match_indices('/').map(|(at, _)| at).chain([namespace.len()]);
+    cuts.filter_map(|at| namespace.get(..at)).filter(|name| !name.is_empty())
+}
+
+/// Whose leases a lease is one of.
+pub(crate) fn counted(lease: &Lease) -> Vec<(Kind, &str)> {
+    let own = [(Kind::Role, &*lease.role), (Kind::Target, &*lease.target), (Kind::Owner, &*lease.owner)];
+    own.into_iter().chain(with_parents(&lease.namespace).map(|name| (Kind::Namespace, name))).collect()
 }
 
 /// At most `limit` leases with ids above `after`, revoked ones too.
@@ -152,13 +196,18 @@ pub(super) fn id_at(key: &[u8], at: usize) -> Result<LeaseId, StoreError> {
         .ok_or(StoreError::Corrupt { table: Table::Lease as u8 })
 }
 
-/// By what leases that can be ended are found.
-#[derive(Debug, Clone, Copy)]
+/// By what leases are counted, and found when they are to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// Of a role.
     Role = 0,
+    /// At a target.
     Target = 1,
+    /// Of an identity.
     Owner = 2,
+    /// Of the roles of a namespace.
+    Namespace = 3,
 }
 
 /// What begins the rows of the leases of a role, a target or an owner.
@@ -176,9 +225,15 @@ pub(super) fn since_at(row: &[u8]) -> Result<u64, StoreError> {
 pub(crate) fn rows(id: &LeaseId, lease: &Lease) -> Vec<Vec<u8>> {
     let mut rows = Vec::new();
     if matches!(lease.state, State::Intent | State::Active) {
-        rows.push(key(Table::LeaseDue, &[&lease.expires_at.to_be_bytes(), &id.0]));
+        rows.push([due_at(&lease.target).as_slice(), &lease.expires_at.to_be_bytes(), &id.0].concat());
         let since = lease.intent_index.to_be_bytes();
-        for (kind, of) in [(Kind::Role, &lease.role), (Kind::Target, &lease.target), (Kind::Owner, &lease.owner)] {
+        let by = [
+            (Kind::Role, &lease.role),
+            (Kind::Target, &lease.target),
+            (Kind::Owner, &lease.owner),
+            (Kind::Namespace, &lease.namespace),
+        ];
+        for (kind, of) in by.into_iter().filter(|(_, of)| !of.is_empty()) {
             rows.push([first_of(kind, of).as_slice(), &since, &id.0].concat());
         }
     }
@@ -213,7 +268,9 @@ pub(super) fn save(tx: &mut Tx<'_>, id: &LeaseId, before: Option<&Lease>, after:
     }
     if was.is_some() != is.is_some() {
         let step = if is.is_some() { Step::More } else { Step::Less };
-        step.count(tx, key(Table::LeaseCount, &[&name(&after.role)]))?;
+        for (kind, of) in counted(after) {
+            step.count(tx, count_key(kind, of))?;
+        }
     }
     tx.put(lease_key(id), after);
     Ok(())

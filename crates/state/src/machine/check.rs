@@ -11,6 +11,7 @@ use crate::lease::{self, Lease, Queue, State, leases, principal};
 use crate::request::Remembered;
 use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
 use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
+use crate::target::Standing;
 use crate::{absence, access, ceremony, target};
 use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::keyring::{KeyringClass, keyring_id};
@@ -150,7 +151,7 @@ fn sealed_for(
         && header.check_payload(&payload.0).is_ok())
 }
 
-/// Mounts stand in namespaces and on keyrings; roles name targets.
+/// Mounts stand in namespaces and on keyrings; roles name targets and namespaces; targets are enabled by proof only.
 fn places(store: &dyn Store) -> Result<(), Violation> {
     let namespaces: BTreeSet<String> = access::namespaces(store)?.into_iter().map(|(name, _)| name).collect();
     for (at, value) in rows(store, Table::Mount)? {
@@ -168,9 +169,23 @@ fn places(store: &dyn Store) -> Result<(), Violation> {
         }
     }
     for (label, role) in target::roles(store)? {
-        let there = target::target(store, &role.target)?.is_some();
-        holds(there, Table::Role, label.as_bytes(), "its target is missing")?;
+        let there = target::target(store, &role.target)?.is_some_and(|t| t.standing != Standing::Removing);
+        holds(there, Table::Role, label.as_bytes(), "its target is missing, or being removed")?;
+        let inside = role.namespace.is_empty() || namespaces.contains(&role.namespace);
+        holds(inside, Table::Role, label.as_bytes(), "its namespace is missing")?;
     }
+    for (label, found) in target::targets(store)? {
+        let holds = |rule, what| holds(rule, Table::Target, label.as_bytes(), what);
+        let over = found.standing == Standing::Removing && lease::unrevoked(store, &label)? == 0;
+        holds(!over, "it is to be removed, and nothing is left at it")?;
+        let proved = found.proof.as_ref().is_some_and(|p| p.asked <= found.asked);
+        holds(found.standing != Standing::Enabled || proved, "it is enabled and was never proved")?;
+    }
+    for label in target::quarantines(store)?.keys() {
+        let there = target::target(store, label)?.is_some();
+        holds(there, Table::Quarantine, label.as_bytes(), "its target is missing")?;
+    }
+    lease::quotas(store)?;
     Ok(())
 }
 
@@ -228,14 +243,18 @@ fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
         }
         indexed.extend(lease::rows(&id, &lease));
         if let Some(queue) = Queue::of(&lease) {
-            *counts.entry(name(&lease.role)).or_default() += 1;
+            let there = target::target(store, &lease.target)?.is_some();
+            holds(there, Table::Lease, &id.0, "its target is missing, and it is not revoked")?;
+            for (kind, of) in lease::counted(&lease) {
+                *counts.entry([&[kind as u8][..], &name(of)].concat()).or_default() += 1;
+            }
             *tallies.entry([&name(&lease.target)[..], &[queue as u8]].concat()).or_default() += 1;
         }
     }
     for (table, what) in [
         (Table::LeaseDue, "not exactly the leases that can end"),
         (Table::LeaseWork, "not exactly the leases not revoked"),
-        (Table::LeaseOf, "not exactly the leases that can be ended, by role, target and owner"),
+        (Table::LeaseOf, "not exactly the leases that can be ended, by role, target, owner and namespace"),
         (Table::LeaseGone, "not exactly the leases that are revoked"),
         (Table::LeaseOrigin, "not exactly the requests of the leases"),
     ] {

@@ -14,11 +14,11 @@ use quorate_state::change::{Change, Kind};
 use quorate_state::clock::Reading;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::{KeyringId, LeaseId, SecretId, SessionId, VersionId};
-use quorate_state::lease::Selector;
+use quorate_state::lease::{Selector, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request};
 use quorate_state::store::{MemStore, Table, key as row};
-use quorate_state::target::TargetTls;
+use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, TargetTls};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -31,8 +31,11 @@ fn shown(bytes: &[u8]) -> String {
 
 /// The same target, far away.
 fn encrypted(mut target: Change) -> Change {
-    if let Change::PutTarget { tls, .. } = &mut target {
-        *tls = Some(TargetTls { roots: vec![vec![0x30; 8]], server_name: "db".to_owned(), require_binding: true });
+    if let Change::PutTarget { spec, .. } = &mut target {
+        spec.databases = vec!["more".to_owned()];
+        spec.standbys = vec![Endpoint { host: "standby".to_owned(), port: 5433 }];
+        spec.owner = "owner".to_owned();
+        spec.tls = Some(TargetTls { roots: vec![vec![0x30; 8]], server_name: "db".to_owned(), require_binding: true });
     }
     target
 }
@@ -87,6 +90,10 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
         Change::ResetClock { to: CREATED },
         gone(2, Some(Absence::Destroyed)),
         Change::RevokeLeases { selector: Selector::Below("spiffe://example.org/app".to_owned()) },
+        Change::ProveTarget { name: "db".to_owned() },
+        Change::DeleteTarget { name: "db".to_owned() },
+        Change::SetQuota { subject: Subject::Namespace("team".to_owned()), limit: Some(9) },
+        Change::TakeOver { target: "db".to_owned(), counter: 9 },
     ]
 }
 
@@ -114,6 +121,10 @@ fn commands_are_frozen() {
     let endpoint = "db.example.org:5432".to_owned();
     let applied = Applied { index: 9, log: [1; 32], state: [2; 32] };
     let attestation = Attestation::sign(&world.cluster, ROSTER, 2, applied, &node(2));
+    let findings = vec![Finding::Missing("GRANT".to_owned()), Finding::Failed("no".to_owned())];
+    let proof =
+        Proof { asked: 8, at: CREATED, version: 150_018, timeline: 1, findings, notes: vec!["note".to_owned()] };
+    let found = Quarantine { counter: 9, index: 8, unknown: 2, missing: 1, sample: vec!["q_x".to_owned()] };
     let commands = [
         Command::Tick { readings: vec![Reading::sign(&world.cluster, ROSTER, 1, 9, CREATED, &node(1))] },
         Command::Expire { term, upto: CREATED },
@@ -128,7 +139,10 @@ fn commands_are_frozen() {
         Command::Ceremony { message },
         Command::Returned { attestation: attestation.clone() },
         Command::Sweep { term },
+        Command::TargetProved { term, target: "db".to_owned(), proof },
+        Command::Quarantine { term, target: "db".to_owned(), found },
     ];
+
     for command in commands {
         assert_eq!(Command::decode(&command.encode()), Ok(command.clone()));
         all.push((format!("command {command}"), command.encode()));
@@ -175,11 +189,13 @@ fn outcomes_are_frozen() {
         Refusal::invalid("field", "why"),
         Refusal::unacceptable("why"),
         Refusal::LeaseState { state: text() },
-        Refusal::Quota { limit: 3 },
+        Refusal::Quota { what: text(), limit: 3 },
         Refusal::Blocked,
         Refusal::Unjustified,
         Refusal::Ceremony { why: text() },
         Refusal::ExpiryPaused { until: CREATED },
+        Refusal::TargetStanding { standing: text() },
+        Refusal::Quarantined { counter: 9 },
     ];
     let mut all: Vec<_> = outcomes.iter().map(|(name, o)| ((*name).to_owned(), bytes_of(o))).collect();
     for (n, refusal) in refusals.into_iter().enumerate() {
@@ -197,7 +213,7 @@ fn outcomes_are_frozen() {
     all.push(("fault".to_owned(), bytes_of(&fault)));
     // And nothing comes after the last.
     assert!(borsh::from_slice::<Outcome>(&[10]).is_err());
-    assert!(borsh::from_slice::<Refusal>(&[20]).is_err());
+    assert!(borsh::from_slice::<Refusal>(&[22]).is_err());
     frozen("outcomes.txt", &all);
 }
 

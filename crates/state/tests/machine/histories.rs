@@ -113,7 +113,7 @@ impl Model {
         } else if !(SECOND..=LONGEST).contains(&ttl) {
             refused(Refusal::invalid("ttl", "must be 1 s to 240 s"))
         } else if counted >= QUOTA {
-            refused(Refusal::Quota { limit: QUOTA as u32 })
+            refused(Refusal::Quota { what: "role reader".to_owned(), limit: QUOTA as u32 })
         } else if !self.office {
             refused(Refusal::Unjustified)
         } else {
@@ -191,16 +191,9 @@ impl Model {
 }
 
 fn role() -> Change {
-    Change::PutRole {
-        name: "reader".to_owned(),
-        target: "db".to_owned(),
-        groups: Vec::new(),
-        default_ttl: DEFAULT,
-        max_ttl: LONGEST,
-        connection_limit: 1,
-        max_leases: QUOTA as u32,
-        scram_iterations: 4096,
-    }
+    role_with("reader", "db", |role| {
+        (role.default_ttl, role.max_ttl, role.max_leases) = (DEFAULT, LONGEST, QUOTA as u32);
+    })
 }
 
 /// What the machine and what the model answer.

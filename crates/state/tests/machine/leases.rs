@@ -5,8 +5,8 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof, Stamp};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{
-    Lease, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, leases, next_due, principal, principal_prefix,
-    tally, work,
+    Kind, Lease, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, leases, next_due, principal,
+    principal_prefix, tally, work,
 };
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::Request;
@@ -75,7 +75,7 @@ fn the_whole_life() {
         (ending.state, ending.why, ending.revoking_index),
         (State::Revoking, Some(Why::Requested), Some(world.index))
     );
-    assert_eq!((next_due(&world.store).unwrap(), count(&world.store, "reader").unwrap()), (None, 1));
+    assert_eq!((next_due(&world.store).unwrap(), count(&world.store, Kind::Role, "reader").unwrap()), (None, 1));
     assert_eq!(revoke(&mut world, id), moved(&[]), "it is ending already");
 
     assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
@@ -84,7 +84,7 @@ fn the_whole_life() {
         (gone.state, gone.revoked_index, gone.proof),
         (State::Revoked, Some(world.index), Some(proof(id, false)))
     );
-    assert_eq!(count(&world.store, "reader").unwrap(), 0);
+    assert_eq!(count(&world.store, Kind::Role, "reader").unwrap(), 0);
     assert_eq!(revoke(&mut world, id), moved(&[]));
     assert_eq!(leases(&world.store, Some(&id), 9).unwrap(), []);
 }
@@ -138,7 +138,7 @@ fn an_intent_is_what_its_role_allows() {
             "verifier",
         );
     }
-    assert_eq!(count(&world.store, "reader").unwrap(), 0);
+    assert_eq!(count(&world.store, Kind::Role, "reader").unwrap(), 0);
     for (ttl, lives) in [(None, HOUR), (Some(SECOND), SECOND), (Some(4 * HOUR), 4 * HOUR)] {
         let Outcome::Intent { expires_at, .. } = world.submit(issue("reader", ttl)) else { panic!("{ttl:?}") };
         assert_eq!(expires_at, world.now() + lives);
@@ -162,7 +162,7 @@ fn one_request_is_one_lease_for_ever() {
 fn a_role_has_a_quota_that_only_proven_ends_give_back() {
     let mut world = World::with_target();
     let ids = [world.active(1), world.active(2), world.intent()];
-    let full = Outcome::Refused(Refusal::Quota { limit: 3 });
+    let full = Outcome::Refused(Refusal::Quota { what: "role reader".to_owned(), limit: 3 });
     assert_eq!(world.submit(issue("reader", None)), full);
     assert_eq!(revoke(&mut world, ids[0]), moved(&[ids[0]]));
     assert_eq!(world.submit(issue("reader", None)), full, "it may still be alive at the target");
@@ -345,7 +345,7 @@ fn deleting_a_role_ends_its_leases_and_no_other_s() {
     assert_eq!(world.submit(Change::DeleteRole { name: "reader".to_owned() }), gone);
     // What its leases need to be ended stands in them, and they count against a role of the same name.
     assert_eq!(world.submit(role("reader", "db")), Outcome::Done);
-    assert_eq!(count(&world.store, "reader").unwrap(), 2);
+    assert_eq!(count(&world.store, Kind::Role, "reader").unwrap(), 2);
     assert_eq!(world.apply(&revoked(&world, vec![proof(live, false)])), moved(&[live]));
 }
 
@@ -353,21 +353,10 @@ fn deleting_a_role_ends_its_leases_and_no_other_s() {
 fn a_lease_keeps_what_its_role_was() {
     let mut world = World::with_target();
     let id = world.intent();
-    let Change::PutRole { name, target, default_ttl, max_ttl, max_leases, scram_iterations, .. } = role("reader", "db")
-    else {
-        panic!()
-    };
-    let groups = vec!["everything".to_owned()];
-    let wider = Change::PutRole {
-        name,
-        target,
-        groups,
-        default_ttl,
-        max_ttl,
-        connection_limit: 9,
-        max_leases,
-        scram_iterations,
-    };
+    let wider = role_with("reader", "db", |role| {
+        role.groups = vec!["everything".to_owned()];
+        role.connection_limit = 9;
+    });
     assert_eq!(world.submit(wider), Outcome::Done);
     let old = get(&world, &id);
     assert_eq!((old.groups, old.connection_limit), (vec!["app_read".to_owned()], 5));
@@ -384,13 +373,13 @@ fn nobody_adopts_what_a_lease_accounts_for() {
     revoke(&mut world, id);
     world.untouched(&adopt(&world, &login, 7), lease_state("revoking"));
     world.apply(&revoked(&world, vec![proof(id, true)]));
-    assert_eq!(count(&world.store, "reader").unwrap(), 0);
+    assert_eq!(count(&world.store, Kind::Role, "reader").unwrap(), 0);
     // A fail-over of the target has brought it back, under another oid.
     assert_eq!(world.apply(&adopt(&world, &login, 8)), moved(&[id]));
     let again = get(&world, &id);
     assert_eq!((again.state, again.why, again.oid), (State::Revoking, Some(Why::Adopted), Some(8)));
     assert_eq!((again.revoked_index, again.proof, again.owner.as_str()), (None, None, ALICE));
-    assert_eq!((count(&world.store, "reader").unwrap(), next_due(&world.store).unwrap()), (1, None));
+    assert_eq!((count(&world.store, Kind::Role, "reader").unwrap(), next_due(&world.store).unwrap()), (1, None));
     assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
 }
 

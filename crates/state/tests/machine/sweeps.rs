@@ -4,7 +4,9 @@ use crate::world::*;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{Lease, MAX_PER_COMMAND, REMEMBERED, Selector, State, Why, lease, principal, sweeps, swept};
+use quorate_state::lease::{
+    Lease, MAX_PER_COMMAND, REMEMBERED, Selector, State, Subject, Why, lease, principal, quotas, sweeps, swept,
+};
 use quorate_state::machine::{Position, apply, check};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::Request;
@@ -28,13 +30,7 @@ fn changed(outcome: Outcome) -> Vec<LeaseId> {
 
 /// A role with room for all of them.
 fn wide(name: &str) -> Change {
-    let Change::PutRole { target, groups, default_ttl, max_ttl, connection_limit, scram_iterations, .. } =
-        role(name, "db")
-    else {
-        panic!()
-    };
-    let (name, max_leases) = (name.to_owned(), 5_000);
-    Change::PutRole { name, target, groups, default_ttl, max_ttl, connection_limit, max_leases, scram_iterations }
+    role_with(name, "db", |role| role.max_leases = 5_000)
 }
 
 fn issued(world: &mut World, role: &str, owner: &str) -> LeaseId {
@@ -194,4 +190,76 @@ fn as_many_are_forgotten_as_come() {
     assert_eq!(prove(&mut world, id), [id]);
     world.tick(world.now() + REMEMBERED / 2 + 1);
     assert_eq!(gone(&world), 1, "those of long ago");
+}
+
+#[test]
+fn a_namespace_ends_with_all_below_it() {
+    let mut world = World::with_target();
+    for (namespace, label) in [("team/a", "one"), ("team/ab", "two"), ("team/a/x", "three")] {
+        assert_eq!(world.submit(Change::CreateNamespace { namespace: namespace.to_owned() }), Outcome::Done);
+        let inside = role_with(label, "db", |role| role.namespace = namespace.to_owned());
+        assert_eq!(world.submit(inside), Outcome::Done);
+    }
+    let outside = issued(&mut world, "reader", ALICE);
+    let (one, two, three) =
+        (issued(&mut world, "one", ALICE), issued(&mut world, "two", ALICE), issued(&mut world, "three", BOB));
+    let revoke = |of: &str| Change::RevokeLeases { selector: Selector::Namespace(of.to_owned()) };
+    assert_eq!(changed(world.submit(revoke("team/nobody"))), []);
+    assert_eq!(changed(world.submit(revoke("team/a"))), [one, three], "by whole segments");
+    assert_eq!(changed(world.submit(revoke("team"))), [two]);
+    assert_eq!(changed(world.submit(revoke("team"))), []);
+    assert_eq!(lease(&world.store, &outside).unwrap().unwrap().state, State::Intent);
+}
+
+#[test]
+fn quotas_bound_what_is_not_revoked() {
+    let mut world = World::with_target();
+    for namespace in ["team/a", "team/a/x"] {
+        assert_eq!(world.submit(Change::CreateNamespace { namespace: namespace.to_owned() }), Outcome::Done);
+    }
+    let inside = role_with("inside", "db", |role| (role.namespace, role.max_leases) = ("team/a/x".to_owned(), 100));
+    assert_eq!(world.submit(inside), Outcome::Done);
+    assert_eq!(world.submit(wide("wide")), Outcome::Done);
+    let set = |world: &mut World, subject: &Subject, limit| {
+        assert_eq!(world.submit(Change::SetQuota { subject: subject.clone(), limit }), Outcome::Done, "{subject}");
+    };
+    let full = |what: &Subject, limit| Outcome::Refused(Refusal::Quota { what: what.to_string(), limit });
+    let (alice, each) = (Subject::Identity(ALICE.to_owned()), Subject::EachIdentity);
+    let (target, team) = (Subject::Target("db".to_owned()), Subject::Namespace("team/a".to_owned()));
+    // Each identity, and one that has its own.
+    set(&mut world, &each, Some(1));
+    let first = issued(&mut world, "wide", ALICE);
+    assert_eq!(world.submit_as(ALICE, issue("inside", None)), full(&alice, 1), "whichever the role is");
+    issued(&mut world, "wide", BOB);
+    set(&mut world, &alice, Some(2));
+    issued(&mut world, "wide", ALICE);
+    assert_eq!(world.submit_as(ALICE, issue("wide", None)), full(&alice, 2));
+    // One that is ending counts until it is proved to be gone.
+    assert_eq!(changed(world.submit(Change::RevokeLease { lease: first })), [first]);
+    assert_eq!(world.submit_as(ALICE, issue("wide", None)), full(&alice, 2));
+    world.end(first);
+    issued(&mut world, "wide", ALICE);
+    set(&mut world, &alice, None);
+    set(&mut world, &each, None);
+    // The target: three are there.
+    set(&mut world, &target, Some(3));
+    assert_eq!(world.submit(issue("wide", None)), full(&target, 3));
+    set(&mut world, &target, None);
+    // A namespace bounds those below it.
+    set(&mut world, &team, Some(1));
+    issued(&mut world, "inside", ALICE);
+    assert_eq!(world.submit(issue("inside", None)), full(&team, 1));
+    issued(&mut world, "wide", ALICE);
+    assert_eq!(quotas(&world.store).unwrap(), [(team.clone(), 1)]);
+    set(&mut world, &team, Some(0));
+    assert_eq!(world.submit(issue("inside", None)), full(&team, 0));
+    // Nothing that is not there.
+    for (subject, what) in
+        [(Subject::Target("no".to_owned()), "target"), (Subject::Namespace("no".to_owned()), "namespace")]
+    {
+        let refused = world.submit(Change::SetQuota { subject, limit: Some(1) });
+        assert_eq!(refused, Outcome::Refused(Refusal::not_found(what)));
+    }
+    let odd = Change::SetQuota { subject: Subject::Identity("alice".to_owned()), limit: Some(1) };
+    assert_invalid(&world.submit(odd), "identity");
 }

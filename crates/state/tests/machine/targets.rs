@@ -5,18 +5,18 @@ use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::sealed::Sealed;
 use quorate_state::change::Change;
 use quorate_state::command::Command;
+use quorate_state::ids::LeaseId;
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{TargetTls, executor, role as role_of, roles, target, targets};
+use quorate_state::target::{
+    Endpoint, Finding, Proof, Quarantine, Role, Standing, TargetSpec, TargetTls, executor, quarantine, role as role_of,
+    roles, target, targets,
+};
 
 /// `change` with some of its fields changed.
-fn described(change: &Change, alter: impl Fn(&mut String, &mut String, &mut u16, &mut String, &mut String)) -> Change {
-    let Change::PutTarget { mut name, mut host, mut port, mut database, mut user, header, payload, tls } =
-        change.clone()
-    else {
-        panic!("{change:?}")
-    };
-    alter(&mut name, &mut host, &mut port, &mut database, &mut user);
-    Change::PutTarget { name, host, port, database, user, header, payload, tls }
+fn described(change: &Change, alter: impl Fn(&mut String, &mut TargetSpec)) -> Change {
+    let Change::PutTarget { mut name, mut spec, header, payload } = change.clone() else { panic!("{change:?}") };
+    alter(&mut name, &mut spec);
+    Change::PutTarget { name, spec, header, payload }
 }
 
 fn sealed_as(world: &mut World, alter: impl Fn(&World, &mut Seal)) -> Outcome {
@@ -25,8 +25,8 @@ fn sealed_as(world: &mut World, alter: impl Fn(&World, &mut Seal)) -> Outcome {
     seal.path = "target/db".to_owned();
     alter(world, &mut seal);
     let Sealed { header: h, payload: p } = seal.make();
-    let Change::PutTarget { name, host, port, database, user, .. } = world.target("db") else { panic!() };
-    world.submit(Change::PutTarget { name, host, port, database, user, header: h, payload: p, tls: None })
+    let Change::PutTarget { name, spec, .. } = world.target("db") else { panic!() };
+    world.submit(Change::PutTarget { name, spec, header: h, payload: p })
 }
 
 #[test]
@@ -34,28 +34,28 @@ fn a_target_is_described_once() {
     let mut world = World::new();
     let good = world.target("db");
     for name in ["", "Db", "a/b", "a b", &"d".repeat(33)] {
-        assert_invalid(&world.submit(described(&good, |n, _, _, _, _| *n = name.to_owned())), "name");
+        assert_invalid(&world.submit(described(&good, |n, _| *n = name.to_owned())), "name");
     }
     for bad in ["", "a\nb", &"x".repeat(254)] {
-        assert_invalid(&world.submit(described(&good, |_, h, _, _, _| *h = bad.to_owned())), "host");
-        assert_invalid(&world.submit(described(&good, |_, _, _, d, _| *d = bad.to_owned())), "database");
-        assert_invalid(&world.submit(described(&good, |_, _, _, _, u| *u = bad.to_owned())), "user");
+        assert_invalid(&world.submit(described(&good, |_, s| s.host = bad.to_owned())), "host");
+        assert_invalid(&world.submit(described(&good, |_, s| s.database = bad.to_owned())), "database");
+        assert_invalid(&world.submit(described(&good, |_, s| s.user = bad.to_owned())), "user");
     }
-    assert_invalid(&world.submit(described(&good, |_, _, p, _, _| *p = 0)), "port");
+    assert_invalid(&world.submit(described(&good, |_, s| s.port = 0)), "port");
     // What leaves the machine would leave it unencrypted.
     for host in
         ["db.example.org", "10.0.0.1", "0.0.0.0", "::", "127.0.0.1.example.org", "localhost.example.org", " localhost"]
     {
-        assert_invalid(&world.submit(described(&good, |_, h, _, _, _| *h = host.to_owned())), "host");
+        assert_invalid(&world.submit(described(&good, |_, s| s.host = host.to_owned())), "host");
     }
     assert_eq!(targets(&world.store).unwrap(), []);
     assert_eq!(world.submit(good.clone()), Outcome::Done);
-    let other = described(&good, |_, h, _, _, _| *h = "localhost".to_owned());
+    let other = described(&good, |_, s| s.host = "localhost".to_owned());
     assert_eq!(world.submit(other), Outcome::Refused(Refusal::exists("target")));
-    assert_eq!(target(&world.store, "db").unwrap().unwrap().host, "127.0.0.1");
+    assert_eq!(target(&world.store, "db").unwrap().unwrap().spec.host, "127.0.0.1");
     for (n, host) in ["localhost", "127.3.2.1", "::1", "/run/postgresql"].into_iter().enumerate() {
         let more = world.target(&format!("db{n}"));
-        let more = described(&more, |_, h, _, _, _| *h = host.to_owned());
+        let more = described(&more, |_, s| s.host = host.to_owned());
         assert_eq!(world.submit(more), Outcome::Done, "{host}");
     }
 }
@@ -67,8 +67,10 @@ fn what_leaves_the_machine_is_encrypted_and_its_server_verified() {
     let with = |host: &str, alter: fn(&mut TargetTls)| {
         let mut described = TargetTls { roots: vec![vec![1; 300]], server_name: String::new(), require_binding: true };
         alter(&mut described);
-        let Change::PutTarget { name, port, database, user, header, payload, .. } = good.clone() else { panic!() };
-        Change::PutTarget { name, host: host.to_owned(), port, database, user, header, payload, tls: Some(described) }
+        let Change::PutTarget { name, mut spec, header, payload } = good.clone() else { panic!() };
+        spec.host = host.to_owned();
+        spec.tls = Some(described);
+        Change::PutTarget { name, spec, header, payload }
     };
     let far = "db.example.org";
     type Alter = fn(&mut TargetTls);
@@ -88,7 +90,7 @@ fn what_leaves_the_machine_is_encrypted_and_its_server_verified() {
         assert_invalid(&world.submit(with(host, |_| ())), "host");
     }
     assert_eq!(world.submit(with(far, |t| t.server_name = "db".to_owned())), Outcome::Done);
-    let kept = target(&world.store, "db").unwrap().unwrap();
+    let kept = target(&world.store, "db").unwrap().unwrap().spec;
     assert_eq!((kept.host.as_str(), kept.tls.unwrap().server_name.as_str()), (far, "db"));
 }
 
@@ -97,7 +99,7 @@ fn a_target_s_password_is_sealed_to_its_place_in_class_cluster() {
     let mut world = World::new();
     let good = world.target("db");
     // The password of another target.
-    assert_code(&world.submit(described(&good, |n, _, _, _, _| *n = "other".to_owned())), "unacceptable_seal");
+    assert_code(&world.submit(described(&good, |n, _| *n = "other".to_owned())), "unacceptable_seal");
     let public = |n: u8| customer(n).public().clone();
     let customer_y = world.ring(KeyringClass::Customer).y;
     let refused = |outcome: Outcome| assert_code(&outcome, "unacceptable_seal");
@@ -124,19 +126,17 @@ fn a_target_s_password_is_sealed_to_its_place_in_class_cluster() {
         let y = quorate_state::access::keyrings(&w.store).unwrap()[0].1.public_shares[0].1;
         s.ring = KeyringPublic { class: KeyringClass::Cluster, y };
     }));
-    let Change::PutTarget { name, host, port, database, user, header, mut payload, tls } = good.clone() else {
-        panic!()
-    };
+    let Change::PutTarget { name, spec, header, mut payload } = good.clone() else { panic!() };
     payload[40] ^= 1;
-    refused(world.submit(Change::PutTarget { name, host, port, database, user, header, payload, tls }));
+    refused(world.submit(Change::PutTarget { name, spec, header, payload }));
     assert_eq!(world.submit(good), Outcome::Done);
 }
 
 #[test]
 fn a_role_is_within_bounds() {
     let mut world = World::with_target();
-    type Alter = fn(&mut Role);
-    let cases: [(&str, Alter); 14] = [
+    type Alter = fn(&mut Named);
+    let cases: [(&str, Alter); 15] = [
         ("name", |r| r.0 = "No".to_owned()),
         ("ttl", |r| r.1.default_ttl = 999),
         ("ttl", |r| r.1.default_ttl = r.1.max_ttl + 1),
@@ -151,6 +151,7 @@ fn a_role_is_within_bounds() {
         ("scram_iterations", |r| r.1.scram_iterations = 0),
         ("scram_iterations", |r| r.1.scram_iterations = 100_001),
         ("scram_iterations", |r| r.1.scram_iterations = u32::MAX),
+        ("statements", |r| r.1.statements = "s".repeat(4_097)),
     ];
     let authority = world.authority();
     for (field, alter) in cases {
@@ -160,6 +161,8 @@ fn a_role_is_within_bounds() {
     let nowhere = altered(|r| r.1.target = "nowhere".to_owned());
     assert_eq!(world.submit(nowhere), Outcome::Refused(Refusal::not_found("target")));
     assert_eq!((world.authority(), roles(&world.store).unwrap().len()), (authority, 1));
+    let nobody_s = altered(|r| r.1.namespace = "nobody".to_owned());
+    assert_eq!(world.submit(nobody_s), Outcome::Refused(Refusal::not_found("namespace")));
     let widest: Alter = |r| {
         r.1.default_ttl = SECOND;
         r.1.max_ttl = 366 * 24 * HOUR;
@@ -173,37 +176,13 @@ fn a_role_is_within_bounds() {
 }
 
 /// A name and the rest.
-type Role = (String, quorate_state::target::Role);
+type Named = (String, Role);
 
-fn altered(alter: fn(&mut Role)) -> Change {
-    let Change::PutRole {
-        target, groups, default_ttl, max_ttl, connection_limit, max_leases, scram_iterations, ..
-    } = role("new", "db")
-    else {
-        panic!()
-    };
-    let role = quorate_state::target::Role {
-        target,
-        groups,
-        default_ttl,
-        max_ttl,
-        connection_limit,
-        max_leases,
-        scram_iterations,
-    };
+fn altered(alter: fn(&mut Named)) -> Change {
+    let Change::PutRole { role, .. } = role("new", "db") else { panic!() };
     let mut named = ("new".to_owned(), role);
     alter(&mut named);
-    let (name, r) = named;
-    Change::PutRole {
-        name,
-        target: r.target,
-        groups: r.groups,
-        default_ttl: r.default_ttl,
-        max_ttl: r.max_ttl,
-        connection_limit: r.connection_limit,
-        max_leases: r.max_leases,
-        scram_iterations: r.scram_iterations,
-    }
+    Change::PutRole { name: named.0, role: named.1 }
 }
 
 #[test]
@@ -231,8 +210,169 @@ fn a_target_has_no_executor_until_one_takes_office() {
     assert_eq!(world.submit(target), Outcome::Done);
     assert_eq!(world.submit(role("reader", "db")), Outcome::Done);
     let term = world.term;
-    assert_eq!(world.submit(issue("reader", None)), Outcome::Refused(Refusal::Unjustified));
-    let principal = quorate_state::lease::principal(&world.cluster, "db", &quorate_state::ids::LeaseId([1; 16]));
+    let principal = quorate_state::lease::principal(&world.cluster, "db", &LeaseId([1; 16]));
     let adopt = Command::Adopt { term, target: "db".to_owned(), principal, oid: 7 };
     world.untouched(&adopt, Refusal::Unjustified);
+    assert_eq!(world.apply(&office("db", 1, term)), Outcome::Done);
+    world.prove("db");
+    world.term += 1;
+    assert_eq!(world.submit(issue("reader", None)), Outcome::Refused(Refusal::Unjustified));
+}
+
+#[test]
+fn a_target_is_enabled_by_a_good_proof_that_somebody_asked_for() {
+    let mut world = World::new();
+    let described = world.target("db");
+    assert_eq!(world.submit(described), Outcome::Done);
+    assert_eq!(world.submit(role("reader", "db")), Outcome::Done);
+    assert_eq!(world.apply(&office("db", 1, world.term)), Outcome::Done);
+    let not_enabled = Outcome::Refused(Refusal::TargetStanding { standing: "not proved yet".to_owned() });
+    assert_eq!(world.submit(issue("reader", None)), not_enabled);
+    let ask = || Change::ProveTarget { name: "db".to_owned() };
+    let nowhere = Change::ProveTarget { name: "nowhere".to_owned() };
+    assert_eq!(world.submit(nowhere), Outcome::Refused(Refusal::not_found("target")));
+    // Nobody asked.
+    world.untouched(&world.proof("db", Vec::new()), Refusal::Unjustified);
+    assert_eq!(world.submit(ask()), Outcome::Done);
+    let early = world.proof("db", Vec::new());
+    assert_eq!(world.submit(ask()), Outcome::Done);
+    world.untouched(&early, Refusal::Unjustified);
+    let missing = vec![Finding::Missing("GRANT x TO y".to_owned()), Finding::Failed("no".to_owned())];
+    assert_eq!(world.apply(&world.proof("db", missing.clone())), Outcome::Done);
+    assert_eq!(world.submit(issue("reader", None)), not_enabled, "something is wrong");
+    // Too much to keep.
+    let long = || vec![Finding::Failed("x".repeat(1_025))];
+    for findings in [long(), vec![Finding::Missing(String::new()); 65]] {
+        world.untouched(&world.proof("db", findings), Refusal::Unjustified);
+    }
+    let Command::TargetProved { term, target: name, proof } = world.proof("db", Vec::new()) else { panic!() };
+    let noted = Proof { notes: vec!["x".repeat(1_025)], ..proof.clone() };
+    world.untouched(&Command::TargetProved { term, target: name.clone(), proof: noted }, Refusal::Unjustified);
+    // Whoever is not in office.
+    world.term += 1;
+    world.untouched(&Command::TargetProved { term, target: name, proof }, Refusal::Unjustified);
+    world.untouched(&world.proof("db", Vec::new()), Refusal::Unjustified);
+    assert_eq!(world.apply(&office("db", 2, world.term)), Outcome::Done);
+    assert_eq!(world.apply(&world.proof("db", Vec::new())), Outcome::Done);
+    world.intent();
+    // What is found wrong later is shown; leases go on, and end.
+    assert_eq!(world.submit(ask()), Outcome::Done);
+    assert_eq!(world.apply(&world.proof("db", missing.clone())), Outcome::Done);
+    let found = target(&world.store, "db").unwrap().unwrap();
+    assert_eq!((found.standing, found.proof.unwrap().findings), (Standing::Enabled, missing));
+    world.intent();
+}
+
+#[test]
+fn a_target_s_places_are_distinct_and_bounded() {
+    let mut world = World::new();
+    let good = world.target("db");
+    type Alter = fn(&mut TargetSpec);
+    let at = |host: &str, port| Endpoint { host: host.to_owned(), port };
+    let cases: [(&str, Alter); 10] = [
+        ("databases", |s| s.databases = vec!["postgres".to_owned()]),
+        ("databases", |s| s.databases = vec!["a".to_owned(); 2]),
+        ("databases", |s| s.databases = (0..17).map(|n| format!("d{n}")).collect()),
+        ("databases", |s| s.databases = vec!["a\nb".to_owned()]),
+        ("standbys", |s| s.standbys = vec![Endpoint { host: "127.0.0.1".to_owned(), port: 5432 }]),
+        ("standbys", |s| s.standbys = vec![Endpoint { host: "127.0.0.1".to_owned(), port: 0 }]),
+        ("standbys", |s| s.standbys = (1..18).map(|port| Endpoint { host: "::1".to_owned(), port }).collect()),
+        ("host", |s| s.standbys = vec![Endpoint { host: "db.example.org".to_owned(), port: 1 }]),
+        ("owner", |s| s.owner.clone_from(&s.user)),
+        ("owner", |s| s.owner = "o".repeat(64)),
+    ];
+    for (field, alter) in cases {
+        assert_invalid(&world.submit(described(&good, |_, s| alter(s))), field);
+    }
+    let wide = described(&good, |_, s| {
+        s.databases = (0..16).map(|n| format!("d{n}")).collect();
+        s.standbys = (1..17).map(|port| at("::1", port)).collect();
+        s.owner = "o".repeat(63);
+    });
+    assert_eq!(world.submit(wide), Outcome::Done);
+}
+
+#[test]
+fn a_target_goes_with_its_last_lease_and_comes_back_counting_on() {
+    let mut world = World::with_target();
+    assert_eq!(world.submit(role("writer", "db")), Outcome::Done);
+    let (first, second) = (world.active(16_400), world.active(16_401));
+    let authority = world.authority();
+    let gone = || Change::DeleteTarget { name: "db".to_owned() };
+    assert_eq!(world.submit(gone()), Outcome::Leases { changed: vec![first, second] });
+    assert!(world.authority() > authority, "whoever decides on older rules is waited for");
+    assert_eq!(roles(&world.store).unwrap(), [], "its roles go at once");
+    assert_eq!(target(&world.store, "db").unwrap().unwrap().standing, Standing::Removing);
+    let why = quorate_state::lease::lease(&world.store, &first).unwrap().unwrap().why;
+    assert_eq!(why, Some(quorate_state::lease::Why::TargetDeleted));
+    assert_eq!(world.submit(gone()), Outcome::Refused(Refusal::not_found("target")));
+    let removing = Outcome::Refused(Refusal::TargetStanding { standing: "being removed".to_owned() });
+    assert_eq!(world.submit(role("late", "db")), removing);
+    assert_eq!(world.submit(Change::ProveTarget { name: "db".to_owned() }), removing);
+    let again = world.target("db");
+    assert_eq!(world.submit(again.clone()), Outcome::Refused(Refusal::exists("target")));
+    world.end(first);
+    assert!(target(&world.store, "db").unwrap().is_some(), "one lease is not proved to be revoked");
+    world.end(second);
+    assert_eq!(targets(&world.store).unwrap(), []);
+    // The same name again: what was there is not confused with it.
+    assert_eq!(world.submit(again), Outcome::Done);
+    world.term += 1;
+    assert_eq!(world.apply(&office("db", 2, world.term)), Outcome::Done);
+    let held = executor(&world.store, "db").unwrap().unwrap();
+    assert_eq!((held.epoch, held.past), (2, vec![(1, [1; 8])]));
+    assert_eq!(target(&world.store, "db").unwrap().unwrap().standing, Standing::Unproved);
+    // Without leases it goes at once.
+    assert_eq!(world.submit(gone()), Outcome::Leases { changed: Vec::new() });
+    assert_eq!(targets(&world.store).unwrap(), []);
+}
+
+fn found(counter: u64) -> Quarantine {
+    Quarantine { counter, index: 0, unknown: 2, missing: 1, sample: vec!["q_x".to_owned()] }
+}
+
+#[test]
+fn a_cluster_that_knows_less_than_a_target_touches_nothing_there() {
+    let mut world = World::with_target();
+    let other = world.target("other");
+    assert_eq!(world.submit(other), Outcome::Done);
+    assert_eq!(world.submit(role("elsewhere", "other")), Outcome::Done);
+    assert_eq!(world.apply(&office("other", 1, world.term)), Outcome::Done);
+    world.prove("other");
+    let lease = world.active(16_400);
+    let term = world.term;
+    let say = |term, counter| Command::Quarantine { term, target: "db".to_owned(), found: found(counter) };
+    world.untouched(&say(term, 0), Refusal::Unjustified);
+    let executor_of = |world: &World| executor(&world.store, "db").unwrap().unwrap();
+    world.untouched(&say(term - 1, 9), Refusal::Unjustified);
+    let many = Quarantine { sample: vec!["q".to_owned(); 21], ..found(9) };
+    world.untouched(&Command::Quarantine { term, target: "db".to_owned(), found: many }, Refusal::Unjustified);
+    assert_eq!(world.apply(&say(term, 9)), Outcome::Done);
+    let first = quarantine(&world.store, "db").unwrap().unwrap();
+    assert_eq!(world.apply(&say(term, 10)), Outcome::Done);
+    let now = quarantine(&world.store, "db").unwrap().unwrap();
+    assert_eq!((now.index, now.counter), (first.index, 10), "since when it is, and what is known now");
+    let quarantined = Outcome::Refused(Refusal::Quarantined { counter: 10 });
+    assert_eq!(world.submit(issue("reader", None)), quarantined);
+    assert_eq!(world.submit(Change::RenewLease { lease, ttl: HOUR }), quarantined);
+    // What is due there is not ended; elsewhere all goes on.
+    let elsewhere = match world.submit(issue("elsewhere", Some(SECOND))) {
+        Outcome::Intent { lease, .. } => lease,
+        other => panic!("{other:?}"),
+    };
+    world.pass(5 * HOUR);
+    let due = Command::Expire { term, upto: world.now() };
+    assert_eq!(world.apply(&due), Outcome::Leases { changed: vec![elsewhere] });
+    assert_eq!(quorate_state::lease::next_due(&world.store).unwrap(), None);
+    // Only what administrators have seen is taken over.
+    let take = |target: &str, counter| Change::TakeOver { target: target.to_owned(), counter };
+    assert_invalid(&world.submit(take("db", 9)), "counter");
+    assert_eq!(world.submit(take("other", 9)), Outcome::Refused(Refusal::not_found("quarantine")));
+    assert_eq!(world.submit(take("db", 10)), Outcome::Done);
+    // Nobody is in office until it was claimed anew, with a count that the target has not seen.
+    assert_eq!(world.submit(issue("reader", None)), Outcome::Refused(Refusal::Unjustified));
+    assert_eq!(world.apply(&office("db", 1, term)), Outcome::Done);
+    assert_eq!((executor_of(&world).epoch, executor_of(&world).taken_over), (11, 10));
+    world.untouched(&say(term, 10), Refusal::Unjustified);
+    assert_eq!(world.apply(&due), Outcome::Leases { changed: vec![lease] });
 }

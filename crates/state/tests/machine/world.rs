@@ -11,7 +11,7 @@ use quorate_state::absence::Absence;
 use quorate_state::ceremony::session;
 use quorate_state::change::Change;
 use quorate_state::clock::{ClusterClock, Reading};
-use quorate_state::command::{Binding, Command, Stamp};
+use quorate_state::command::{Binding, Command, RevocationProof, Stamp};
 use quorate_state::genesis::{Administrators, ClientRoots, Genesis, Member, Roster};
 use quorate_state::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, Millis, RequestId, SessionId};
 use quorate_state::machine::{Position, apply, check};
@@ -19,6 +19,7 @@ use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request, SignedRequest, authority_version};
 use quorate_state::secrets::secret;
 use quorate_state::store::MemStore;
+use quorate_state::target::{Finding, Proof, Role, TargetSpec, target};
 use std::sync::OnceLock;
 
 pub(crate) const ALICE: &str = "spiffe://example.org/app/alice";
@@ -133,6 +134,7 @@ impl World {
             assert_eq!(world.submit(target), Outcome::Done);
             assert_eq!(world.submit(role("reader", "db")), Outcome::Done);
             assert_eq!(world.apply(&office("db", 1, world.term)), Outcome::Done);
+            world.prove("db");
             world
         })
         .clone()
@@ -339,14 +341,33 @@ impl World {
         let Sealed { header, payload } = seal.make();
         Change::PutTarget {
             name: name.to_owned(),
-            host: "127.0.0.1".to_owned(),
-            port: 5432,
-            database: "postgres".to_owned(),
-            user: "quorate".to_owned(),
+            spec: TargetSpec {
+                host: "127.0.0.1".to_owned(),
+                port: 5432,
+                database: "postgres".to_owned(),
+                user: "quorate".to_owned(),
+                tls: None,
+                databases: Vec::new(),
+                standbys: Vec::new(),
+                owner: String::new(),
+            },
             header,
             payload,
-            tls: None,
         }
+    }
+
+    /// Asks for a proof of a target, and whoever is in office finds nothing wrong.
+    pub(crate) fn prove(&mut self, target: &str) {
+        assert_eq!(self.submit(Change::ProveTarget { name: target.to_owned() }), Outcome::Done);
+        let good = self.proof(target, Vec::new());
+        assert_eq!(self.apply(&good), Outcome::Done);
+    }
+
+    /// What the executor says of a target.
+    pub(crate) fn proof(&self, label: &str, findings: Vec<Finding>) -> Command {
+        let asked = target(&self.store, label).unwrap().unwrap().asked;
+        let proof = Proof { asked, at: CREATED, version: 150_018, timeline: 1, findings, notes: Vec::new() };
+        Command::TargetProved { term: self.term, target: label.to_owned(), proof }
     }
 
     // ---- leases
@@ -357,6 +378,14 @@ impl World {
             Outcome::Intent { lease, .. } => lease,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Its end is proved.
+    pub(crate) fn end(&mut self, lease: LeaseId) {
+        let endpoint = "db.example.org:5432".to_owned();
+        let proof = RevocationProof { lease, fenced: true, looked_at: CREATED, sessions_ended: 0, endpoint };
+        let proved = self.apply(&Command::LeaseRevoked { term: self.term, proofs: vec![proof] });
+        assert_eq!(proved, Outcome::Leases { changed: vec![lease] });
     }
 
     pub(crate) fn active(&mut self, oid: u32) -> LeaseId {
@@ -417,16 +446,25 @@ pub(crate) fn put(path: &str, sealed: Sealed, expected: Option<u64>) -> Change {
 }
 
 pub(crate) fn role(name: &str, target: &str) -> Change {
-    Change::PutRole {
-        name: name.to_owned(),
+    let role = Role {
         target: target.to_owned(),
+        namespace: String::new(),
         groups: vec!["app_read".to_owned()],
         default_ttl: HOUR,
         max_ttl: 4 * HOUR,
         connection_limit: 5,
         max_leases: 3,
         scram_iterations: 4096,
-    }
+        statements: String::new(),
+    };
+    Change::PutRole { name: name.to_owned(), role }
+}
+
+/// The same role, altered.
+pub(crate) fn role_with(name: &str, target: &str, alter: impl FnOnce(&mut Role)) -> Change {
+    let Change::PutRole { name, mut role } = role(name, target) else { panic!() };
+    alter(&mut role);
+    Change::PutRole { name, role }
 }
 
 pub(crate) fn issue(role: &str, ttl: Option<Millis>) -> Change {
@@ -434,7 +472,7 @@ pub(crate) fn issue(role: &str, ttl: Option<Millis>) -> Change {
 }
 
 pub(crate) fn office(target: &str, member: u8, term: u64) -> Command {
-    Command::Executor { target: target.to_owned(), member, term }
+    Command::Executor { target: target.to_owned(), member, term, nonce: [member; 8] }
 }
 
 /// Whether an outcome is a refusal with this code.

@@ -1,0 +1,192 @@
+//! `quorate role`: what a lease gets; and `quorate quota`: how many there may be.
+
+use crate::connection::Connection;
+use crate::duration;
+use crate::effect::Effect;
+use crate::output::{Format, table};
+use crate::target::{findings, prove};
+use quorate_api::client::Role;
+use quorate_state::change::Change;
+use quorate_state::ids::Millis;
+use quorate_state::lease::Subject;
+use quorate_state::outcome::Outcome;
+use serde_json::json;
+
+/// `quorate role`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum RoleCommand {
+    /// Describe what a lease gets.
+    Add(RoleAdd),
+    /// List the roles.
+    List,
+    /// Remove a role and end its leases.
+    Delete {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        effect: Effect,
+    },
+}
+
+/// `quorate role add`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RoleAdd {
+    /// Its name.
+    name: String,
+    /// The target.
+    #[arg(long)]
+    target: String,
+    /// A group role of the target that the login becomes a member of; once for each.
+    #[arg(long = "group")]
+    groups: Vec<String>,
+    /// How long a lease lives when nobody says.
+    #[arg(long, value_parser = duration::parse)]
+    ttl: Millis,
+    /// How long with every renewal.
+    #[arg(long, value_parser = duration::parse)]
+    max_ttl: Millis,
+    /// How many connections a login may have.
+    #[arg(long, default_value_t = 4)]
+    connections: u16,
+    /// How many leases of this role may live at once.
+    #[arg(long, default_value_t = 1000)]
+    max_leases: u32,
+    /// The SCRAM iterations of passwords' verifiers.
+    #[arg(long, default_value_t = 4096)]
+    scram_iterations: u32,
+    /// The namespace whose quota its leases count against, and with which they can be ended.
+    #[arg(long, default_value = "")]
+    namespace: String,
+    /// Further statements for each login, `{{name}}` standing for it: `ALTER ROLE {{name}} SET search_path = app`. Separated
+    /// by semicolons.
+    #[arg(long, value_name = "SQL", default_value = "")]
+    statements: String,
+    /// Do not look whether the target has what the role needs.
+    #[arg(long)]
+    unproved: bool,
+    #[command(flatten)]
+    effect: Effect,
+}
+
+/// `quorate quota`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Bound how many leases there may be at once, those that are ending included.
+    #[command(group = clap::ArgGroup::new("whose").required(true))]
+    Set {
+        /// All at this target.
+        #[arg(long, group = "whose")]
+        target: Option<String>,
+        /// Those of the roles of this namespace, and of those below it.
+        #[arg(long, group = "whose")]
+        namespace: Option<String>,
+        /// Those of this identity.
+        #[arg(long, group = "whose")]
+        identity: Option<String>,
+        /// Those of each identity that has no bound of its own.
+        #[arg(long, group = "whose")]
+        each_identity: bool,
+        /// How many, or `none`.
+        #[arg(long, value_parser = limit)]
+        limit: Bound,
+    },
+    /// List the bounds. Those of roles are listed with the roles.
+    List,
+}
+
+/// A bound, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bound(Option<u32>);
+
+fn limit(text: &str) -> Result<Bound, String> {
+    match text {
+        "none" => Ok(Bound(None)),
+        number => number.parse().map(|n| Bound(Some(n))).map_err(|_| "must be a number, or `none`".to_owned()),
+    }
+}
+
+/// Runs `quorate quota`.
+pub(crate) async fn quota(command: QuotaCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    match command {
+        QuotaCommand::Set { target, namespace, identity, each_identity: _, limit: Bound(limit) } => {
+            let named =
+                [target.map(Subject::Target), namespace.map(Subject::Namespace), identity.map(Subject::Identity)];
+            // One of them is there, or it is about each identity.
+            let subject = named.into_iter().flatten().next().unwrap_or(Subject::EachIdentity);
+            let done = client.change(Change::SetQuota { subject: subject.clone(), limit }).await?;
+            output.show(&json!({ "whose": subject.to_string(), "limit": limit, "index": done.index }), || match limit {
+                Some(limit) => format!("{subject} may have {limit} leases at once"),
+                None => format!("the leases of {subject} are not bounded"),
+            })
+        }
+        QuotaCommand::List => {
+            let quotas = client.roles().await?.quotas;
+            let document = json!({ "quotas": quotas.iter().map(|q| json!({
+                "kind": q.kind, "name": q.name, "limit": q.limit,
+            })).collect::<Vec<_>>() });
+            output.show(&document, || {
+                let row = |q: &quorate_api::vault::Quota| [q.kind.clone(), q.name.clone(), q.limit.to_string()];
+                table(["WHOSE", "NAME", "LEASES AT MOST"], quotas.iter().map(row))
+            })
+        }
+    }
+}
+
+/// Runs `quorate role`.
+pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    match command {
+        RoleCommand::Add(add) => {
+            let role = Role {
+                target: add.target.clone(),
+                namespace: add.namespace,
+                groups: add.groups,
+                default_ttl: add.ttl,
+                max_ttl: add.max_ttl,
+                connection_limit: add.connections,
+                max_leases: add.max_leases,
+                scram_iterations: add.scram_iterations,
+                statements: add.statements,
+            };
+            let done = client.put_role(&add.name, &role).await?;
+            let effect = add.effect.seen_by(&client, &done).await?;
+            // With its groups, which the target may lack or which may be too powerful.
+            let proof = if add.unproved { None } else { Some(prove(&client, &add.target).await?) };
+            let bad = proof.filter(|p| !p.missing.is_empty() || !p.failed.is_empty());
+            let document = json!({
+                "name": add.name, "index": done.index, "effect": effect.document(),
+                "missing": bad.as_ref().map_or(&[][..], |p| &p.missing), "failed": bad.as_ref().map_or(&[][..], |p| &p.failed),
+            });
+            output.show(&document, || match &bad {
+                None => format!("role {} is described; next: quorate lease issue {}\n{effect}", add.name, add.name),
+                Some(proof) => {
+                    format!("role {} is described, but {}\n{effect}", add.name, findings(&add.target, proof))
+                }
+            })
+        }
+        RoleCommand::List => {
+            let roles = client.roles().await?.roles;
+            let document = json!({ "roles": roles.iter().map(|r| json!({
+                "name": r.name, "target": r.target, "groups": r.groups, "ttl": r.default_ttl, "max_ttl": r.max_ttl,
+                "connections": r.connection_limit, "max_leases": r.max_leases, "scram_iterations": r.scram_iterations,
+                "live_leases": r.live_leases, "namespace": r.namespace, "statements": r.statements,
+            })).collect::<Vec<_>>() });
+            output.show(&document, || {
+                let rows = roles.iter().map(|r| {
+                    let (ttl, max) = (format!("{} s", r.default_ttl / 1_000), format!("{} s", r.max_ttl / 1_000));
+                    [r.name.clone(), r.target.clone(), r.groups.join(","), ttl, max, r.live_leases.to_string()]
+                });
+                table(["ROLE", "TARGET", "GROUPS", "TTL", "MAX TTL", "LEASES"], rows)
+            })
+        }
+        RoleCommand::Delete { name, effect } => {
+            let done = client.change(Change::DeleteRole { name: name.clone() }).await?;
+            let ended = if let Outcome::Leases { changed } = &done.outcome { changed.len() } else { 0 };
+            let effect = effect.seen_by(&client, &done).await?;
+            let document =
+                json!({ "name": name, "index": done.index, "leases_ended": ended, "effect": effect.document() });
+            output.show(&document, || format!("role {name} is removed; {ended} leases are being revoked\n{effect}"))
+        }
+    }
+}

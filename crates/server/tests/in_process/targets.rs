@@ -1,0 +1,153 @@
+//! What becomes of targets: proved, failed over, quarantined, taken over, removed.
+
+use crate::world::World;
+use crate::{founded, take};
+use quorate_api::client::Client;
+use quorate_api::vault::{Lease, Target};
+use quorate_engines::Engine as _;
+use quorate_state::change::Change;
+use quorate_state::ids::LeaseId;
+use quorate_state::lease::principal;
+use quorate_state::target::{Executor, claim, claim_prefix};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const LONG: Duration = Duration::from_secs(40);
+
+async fn shown(client: &Client, name: &str) -> Target {
+    client.roles().await.unwrap().targets.into_iter().find(|t| t.name == name).unwrap()
+}
+
+async fn lease_in(client: &Client, id: LeaseId, state: &str, within: Duration) -> Lease {
+    let begun = Instant::now();
+    loop {
+        match client.lease(id).await {
+            Ok(lease) if lease.state == state => return lease,
+            other => assert!(begun.elapsed() < within, "lease {id} is {state} within {within:?}: {other:?}"),
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn stray(world: &World, n: u8) -> LeaseId {
+    let id = LeaseId([n; 16]);
+    world.target("t").plant(&principal(&world.profile.cluster, "t", &id), true);
+    id
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
+    let world = founded(21).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    world.describe_unproved("t", &["readers"]).await;
+    let refused = app.issue_lease("t-readers", None).await.unwrap_err();
+    assert_eq!(refused.code, "target_not_enabled", "{refused}");
+    // What the role needs is not there.
+    target.lack("readers");
+    let proof = admin.prove_target("t", LONG).await.unwrap();
+    assert!(proof.failed.iter().any(|why| why.contains("readers")), "{proof:?}");
+    assert_eq!(app.issue_lease("t-readers", None).await.unwrap_err().code, "target_not_enabled");
+    target.supply("readers");
+    // It does not answer.
+    target.stop();
+    let proof = admin.prove_target("t", LONG).await.unwrap();
+    assert!(!proof.failed.is_empty(), "{proof:?}");
+    target.start();
+    let proof = admin.prove_target("t", LONG).await.unwrap();
+    assert!(proof.failed.is_empty() && proof.missing.is_empty(), "{proof:?}");
+    assert_eq!(shown(&admin, "t").await.standing, "enabled");
+    assert_eq!(world.logins("t"), Vec::<String>::new(), "nothing of the proof is left");
+    take(&app, "t-readers", 1, 60_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_fail_over_brings_back_ends_within_seconds() {
+    let world = founded(22).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let ended = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    app.revoke(ended.lease).await.unwrap();
+    lease_in(&app, ended.lease, "revoked", LONG).await;
+    take(&app, "t-readers", 1, 600_000).await;
+    // Past the search that each term begins with, and far before the next.
+    sleep(Duration::from_secs(8)).await;
+    assert!(target.resurrect(&ended.username), "the account is back, as on a standby that had not heard of its end");
+    target.fail_over();
+    let begun = Instant::now();
+    lease_in(&admin, ended.lease, "revoking", Duration::from_secs(9)).await;
+    let again = lease_in(&admin, ended.lease, "revoked", LONG).await;
+    assert_eq!(again.why, "adopted", "after {:?}", begun.elapsed());
+    assert_eq!(world.logins("t").len(), 1, "the other lease lives");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_the_cluster_stops_both_from_ending_what_they_do_not_know() {
+    let world = founded(23).await;
+    world.describe("t", &["readers"]).await;
+    world.describe("other", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let kept = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    let due = take(&app, "t-readers", 1, 90_000).await.remove(0);
+    let elsewhere = take(&app, "other-readers", 1, 90_000).await.remove(0);
+    // The copy has been in office more often, and has issued.
+    let copy = Executor { member: 1, term: 1, epoch: 9, nonce: [9; 8], past: Vec::new(), taken_over: 0 };
+    target.executor().claim(&claim(&world.profile.cluster, "t", &copy)).await.unwrap();
+    let unknown = stray(&world, 7);
+    target.forget(&kept.username);
+    let begun = Instant::now();
+    let seen = loop {
+        if let Some(found) = shown(&admin, "t").await.quarantine {
+            break found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(70), "the claim is seen within a search or two");
+        sleep(Duration::from_millis(500)).await;
+    };
+    assert_eq!((seen.counter, seen.unknown, seen.missing), (9, 1, 1), "{seen:?}");
+    assert_eq!(seen.sample, [principal(&world.profile.cluster, "t", &unknown)]);
+    assert_eq!(app.issue_lease("t-readers", None).await.unwrap_err().code, "quarantined");
+    assert_eq!(app.renew(kept.lease, 60_000).await.unwrap_err().code, "quarantined");
+    // Nothing is ended there, by whoever leads; elsewhere all goes on.
+    world.have_lead(world.leader().await % 3 + 1).await;
+    lease_in(&app, elsewhere.lease, "revoked", Duration::from_secs(120)).await;
+    sleep(Duration::from_secs(70)).await;
+    assert_eq!(app.lease(due.lease).await.unwrap().state, "active", "its time is over, and nobody ends it");
+    assert_eq!(world.logins("t").len(), 2, "the stray and the lease that is due are there");
+    assert_eq!(world.target("other").exposure().0.len(), 0);
+    // What was not looked at is not taken over.
+    let take_over = |counter| Change::TakeOver { target: "t".to_owned(), counter };
+    let wrong = world.try_administer(take_over(8)).await.unwrap_err();
+    assert_eq!(wrong.code, "invalid_argument", "{wrong}");
+    world.administer(take_over(9)).await;
+    lease_in(&app, due.lease, "revoked", LONG).await;
+    let ended = lease_in(&admin, unknown, "revoked", Duration::from_secs(120)).await;
+    assert_eq!(ended.why, "adopted");
+    take(&app, "t-readers", 1, 60_000).await;
+    let prefix = claim_prefix(&world.profile.cluster, "t");
+    let claims: Vec<String> = target.names().into_iter().filter(|name| name.starts_with(&prefix)).collect();
+    assert_eq!(claims.len(), 1, "one claim stands, the newest: {claims:?}");
+    assert!(shown(&admin, "t").await.quarantine.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_is_removed_with_its_last_lease() {
+    let world = founded(24).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let all = take(&app, "t-readers", 3, 600_000).await;
+    target.stop();
+    admin.change(Change::DeleteTarget { name: "t".to_owned() }).await.unwrap();
+    assert_eq!(shown(&admin, "t").await.standing, "being removed");
+    assert_eq!(app.issue_lease("t-readers", None).await.unwrap_err().code, "not_found", "its roles go at once");
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(shown(&admin, "t").await.leases_asked, 3, "a target that does not answer is not forgotten");
+    target.start();
+    for credential in &all {
+        let ended = lease_in(&admin, credential.lease, "revoked", LONG).await;
+        assert_eq!(ended.why, "target deleted");
+    }
+    assert!(admin.roles().await.unwrap().targets.iter().all(|t| t.name != "t"));
+    assert_eq!(target.exposure().0.len(), 0);
+    // The same name again.
+    world.describe("t", &["readers"]).await;
+    take(&app, "t-readers", 1, 60_000).await;
+}
