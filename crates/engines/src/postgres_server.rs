@@ -1,6 +1,6 @@
 //! A scratch PostgreSQL for development clusters and tests.
 //!
-//! Started from the binaries of the distribution in a temporary folder, on a free port of the loopback and on a Unix
+//! Started from the binaries of the distribution, or of another installation, in a temporary folder, on a free port of the loopback and on a Unix
 //! socket in the folder, as an unprivileged user: `initdb` refuses root. It is stopped and its folder removed when the
 //! value is dropped, also by a panic.
 //!
@@ -32,6 +32,9 @@ pub enum StartError {
     /// PostgreSQL is not installed.
     #[error("no initdb under /usr/lib/postgresql: is the package postgresql installed?")]
     NotInstalled,
+    /// The server that was to be copied does not run, or could not be copied.
+    #[error("pg_basebackup failed: {0}")]
+    Copy(String),
     /// We are root, and there is no user to run it as.
     #[error("neither `postgres` nor `nobody` is in /etc/passwd")]
     NoUser,
@@ -46,11 +49,49 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
+/// One version of PostgreSQL on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Installed {
+    /// The major version, for example 15.
+    pub version: u32,
+    binaries: PathBuf,
+}
+
+impl Installed {
+    /// Those of the distribution, oldest first.
+    #[must_use]
+    pub fn packaged() -> Vec<Self> {
+        Self::under("/usr/lib/postgresql")
+    }
+
+    /// All, oldest first: those of the distribution, and what an administrator put beside them.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut all = Self::packaged();
+        all.extend(Self::under("/usr/local/lib/postgresql"));
+        all.sort();
+        all
+    }
+
+    /// One folder for each version, as Debian lays them out.
+    fn under(folder: &str) -> Vec<Self> {
+        let Ok(versions) = fs::read_dir(folder) else { return Vec::new() };
+        let installed = |entry: fs::DirEntry| {
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some(Self { version, binaries: entry.path().join("bin") })
+        };
+        let mut all: Vec<Self> = versions.filter_map(Result::ok).filter_map(installed).collect();
+        all.retain(|one| one.binaries.join("initdb").exists());
+        all.sort();
+        all
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct PostgresServer {
     folder: TempDir,
-    binaries: PathBuf,
+    installed: Installed,
     user: Option<(u32, u32)>,
     port: u16,
     settings: Vec<String>,
@@ -72,24 +113,58 @@ impl PostgresServer {
     /// # Errors
     /// See [`StartError`].
     pub fn start_with(settings: &[&str]) -> Result<Self, StartError> {
-        let binaries = binaries().ok_or(StartError::NotInstalled)?;
+        let newest = Installed::packaged().pop().ok_or(StartError::NotInstalled)?;
+        Self::start_on(&newest, settings)
+    }
+
+    /// The same with that version.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_on(installed: &Installed, settings: &[&str]) -> Result<Self, StartError> {
+        let mut server = Self::prepare(installed, settings)?;
+        server.initdb()?;
+        server.run()?;
+        Ok(server)
+    }
+
+    /// A hot standby of this server: a copy of it that follows its log, with a port of its own.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn standby(&self) -> Result<Self, StartError> {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let mut server = Self::prepare(&self.installed, &settings)?;
+        server.encrypted = self.encrypted;
+        let output = server
+            .command("pg_basebackup")
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync", "--host"])
+            .arg(self.socket_folder())
+            .args(["--port", &self.port.to_string(), "--username", SUPERUSER, "--pgdata"])
+            .arg(server.data())
+            .output()?;
+        if !output.status.success() {
+            return Err(StartError::Copy(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        server.run()?;
+        Ok(server)
+    }
+
+    fn prepare(installed: &Installed, settings: &[&str]) -> Result<Self, StartError> {
         let user = if geteuid().is_root() { Some(unprivileged_user().ok_or(StartError::NoUser)?) } else { None };
         let folder = tempfile::Builder::new().prefix("quorate-pg").tempdir()?;
         if let Some((uid, gid)) = user {
             chown(folder.path(), Some(uid), Some(gid))?;
         }
-        let mut server = Self {
+        Ok(Self {
             folder,
-            binaries,
+            installed: installed.clone(),
             user,
             port: 0,
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
             encrypted: false,
             process: None,
-        };
-        server.initdb()?;
-        server.run()?;
-        Ok(server)
+        })
     }
 
     /// Gives it a certificate and its key, both in PEM, and has it speak TLS with them from now on.
@@ -207,7 +282,7 @@ impl PostgresServer {
             // The eighth line of this file is the server's own word on its state.
             let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
             let ours = state.lines().next().and_then(|pid| pid.trim().parse().ok()) == Some(process.id());
-            if ours && state.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
+            if ours && state.lines().nth(7).is_some_and(|line| matches!(line.trim(), "ready" | "standby")) {
                 return Ok(process);
             }
             if process.try_wait()?.is_some() {
@@ -227,7 +302,7 @@ impl PostgresServer {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.binaries.join(program));
+        let mut command = Command::new(self.installed.binaries.join(program));
         command.stdin(Stdio::null()).current_dir(self.folder.path()).env_clear().env("LC_ALL", "C").env("TZ", "UTC");
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
@@ -240,17 +315,6 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// The newest version's folder, as Debian lays them out.
-fn binaries() -> Option<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
-    versions
-        .filter_map(|entry| entry.ok())
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
-        .filter(|(_, bin)| bin.join("initdb").exists())
-        .max()
-        .map(|(_, bin)| bin)
 }
 
 /// Numbers of a user that is not root.
