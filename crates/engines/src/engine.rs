@@ -242,8 +242,9 @@ pub struct Seen {
     pub can_login: bool,
     /// The endpoints whose accounts say so.
     pub login_at: Vec<String>,
-    /// The endpoints whose view is not up to date, and why: a standby that has yet to replay what was committed before
-    /// this look began may let in, then or now, an account that is gone.
+    /// The endpoints whose view proves nothing yet, and why: a standby that has yet to replay what was committed before
+    /// this look began may let in, then or now, an account that is gone; a login may be under way of which the target does
+    /// not say whose it is.
     pub behind: Vec<Fault>,
     /// Sessions of the number asked for, and of the number the name has now, at all endpoints.
     pub sessions: u64,
@@ -257,6 +258,7 @@ impl Seen {
     pub(crate) fn add(&mut self, there: Self, behind: Option<&Fault>) {
         self.oid = self.oid.or(there.oid);
         self.login_at.extend(there.login_at);
+        self.behind.extend(there.behind);
         self.behind.extend(behind.cloned());
         self.can_login = !(self.login_at.is_empty() && self.behind.is_empty());
         self.sessions = self.sessions.saturating_add(there.sessions);

@@ -1,7 +1,5 @@
 //! What is missing at a server before it can be worked with, as statements that cure it.
 
-use std::collections::BTreeMap;
-
 use tokio_postgres::types::Type;
 
 use super::inspect::Position;
@@ -21,7 +19,7 @@ pub(super) async fn check(
     if let OwnedObjects::ReassignTo(owner) = &config.owned {
         owner_role(session, config, owner, &mut missing).await?;
     }
-    group_roles(session, groups, &mut missing).await?;
+    group_roles(session, config, groups, &mut missing).await?;
     let here = |statement| Missing { database: config.dbname.clone(), statement };
     checked.missing.extend(missing.into_iter().map(here));
     objects(session, config, &config.dbname, groups, &mut checked.missing).await?;
@@ -124,21 +122,21 @@ const OWNER: &str = "SELECT r.rolcanlogin,
       WHERE m.member = r.oid ORDER BY 1)
   FROM pg_roles r WHERE r.rolname = $1";
 
-async fn group_roles(session: &Session, groups: &[String], missing: &mut Vec<String>) -> Result<(), EngineError> {
+async fn group_roles(
+    session: &Session,
+    config: &PostgresConfig,
+    groups: &[String],
+    missing: &mut Vec<String>,
+) -> Result<(), EngineError> {
     let failed = |e: tokio_postgres::Error| on_repeatable(&e);
-    let rows = session.client.query_typed(GROUPS, &[(&groups, Type::TEXT_ARRAY)]).await.map_err(failed)?;
-    let found: BTreeMap<String, _> =
-        rows.iter().map(|row| Ok((row.try_get(0)?, row))).collect::<Result<_, _>>().map_err(failed)?;
-    for group in groups {
-        let name = ident(group);
-        let Some(row) = found.get(group) else {
-            missing.push(format!("CREATE ROLE {name} NOLOGIN"));
-            continue;
-        };
+    let user = ident(&config.user);
+    for row in session.client.query_typed(GROUPS, &[(&groups, Type::TEXT_ARRAY)]).await.map_err(failed)? {
+        let name = ident(row.try_get(0).map_err(failed)?);
         for (column, statement) in [
-            (1, format!("ALTER ROLE {name} NOLOGIN")),
-            (2, format!("ALTER ROLE {name} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS NOREPLICATION")),
-            (3, format!("GRANT {name} TO SESSION_USER WITH ADMIN OPTION")),
+            (1, format!("CREATE ROLE {name} NOLOGIN")),
+            (2, format!("ALTER ROLE {name} NOLOGIN")),
+            (3, format!("ALTER ROLE {name} NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS NOREPLICATION")),
+            (4, format!("GRANT {name} TO {user} WITH ADMIN OPTION")),
         ] {
             if row.try_get(column).map_err(failed)? {
                 missing.push(statement);
@@ -148,14 +146,16 @@ async fn group_roles(session: &Session, groups: &[String], missing: &mut Vec<Str
     Ok(())
 }
 
-/// Column 3: from PostgreSQL 16 on `CREATEROLE` alone does not let us grant a role that we did not make.
-const GROUPS: &str = "SELECT g.rolname::text, g.rolcanlogin,
-    g.rolsuper OR g.rolcreaterole OR g.rolcreatedb OR g.rolbypassrls OR g.rolreplication,
-    current_setting('server_version_num')::int >= 160000 AND NOT pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION')
-  FROM pg_roles g WHERE g.rolname = ANY($1)";
+/// Column 4: from PostgreSQL 16 on `CREATEROLE` alone does not let us grant a role that we did not make.
+const GROUPS: &str = "SELECT a.name, g.oid IS NULL, coalesce(g.rolcanlogin, false),
+    coalesce(g.rolsuper OR g.rolcreaterole OR g.rolcreatedb OR g.rolbypassrls OR g.rolreplication, false),
+    current_setting('server_version_num')::int >= 160000 AND
+      NOT coalesce(pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION'), false)
+  FROM unnest($1) WITH ORDINALITY AS a(name, nr) LEFT JOIN pg_roles g ON g.rolname = a.name ORDER BY a.nr";
 
-/// Who may make what in one database. What leased users make under `SET ROLE` stays with the group; what they make
-/// themselves has to go to the owner role, which takes its right to `CREATE` where they have it.
+/// Who may make what in one database. What leased users make under `SET ROLE` stays with the group, where the server lets
+/// them (before PostgreSQL 16); what they make themselves has to go to the owner role, which takes its right to `CREATE`
+/// where they have it. A schema can't go to it: the executor would have to be allowed to make schemas.
 async fn objects(
     session: &Session,
     config: &PostgresConfig,
@@ -173,11 +173,14 @@ async fn objects(
     for row in session.client.query_typed(CREATORS, &parameters).await.map_err(failed)? {
         let what: String = row.try_get(0).map_err(failed)?;
         let name = ident(row.try_get(1).map_err(failed)?);
-        if row.try_get(2).map_err(failed)? {
-            add(format!("REVOKE CREATE ON {what} {name} FROM PUBLIC"));
-        }
-        for group in row.try_get::<_, Vec<String>>(3).map_err(failed)? {
-            add(format!("REVOKE CREATE ON {what} {name} FROM {}", ident(&group)));
+        let acts_as_group: bool = row.try_get(5).map_err(failed)?;
+        if acts_as_group || (what == "DATABASE" && owner.is_some()) {
+            if row.try_get(2).map_err(failed)? {
+                add(format!("REVOKE CREATE ON {what} {name} FROM PUBLIC"));
+            }
+            for group in row.try_get::<_, Vec<String>>(3).map_err(failed)? {
+                add(format!("REVOKE CREATE ON {what} {name} FROM {}", ident(&group)));
+            }
         }
         if let Some(owner) = owner.filter(|_| what == "SCHEMA")
             && row.try_get(4).map_err(failed)?
@@ -200,5 +203,6 @@ const CREATORS: &str = "WITH places AS (
       ARRAY(SELECT g.rolname::text FROM pg_roles g WHERE g.rolname = ANY($1) AND NOT g.rolsuper
         AND has_database_privilege(g.oid, d.oid, 'CREATE') ORDER BY 1), true
     FROM pg_database d WHERE d.datname = current_database())
-  SELECT what, name, everybody, CASE WHEN everybody THEN '{}' ELSE holders END, NOT owner
+  SELECT what, name, everybody, CASE WHEN everybody THEN '{}' ELSE holders END, NOT owner,
+    current_setting('server_version_num')::int < 160000
   FROM places WHERE everybody OR holders <> '{}' ORDER BY 1, 2";

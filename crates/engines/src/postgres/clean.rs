@@ -7,8 +7,11 @@ use tokio_postgres::types::Type;
 use super::quote::ident;
 use super::revoke::oid_of;
 use super::session::{Session, on_repeatable, within};
-use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT};
+use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT, prepared};
 use crate::{Cleaned, Cleaning, EngineError, Principal};
+
+/// What stands for objects of the whole server, as databases are.
+const SHARED: &str = "(shared)";
 
 /// See [`crate::Engine::clean`].
 ///
@@ -25,11 +28,17 @@ pub(super) async fn clean(
     for Principal { name, .. } in principals {
         let dependents = within(limit, dependents_of(session, name)).await?;
         if !dependents.is_empty() {
+            owners.insert(name, dependents);
+        }
+    }
+    let names: Vec<&str> = owners.keys().copied().collect();
+    prepared::roll_back(session, config, &names).await?;
+    for (name, databases) in &owners {
+        if databases.iter().any(|d| *d == config.dbname || d == SHARED) {
             let given = within(limit, give_away(session, name, &config.owned)).await;
             if let Some(reason) = words(given)? {
                 reasons.insert(name, format!("{}: {reason}", config.dbname));
             }
-            owners.insert(name, dependents);
         }
     }
     for database in config.databases.iter().filter(|d| **d != config.dbname) {

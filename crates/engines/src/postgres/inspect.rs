@@ -4,7 +4,7 @@ use tokio_postgres::types::Type;
 
 use super::Endpoint;
 use super::session::{Session, on_repeatable};
-use crate::{EngineError, Ghost, Principal, Seen, valid_name};
+use crate::{EngineError, Fault, Ghost, Principal, Seen, valid_name};
 
 /// How far the server's log had come.
 pub(super) struct Position {
@@ -48,7 +48,7 @@ pub(super) async fn look(
         .query_typed(LOOK, &[(&names, Type::TEXT_ARRAY), (&oids, Type::OID_ARRAY)])
         .await
         .map_err(|e| on_repeatable(&e))?;
-    let seen: Vec<Seen> = rows
+    let mut seen: Vec<Seen> = rows
         .iter()
         .map(|row| {
             let sighted: bool = row.try_get(5)?;
@@ -72,13 +72,25 @@ pub(super) async fn look(
             code: "42501".to_owned(),
             message: "pg_read_all_stats is needed to see sessions".to_owned(),
         })?;
+    // A login that was let in may wait, before the server shows whose it is, for as long as somebody holds its database.
+    // Its account is not asked about again.
+    if rows.iter().any(|row| row.try_get(6).unwrap_or(true)) {
+        let reason = "a login waits there for a lock, and whose it is can't be seen yet".to_owned();
+        let behind = Fault { name: endpoint.to_string(), reason };
+        for seen in &mut seen {
+            seen.can_login = true;
+            seen.behind.push(behind.clone());
+        }
+    }
     Ok(seen)
 }
 
 const LOOK: &str = "SELECT p.name, r.oid, coalesce(r.rolcanlogin, false),
     (SELECT count(*) FROM pg_stat_activity a
        WHERE a.usesysid = r.oid OR (a.usesysid = p.oid AND h.oid IS NULL)),
-    h.rolname::text, pg_has_role('pg_read_all_stats', 'USAGE')
+    h.rolname::text, pg_has_role('pg_read_all_stats', 'USAGE'),
+    EXISTS (SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+      WHERE NOT l.granted AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.backend_type = 'client backend')))
   FROM unnest($1, $2) WITH ORDINALITY AS p(name, oid, nr)
   LEFT JOIN pg_roles r ON r.rolname = p.name
   LEFT JOIN pg_roles h ON h.oid = p.oid AND h.rolname <> p.name

@@ -53,28 +53,34 @@ const OID_OF: &str = "SELECT oid FROM pg_roles WHERE rolname = $1";
 /// because the block can see for itself which backend runs it. Errors are raised anew, so that their context does not quote
 /// the inner statement in the server's log.
 fn create_statement(create: &Create) -> String {
-    let groups = vec!["%I"; create.groups.len()].join(", ");
-    let member = if create.groups.is_empty() { String::new() } else { format!(" IN ROLE {groups}") };
     let template =
-        format!("CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT {}{member}", create.connection_limit);
-    let group_arguments: String = create.groups.iter().map(|g| format!(", {}", literal(g))).collect();
+        format!("CREATE ROLE %I LOGIN PASSWORD %L VALID UNTIL %L CONNECTION LIMIT {}", create.connection_limit);
+    let name = literal(&create.name);
+    let memberships: String = create
+        .groups
+        .iter()
+        .map(|g| format!("    EXECUTE pg_catalog.format('GRANT %I TO %I', {}, {name}) || as_itself;\n", literal(g)))
+        .collect();
     let body = format!(
-        "BEGIN
+        "DECLARE as_itself text := '';
+BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a
       WHERE a.pid = {pid} AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = {start}) THEN
     RAISE EXCEPTION USING ERRCODE = '{WRONG_BACKEND}', MESSAGE = 'not the bound connection';
   END IF;
+  IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+    as_itself := ' WITH INHERIT TRUE, SET FALSE';
+  END IF;
   BEGIN
     EXECUTE pg_catalog.format({template}, {name}, pg_catalog.current_setting('quorate.verifier'),
-      pg_catalog.now() + pg_catalog.make_interval(secs => {ttl}){group_arguments});
-  EXCEPTION WHEN OTHERS THEN
+      pg_catalog.now() + pg_catalog.make_interval(secs => {ttl}));
+{memberships}  EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
   END;
 END",
         pid = create.binding.pid,
         start = create.binding.backend_start_micros,
         template = literal(&template),
-        name = literal(&create.name),
         ttl = create.max_ttl_seconds,
     );
     format!("DO {}", literal(&body))
@@ -179,7 +185,7 @@ mod tests {
         };
         let sql = create_statement(&create);
         assert!(!sql.contains("canary"), "the verifier is no part of the statement");
-        assert_eq!(sql.matches("%I").count(), 3);
+        assert_eq!(sql.matches("%I").count(), 5);
         // Literal in a literal: each quote is doubled twice, each backslash too.
         assert!(sql.contains(r#"E''a''''b"c\\\\d %s; DROP ROLE e; --''"#), "{sql}");
     }

@@ -19,6 +19,7 @@ mod clean;
 mod inspect;
 mod issue;
 mod kept;
+mod prepared;
 mod quote;
 mod revoke;
 mod session;
@@ -283,7 +284,7 @@ impl Engine for Postgres {
         self.check_theirs(principals)?;
         let mut taken = self.revocation.take(&self.config).await?;
         // No limit over the whole: every statement in it has one, and a bulk may take many.
-        let result = revoke::refuse(&mut taken.session, principals, self.config.answer_timeout()).await;
+        let result = revoke::refuse(&mut taken.session, principals, &self.config).await;
         taken.settle(result)
     }
 

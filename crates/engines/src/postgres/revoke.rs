@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::Type;
 
-use super::REVOKE_LOCK_TIMEOUT;
 use super::inspect::columns;
 use super::quote::{ident, idents};
 use super::session::{Session, code, is_blocked, on_repeatable, within};
+use super::{PostgresConfig, REVOKE_LOCK_TIMEOUT, prepared};
 use crate::{EngineError, Principal, Refusal, Refused};
 
 /// How many roles one statement drops. More saves nothing: 12 microseconds of CPU a role at 500 as at 1,000.
@@ -28,8 +28,9 @@ const FURTHER_TRIES: Duration = Duration::from_secs(5);
 pub(super) async fn refuse(
     session: &mut Session,
     principals: &[Principal],
-    limit: Duration,
+    config: &PostgresConfig,
 ) -> Result<Vec<Refused>, EngineError> {
+    let limit = config.answer_timeout();
     let mut refused = Vec::with_capacity(principals.len());
     let mut in_use = Vec::new();
     let mut todo: Vec<&[Principal]> = principals.chunks(BULK).rev().collect();
@@ -54,7 +55,7 @@ pub(super) async fn refuse(
             refused.push(Refused { name: principal.name.clone(), oid, outcome });
         }
     }
-    for (at, outcome) in disable(session, in_use, limit).await? {
+    for (at, outcome) in disable(session, in_use, config).await? {
         if let Some(refused) = refused.get_mut(at) {
             refused.outcome = outcome;
         }
@@ -106,13 +107,15 @@ pub(super) async fn oid_of(session: &Session, name: &str) -> Result<Option<u32>,
     row.map(|row| row.try_get(0)).transpose().map_err(|e| on_repeatable(&e))
 }
 
-/// Login refused without a drop. A leased user can hold its own row with an open `ALTER ROLE`; then its sessions end first.
+/// Login refused without a drop. A leased user can hold its own row with an open `ALTER ROLE`, or with one that it prepared
+/// for a later commit; then its sessions and its prepared transactions end first.
 /// All are tried once, quickly, before any is waited for.
 async fn disable(
     session: &mut Session,
     in_use: Vec<(usize, &Principal)>,
-    limit: Duration,
+    config: &PostgresConfig,
 ) -> Result<Vec<(usize, Refusal)>, EngineError> {
+    let limit = config.answer_timeout();
     let (mut done, mut todo) = (Vec::with_capacity(in_use.len()), in_use);
     if todo.is_empty() {
         return Ok(done);
@@ -142,6 +145,7 @@ async fn disable(
         // A login that slips in between this and the next try's commit is the caller's to kill, and to see.
         let holders: Vec<Principal> = todo.iter().map(|(_, principal)| (*principal).clone()).collect();
         within(limit, kill(session, &holders)).await?;
+        prepared::roll_back(session, config, &columns(&holders).0).await?;
         sleep(Duration::from_millis(50) * attempt).await;
     }
     done.extend(todo.into_iter().map(|(at, _)| (at, held())));

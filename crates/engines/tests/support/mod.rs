@@ -12,7 +12,7 @@ use quorate_crypto::secret::SecretVec;
 use quorate_engines::Engine;
 use quorate_engines::conformance::{Credential, Login, Target};
 use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls};
-use quorate_engines::postgres_server::PostgresServer;
+use quorate_engines::postgres_server::{Installed, PostgresServer};
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -32,6 +32,15 @@ pub(crate) fn scram(password: &str, iterations: u32) -> String {
     format!("SCRAM-SHA-256${iterations}:{}${}:{}", b64(&salt), b64(&stored), b64(&server))
 }
 
+/// The server of the distribution; the newest there is in the binary that runs all tests once more.
+fn installed() -> Installed {
+    if env!("CARGO_CRATE_NAME") != "newest" {
+        return Installed::packaged().pop().expect("PostgreSQL is not installed: run deploy/build/setup");
+    }
+    let newest = Installed::all().pop().filter(|newest| newest.version >= 18);
+    newest.expect("PostgreSQL 18 is not installed beside the distribution's: run deploy/build/setup")
+}
+
 pub(crate) struct Pg {
     pub(crate) server: Mutex<PostgresServer>,
     pub(crate) port: u16,
@@ -42,7 +51,7 @@ impl Pg {
     pub(crate) async fn start(settings: &[&str]) -> Arc<Self> {
         let owned: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
         let server = tokio::task::spawn_blocking(move || {
-            PostgresServer::start_with(&owned.iter().map(String::as_str).collect::<Vec<_>>()).unwrap()
+            PostgresServer::start_on(&installed(), &owned.iter().map(String::as_str).collect::<Vec<_>>()).unwrap()
         })
         .await
         .unwrap();
@@ -77,7 +86,7 @@ impl Pg {
         pg
     }
 
-    async fn version(&self) -> i32 {
+    pub(crate) async fn version(&self) -> i32 {
         let client = self.superuser("postgres").await;
         client.query_one("SELECT current_setting('server_version_num')::int", &[]).await.unwrap().get(0)
     }
