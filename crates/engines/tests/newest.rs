@@ -10,6 +10,8 @@
 
 #[path = "canary.rs"]
 mod canary;
+#[path = "hostile.rs"]
+mod hostile;
 #[path = "postgres.rs"]
 mod postgres;
 #[path = "standbys.rs"]

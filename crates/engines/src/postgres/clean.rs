@@ -83,6 +83,9 @@ async fn drop_role(session: &Session, name: &str, mut reason: Option<String>) ->
             why => reason = why,
         }
     }
+    if reason.is_none() {
+        reason = in_the_way(session, name).await?;
+    }
     Ok(Cleaning::Left { databases, reason })
 }
 
@@ -109,6 +112,20 @@ async fn give_away(session: &mut Session, name: &str, owned: &OwnedObjects) -> R
     transaction.batch_execute(&sql).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)
 }
+
+/// What in this database still depends on a role whose own things are gone: what others granted to it, which only they
+/// can take back.
+async fn in_the_way(session: &Session, name: &str) -> Result<Option<String>, EngineError> {
+    let rows = session.client.query_typed(IN_THE_WAY, &[(&name, Type::TEXT)]).await.map_err(|e| on_repeatable(&e))?;
+    let objects: Vec<String> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(|e| on_repeatable(&e))?;
+    Ok((!objects.is_empty()).then(|| format!("others have to take back what they granted it: {}", objects.join(", "))))
+}
+
+const IN_THE_WAY: &str = "SELECT pg_describe_object(s.classid, s.objid, s.objsubid) FROM pg_shdepend s
+    JOIN pg_roles r ON r.oid = s.refobjid AND s.refclassid = 'pg_authid'::regclass
+    JOIN pg_database d ON d.oid = s.dbid
+  WHERE r.rolname = $1 AND d.datname = current_database() ORDER BY 1 LIMIT 5";
 
 /// The databases in which something depends on the role of that name; memberships don't count, they go with it.
 async fn dependents_of(session: &Session, name: &str) -> Result<Vec<String>, EngineError> {

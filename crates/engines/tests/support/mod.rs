@@ -1,6 +1,8 @@
 //! A real PostgreSQL with an executor's role in it, and a client's side of SCRAM.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod exchange;
+
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
