@@ -22,7 +22,7 @@ use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Lease, MAX_PER_COMMAND, Place, Queue, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::StoreError;
-use quorate_state::target::{quarantine, targets};
+use quorate_state::target::{executor, quarantine, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,14 +171,17 @@ impl Core {
                 }
                 continue;
             }
-            let (asked, due, any) = self.read(|store, _| {
+            let (asked, due, search) = self.read(|store, _| {
                 let some = |queue| Ok::<_, StoreError>(lease::tally(store, &name, queue)? > 0);
                 // Once a term whatever there is: the leader before may have ended between a lease's proof and its cleaning up.
                 let first = !rounds.searches.contains_key(&name) && !lease::leases(store, None, 1)?.is_empty();
                 let (asked, due, making) = (some(Queue::Asked)?, some(Queue::Due)?, some(Queue::Making)?);
                 let intents = if making { lease::work(store, &name, Queue::Making, None, ROUND)? } else { Vec::new() };
                 let abandoned = intents.iter().any(|(id, _)| !self.creating.holds(id));
-                Ok((asked, due || abandoned, first || asked || due || making || some(Queue::Living)?))
+                // Whoever is in office goes on searching when the last lease has ended: what a target brings back, it brings back then too.
+                let in_office = executor(store, &name)?.is_some_and(|e| e.member == self.me && e.term == term);
+                let search = first || in_office || asked || due || making || some(Queue::Living)?;
+                Ok((asked, due || abandoned, search))
             })?;
             for (queue, busy) in [(Queue::Asked, asked), (Queue::Due, due)] {
                 let at = (name.clone(), queue);
@@ -187,7 +190,8 @@ impl Core {
                     rounds.lanes.insert(at, tokio::spawn(async move { core.work_at(&target, queue, term).await }));
                 }
             }
-            if any && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished())
+            if search
+                && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished())
             {
                 let (core, target) = (Arc::clone(self), name.clone());
                 let task = tokio::spawn(async move {
