@@ -16,7 +16,7 @@ export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
 # With what an example needs: `setup` makes it.
 export QUORATE_PYTHON := $(CACHE)/python/bin/python
 
-.PHONY: demo test check lint unit vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit churn vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -42,6 +42,12 @@ unit: setup
 	cargo build $(TESTED) --tests --bins --examples
 	cargo nextest run $(TESTED)
 	cargo test $(TESTED) --doc --quiet
+
+# Leases before the independent auditor, with nodes killed all the time; QUORATE_SEED=... repeats a run's choices.
+MINUTES := 30
+churn: setup
+	cargo build $(TESTED) --bins --test e2e_auditor
+	QUORATE_MINUTES=$(MINUTES) cargo test $(TESTED) --test e2e_auditor -- --exact churn::an_auditor_finds_nothing_wrong --nocapture
 
 # The second implementation, in both directions.
 vectors: unit

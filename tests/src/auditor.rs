@@ -1,65 +1,115 @@
-//! What a cluster has left at its database, as the database tells: the vault is not asked.
+//! The independent auditor of `tests/auditor`, as the process that it is: all that a test gives it is how to reach the database, how to
+//! run the command line, and what the logins of the cluster begin with.
 
-use crate::Cluster;
+use crate::footprint::TARGET;
+use crate::process::send;
+use crate::{Cluster, LOOK, quorate};
 use anyhow::Context as _;
 use quorate_state::lease::principal_prefix;
-use std::collections::BTreeSet;
-use tokio_postgres::Client;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
-/// The target that `quorate dev` describes.
-pub const TARGET: &str = "pg";
+/// How long it may take to come to its end: it waits for two last answers of the vault.
+const END: Duration = Duration::from_secs(60);
 
-/// Everything of a cluster at its database at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Roles with the cluster's prefix, whether they may log in or not.
-    pub roles: BTreeSet<String>,
-    /// Those of them that may log in.
-    pub logins: BTreeSet<String>,
-    /// The roles of open sessions, with the cluster's prefix.
-    pub sessions: BTreeSet<String>,
-    /// Process ids of sessions whose role is gone.
-    pub ghosts: BTreeSet<i32>,
+/// An audit under way; cut off when dropped.
+#[derive(Debug)]
+pub struct Auditor {
+    child: Child,
+    folder: TempDir,
 }
 
-impl Footprint {
-    /// Whether nothing of a login is left.
+/// What it has said.
+#[derive(Debug)]
+pub struct Audit {
+    /// Its exit status: 0 clean, 1 violated, 2 saw too little.
+    pub status: Option<i32>,
+    /// Its report for programs.
+    pub report: Value,
+    /// Its report for people, and what else it said.
+    pub text: String,
+}
+
+impl Audit {
+    /// A number of its report.
     #[must_use]
-    pub fn lacks(&self, login: &str) -> bool {
-        !self.roles.contains(login) && !self.sessions.contains(login)
+    pub fn number(&self, key: &str) -> u64 {
+        self.report.pointer(key).and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// Whether nothing is left at all.
+    /// The kinds of what it found.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.roles.is_empty() && self.sessions.is_empty() && self.ghosts.is_empty()
+    pub fn kinds(&self) -> Vec<&str> {
+        let found = self.report.get("violations").and_then(Value::as_array);
+        found.into_iter().flatten().filter_map(|v| v.get("kind")?.as_str()).collect()
+    }
+
+    /// The principals of what it found of a kind.
+    #[must_use]
+    pub fn of_kind(&self, kind: &str) -> Vec<&str> {
+        let found = self.report.get("violations").and_then(Value::as_array);
+        let found = found.into_iter().flatten().filter(|v| v.get("kind").and_then(Value::as_str) == Some(kind));
+        found.filter_map(|v| v.get("principal")?.as_str()).collect()
     }
 }
 
-impl Cluster {
-    /// Looks, as the superuser.
+impl Auditor {
+    /// Begins, with more arguments.
     ///
     /// # Errors
-    /// PostgreSQL's.
-    pub async fn footprint(&self, superuser: &Client) -> anyhow::Result<Footprint> {
-        let prefix = principal_prefix(&self.profile().cluster, TARGET);
-        let mut seen = Footprint::default();
-        let roles = "SELECT rolname::text, rolcanlogin FROM pg_roles WHERE starts_with(rolname::text, $1)";
-        for row in superuser.query(roles, &[&prefix]).await.context("pg_roles")? {
-            let name: String = row.try_get(0)?;
-            if row.try_get(1)? {
-                seen.logins.insert(name.clone());
+    /// When there is no program or no database.
+    pub fn begin(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Self> {
+        let program = quorate()?.with_file_name("quorate-auditor");
+        let folder = tempfile::Builder::new().prefix("quorate-audit").tempdir()?;
+        let (socket, port) = cluster.postgres_socket()?;
+        let said = std::fs::File::create(folder.path().join("said"))?;
+        let mut command = std::process::Command::new(&program);
+        command
+            .args(["--target", &format!("host={socket} port={port} user=postgres dbname=postgres")])
+            .args(["--prefix", &principal_prefix(&cluster.profile().cluster, TARGET)])
+            .args(["--target-name", TARGET, "--program"])
+            .arg(quorate()?)
+            .arg("--json")
+            .arg(folder.path().join("report.json"))
+            .args(arguments)
+            .env("QUORATE_PROFILE", cluster.text("/profile")?)
+            .env("QUORATE_IDENTITY", cluster.text("/identities/admin")?)
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said);
+        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child, folder })
+    }
+
+    /// Tells it to come to its end, and waits for what it says.
+    ///
+    /// # Errors
+    /// When it does not end, or leaves no report.
+    pub async fn end(mut self) -> anyhow::Result<Audit> {
+        // It may have ended by itself, which shows in its report.
+        let _ = send(self.child.id(), Signal::TERM);
+        let deadline = Instant::now() + END;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status.code();
             }
-            seen.roles.insert(name);
-        }
-        let sessions = "SELECT usename::text, pid FROM pg_stat_activity
-            WHERE usesysid IS NOT NULL AND (usename IS NULL OR starts_with(usename::text, $1))";
-        for row in superuser.query(sessions, &[&prefix]).await.context("pg_stat_activity")? {
-            match row.try_get::<_, Option<String>>(0)? {
-                Some(name) => drop(seen.sessions.insert(name)),
-                None => drop(seen.ghosts.insert(row.try_get(1)?)),
-            }
-        }
-        Ok(seen)
+            anyhow::ensure!(Instant::now() < deadline, "the auditor did not end in {END:?}");
+            tokio::time::sleep(LOOK).await;
+        };
+        let text = std::fs::read_to_string(self.folder.path().join("said"))?;
+        let report = std::fs::read(self.folder.path().join("report.json"));
+        let report = report.with_context(|| format!("the auditor ended with {status:?} and said:\n{text}"))?;
+        Ok(Audit { status, report: serde_json::from_slice(&report)?, text })
+    }
+}
+
+impl Drop for Auditor {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -25,13 +25,23 @@ impl Cluster {
 /// # Errors
 /// PostgreSQL's.
 pub async fn login_with(credential: &Credential) -> Result<Client, Error> {
+    login(&login_config(credential)).await
+}
+
+/// How [`login_with`] connects.
+#[must_use]
+pub fn login_config(credential: &Credential) -> Config {
     let mut config = Config::new();
     config.host(&credential.host).port(credential.port).dbname(&credential.database);
     config.user(&credential.username).password(credential.password.expose());
-    login(&config).await
+    config
 }
 
-async fn login(config: &Config) -> Result<Client, Error> {
+/// Connects.
+///
+/// # Errors
+/// PostgreSQL's.
+pub async fn login(config: &Config) -> Result<Client, Error> {
     let (client, connection) = config.connect(NoTls).await?;
     // Its end shows in the next query.
     tokio::spawn(async move { drop(connection.await) });

@@ -10,6 +10,7 @@ pub mod capture;
 mod cluster;
 pub mod database;
 pub mod disk;
+pub mod footprint;
 pub mod hostile;
 mod ledger;
 pub mod memory;

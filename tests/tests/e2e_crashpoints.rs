@@ -8,8 +8,8 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
-use quorate_tests::auditor::Footprint;
 use quorate_tests::database::login_with;
+use quorate_tests::footprint::Footprint;
 use quorate_tests::{Cluster, Options, Process};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

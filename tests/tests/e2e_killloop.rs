@@ -11,8 +11,8 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
-use quorate_tests::auditor::Footprint;
 use quorate_tests::database::login_with;
+use quorate_tests::footprint::Footprint;
 use quorate_tests::{Cluster, Options, now};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -17,8 +17,8 @@ use quorate_state::ids::LeaseId;
 use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
 use quorate_state::request::SignedRequest;
-use quorate_tests::auditor::TARGET;
 use quorate_tests::database::{FrozenDatabase, login_with};
+use quorate_tests::footprint::TARGET;
 use quorate_tests::{Cluster, Options};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -320,7 +320,7 @@ async fn wait_waiting(superuser: &tokio_postgres::Client) {
 
 async fn assert_no_orphan(cluster: &Cluster, what: &str, lease: LeaseId) {
     let superuser = cluster.superuser().await.unwrap();
-    let login = quorate_state::lease::principal(&cluster.profile().cluster, quorate_tests::auditor::TARGET, &lease);
+    let login = quorate_state::lease::principal(&cluster.profile().cluster, quorate_tests::footprint::TARGET, &lease);
     // A CREATE that was under way would come to light now.
     for _ in 0..20 {
         let seen = cluster.footprint(&superuser).await.unwrap();

@@ -121,6 +121,25 @@ fn the_edges_are_those_of_the_architecture() {
     assert_eq!(real.len(), documented.len(), "ARCHITECTURE.md names a crate that there is not");
 }
 
+/// Whoever checks the vault must not believe what the vault believes: not a line of its code, at any depth, not even in tests.
+#[test]
+fn the_auditor_shares_no_code_with_the_vault() {
+    let tree = cargo(&["tree", "-p", "quorate-auditor", "-e", "all", "--prefix", "none", "--locked", "--offline"]);
+    let linked: BTreeSet<&str> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let ours: Vec<_> = linked.iter().filter(|name| name.starts_with("quorate")).collect();
+    assert_eq!(ours, [&"quorate-auditor"], "cargo tree -p quorate-auditor -e all");
+    assert!(linked.contains("tokio-postgres"), "cargo tree shows what is linked: {tree}");
+    let mut files = Vec::new();
+    rust_files(&root().join("tests/auditor/src"), &mut files);
+    assert!(files.len() > 4, "its sources are found");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for by in ["include!", "#[path = \"..", "use quorate"] {
+            assert!(!text.contains(by), "{}: `{by}` brings code from elsewhere", file.display());
+        }
+    }
+}
+
 #[test]
 fn a_changed_edge_shows() {
     let text = "words\n```edges\na -> b c\nb ->\n```\nwords";

@@ -317,6 +317,13 @@ fn failpoints_and_lies_are_in_no_product() {
         "both are behind the feature"
     );
     assert_eq!(server.matches("hostile").count(), 2, "and nothing else of it is there");
+    assert!(
+        read("crates/server/src/lib.rs").contains("#[cfg(feature = \"failpoints\")]\nmod planted;"),
+        "nor are planted bugs"
+    );
+    let never =
+        "#[cfg(not(feature = \"failpoints\"))]\n#[inline]\npub(crate) fn planted(_name: &str) -> bool {\n    false\n}";
+    assert!(read("crates/server/src/failpoint.rs").contains(never), "nor is any where one is asked for");
     let refusal = "#[cfg(all(feature = \"failpoints\", not(debug_assertions)))]\ncompile_error!(";
     assert!(read("crates/server/src/failpoint.rs").contains(refusal), "a release build refuses the feature");
     for (name, text) in texts().iter().filter(|(name, _)| name.ends_with("Cargo.toml")) {

@@ -10,6 +10,7 @@
 
 use crate::core::Core;
 use crate::executor::engine_failure;
+use crate::failpoint::planted;
 use crate::issue::injected;
 use futures::future::try_join_all;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -190,8 +191,8 @@ impl Core {
                     rounds.lanes.insert(at, tokio::spawn(async move { core.work_at(&target, queue, term).await }));
                 }
             }
-            if search
-                && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished())
+            let pause = if planted("reconcile.hurry") { RESEARCH } else { RECONCILE };
+            if search && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > pause && task.is_finished())
             {
                 let (core, target) = (Arc::clone(self), name.clone());
                 let task = tokio::spawn(async move {
@@ -287,7 +288,7 @@ impl Core {
                 let page = self.read(|store, _| lease::work(store, name, queue, after, ROUND))?;
                 let Some(last) = page.last().map(|(id, lease)| Place::of(*id, lease)) else { break };
                 after = Some(last);
-                let mine = page.into_iter().filter(|(id, _)| !self.creating.holds(id));
+                let mine = page.into_iter().filter(|(id, _)| !self.creating.holds(id) || planted("bug.fence"));
                 let (old, fresh): (Vec<Ending>, Vec<Ending>) = mine.partition(|(id, _)| stuck.holds(id));
                 known.extend(old.iter().map(|(id, _)| *id));
                 again.extend(old.into_iter().filter(|(id, _)| ready.contains(id)));
@@ -373,7 +374,8 @@ impl Core {
             if let Some(binding) = lease.binding.filter(|_| !lease.was_active) {
                 // Its CREATE may still be on the way: the name is taken and the connection ended, or the CREATE has won.
                 let binding = engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start };
-                match engine.fence(&lease.principal, &binding).await {
+                let fence = engine.fence(&lease.principal, &binding);
+                match if planted("bug.fence") { Ok(Fenced::Absent) } else { fence.await } {
                     Ok(Fenced::Won { oid: won }) => oid = Some(won),
                     Ok(Fenced::Absent) => {}
                     Err(error @ EngineError::Unavailable { .. }) => return Err(at_target(error)),
@@ -401,6 +403,8 @@ impl Core {
             }
             to_kill.push(principal);
         }
+        #[cfg(feature = "failpoints")]
+        let to_kill = crate::planted::by_name(name, &**engine, to_kill).await;
         let before = engine.look(&to_kill).await.map_err(at_target)?;
         engine.kill(&to_kill).await.map_err(at_target)?;
         injected("lease.p8")?;

@@ -63,6 +63,19 @@ pub(crate) fn told(name: &str) -> Option<String> {
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
 }
 
+/// Whether a test has planted the bug `name`, by a line `name=on` in the file that `FAILPOINT_FILE` names: see `planted.rs`.
+#[cfg(feature = "failpoints")]
+pub(crate) fn planted(name: &str) -> bool {
+    told(name).is_some()
+}
+
+/// None is in a product.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub(crate) fn planted(_name: &str) -> bool {
+    false
+}
+
 /// Passes the point `name`.
 #[cfg(not(feature = "failpoints"))]
 #[inline]

@@ -45,6 +45,8 @@ mod machine;
 mod open;
 mod peers;
 mod pipeline;
+#[cfg(feature = "failpoints")]
+mod planted;
 mod proving;
 mod query;
 mod reconcile;

@@ -55,6 +55,8 @@ impl Core {
         let prefix = principal_prefix(&self.cluster, name);
         // A copy of this cluster may have come since the office was taken.
         self.stake(name, &office).await?;
+        #[cfg(feature = "failpoints")]
+        let stale = self.stale().await;
         // First the target, then the leases: whatever was listed has its intent in what is read afterwards.
         let mut listed = office.engine.list(&prefix).await.map_err(at_target)?;
         let id = |p: &Principal| p.name.strip_prefix(&prefix).and_then(|id| id.parse::<LeaseId>().ok());
@@ -71,7 +73,13 @@ impl Core {
                 if ended.is_empty() { Vec::new() } else { office.engine.look(&ended).await.map_err(at_target)? };
             let (alive, left): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|s| s.can_login || s.sessions > 0);
             let alive = alive.into_iter().map(|s| Principal { name: s.name, oid: s.oid });
+            #[cfg(feature = "failpoints")]
+            let unknown = crate::planted::strays(stale.as_ref(), some, unknown);
             for stray in alive.chain(unknown) {
+                #[cfg(feature = "failpoints")]
+                if self.dropped_at_once(&*office.engine, &stray).await {
+                    continue;
+                }
                 self.adopt(name, term, stray).await?;
             }
             // Their ends have a place in the log; this is what was left of them then.

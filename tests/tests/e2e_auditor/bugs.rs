@@ -1,0 +1,207 @@
+//! Three bugs that are planted one after the other (`crates/server/src/planted.rs`), each with a story that brings it out. Without the bug the
+//! auditor has nothing to say of the same story; with it, it names what is wrong, and whose it is.
+
+use quorate_api::client::Credential;
+use quorate_state::ids::LeaseId;
+use quorate_state::lease::{Selector, principal};
+use quorate_tests::auditor::{Audit, Auditor};
+use quorate_tests::database::login_with;
+use quorate_tests::footprint::TARGET;
+use quorate_tests::{Cluster, Options};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a revocation may take.
+const ENDED: Duration = Duration::from_secs(20);
+/// How long what a bug does is given to be seen: several looks of the auditor, and answers of the vault.
+const SEEN: Duration = Duration::from_millis(1_500);
+/// A database may give up on a CREATE before the story comes to its point.
+const ATTEMPTS: usize = 4;
+
+/// A cluster whose members break what a file says, for as long as it says so.
+struct Stage {
+    cluster: Cluster,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auditor_catches_planted_bugs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("planted");
+    let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
+    let cluster = Cluster::start(&Options { environment, ..Options::default() }).await.unwrap();
+    let stage = Stage { cluster, file, _folder: folder };
+    // Connections and the executor's office are up.
+    let first = stage.issue(60_000).await;
+    stage.revoke(first.lease).await;
+
+    stage.is_clean("an intent is revoked", "", revoked_while_it_is_made(&stage, "").await);
+    let (orphan, audit) = revoked_while_it_is_made(&stage, "bug.fence=on").await;
+    stage.catches("bug.fence", "orphan", &orphan, &audit);
+
+    stage.is_clean("a session is open", "", revoked_with_a_session(&stage, "").await);
+    let (ghost, audit) = revoked_with_a_session(&stage, "bug.number=on").await;
+    stage.catches("bug.number", "ghost", &ghost, &audit);
+
+    let stale = "reconcile.hurry=on\nreconcile.stale=on\n";
+    let before = stage.said("a stray principal was not adopted");
+    stage.is_clean("the leader's view is old", stale, searched_by_a_stale_leader(&stage, stale).await);
+    let refused = stage.said("a stray principal was not adopted");
+    assert!(refused > before, "the leader took a live login for a stray, and the log did not: {before}, {refused}");
+    let (dead, audit) = searched_by_a_stale_leader(&stage, &format!("{stale}bug.adopt=on\n")).await;
+    stage.catches("bug.adopt", "early death", &dead, &audit);
+}
+
+impl Stage {
+    fn plant(&self, lines: &str) {
+        // In one step: nobody reads half of it.
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, lines).unwrap();
+        std::fs::rename(&new, &self.file).unwrap();
+    }
+
+    fn audit(&self) -> Auditor {
+        Auditor::begin(&self.cluster, &["--every", "200", "--looks", "8", "--answers", "8"]).unwrap()
+    }
+
+    async fn issue(&self, ttl: u64) -> Credential {
+        let demo = self.cluster.client("demo").unwrap();
+        demo.issue_lease("reader", Some(ttl)).await.unwrap()
+    }
+
+    /// Revokes a lease, and waits for the vault's word that it is.
+    async fn revoke(&self, lease: LeaseId) {
+        let admin = self.cluster.admin().unwrap();
+        admin.revoke(lease).await.unwrap();
+        admin.wait_revoked(lease, ENDED).await.unwrap_or_else(|why| panic!("lease {lease}: {why}"));
+    }
+
+    fn login(&self, lease: &LeaseId) -> String {
+        principal(&self.cluster.profile().cluster, TARGET, lease)
+    }
+
+    /// How often the nodes have said something in their logs.
+    fn said(&self, what: &str) -> usize {
+        (1..=3).map(|m| self.cluster.node(m).unwrap().log().matches(what).count()).sum()
+    }
+
+    fn is_clean(&self, story: &str, planted: &str, (_, audit): (Vec<String>, Audit)) {
+        println!("{story}, planted {planted:?}: {}", audit.report["verdict"]);
+        assert_eq!(audit.status, Some(0), "{story}, and no bug: {}", audit.text);
+    }
+
+    /// The auditor says what is wrong, whose it is, and nothing of what is right.
+    fn catches(&self, bug: &str, kind: &str, whose: &[String], audit: &Audit) {
+        println!("{bug}: {:?}", audit.report["violations"]);
+        assert_eq!(audit.status, Some(1), "{bug} is a violation: {}", audit.text);
+        let named = audit.of_kind(kind);
+        assert!(
+            !named.is_empty() && audit.kinds().iter().all(|found| *found == kind),
+            "{bug} is {kind}: {}",
+            audit.text
+        );
+        assert!(named.iter().all(|name| whose.iter().any(|w| w == name)), "{bug} is about {whose:?}: {}", audit.text);
+    }
+}
+
+/// A lease is revoked while its CREATE waits in the database, which goes on when the vault has said *revoked*, or gives up before.
+async fn revoked_while_it_is_made(stage: &Stage, planted: &str) -> (Vec<String>, Audit) {
+    let superuser = stage.cluster.superuser().await.unwrap();
+    let admin = stage.cluster.admin().unwrap();
+    stage.plant(planted);
+    let auditor = stage.audit();
+    // Something to see, whatever becomes of the intents.
+    let other = stage.issue(60_000).await;
+    let mut made = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let holder = stage.cluster.superuser().await.unwrap();
+        holder.batch_execute("BEGIN; LOCK TABLE pg_authid IN SHARE MODE").await.unwrap();
+        let demo = stage.cluster.client("demo").unwrap();
+        let issuing = tokio::spawn(async move { demo.issue_lease("reader", Some(60_000)).await });
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%CREATE ROLE%'";
+        let waits = async || superuser.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0;
+        let deadline = Instant::now() + ENDED;
+        while !waits().await {
+            assert!(Instant::now() < deadline, "the CREATE ROLE waits for the lock");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let intent = admin.leases("intent").await.unwrap().pop().unwrap();
+        let lease = LeaseId(intent.id.as_slice().try_into().unwrap());
+        admin.revoke(lease).await.unwrap();
+        while admin.lease(lease).await.unwrap().state != "revoked" && waits().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        holder.batch_execute("COMMIT").await.unwrap();
+        let answer = issuing.await.unwrap();
+        assert!(answer.is_err(), "nobody is given a lease that was revoked before it was active");
+        admin.wait_revoked(lease, ENDED).await.unwrap_or_else(|why| panic!("lease {lease}: {why}"));
+        tokio::time::sleep(SEEN).await;
+        made.push(stage.login(&lease));
+        if planted.is_empty() || login_exists(&superuser, &made[made.len() - 1]).await {
+            break;
+        }
+    }
+    stage.revoke(other.lease).await;
+    let audit = auditor.end().await.unwrap();
+    stage.plant("reconcile.hurry=on\n");
+    stage.wait_gone(&made).await;
+    (made, audit)
+}
+
+/// A lease is revoked while a session of it is open.
+async fn revoked_with_a_session(stage: &Stage, planted: &str) -> (Vec<String>, Audit) {
+    stage.plant(planted);
+    let auditor = stage.audit();
+    let credential = stage.issue(60_000).await;
+    let session = login_with(&credential).await.unwrap();
+    tokio::time::sleep(SEEN).await;
+    stage.revoke(credential.lease).await;
+    tokio::time::sleep(SEEN).await;
+    let alive = session.simple_query("SELECT 1").await.is_ok();
+    assert_eq!(alive, !planted.is_empty(), "the session outlives its lease with {planted:?}");
+    drop(session);
+    let audit = auditor.end().await.unwrap();
+    stage.plant("");
+    (vec![credential.username], audit)
+}
+
+/// Leases are issued while a leader searches the target that knows of them what was so some time ago.
+async fn searched_by_a_stale_leader(stage: &Stage, planted: &str) -> (Vec<String>, Audit) {
+    stage.plant(planted);
+    let auditor = stage.audit();
+    let mut issued = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < deadline {
+        issued.push(stage.issue(60_000).await);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    tokio::time::sleep(SEEN).await;
+    stage.plant("");
+    let (admin, all) = (stage.cluster.admin().unwrap(), Selector::Role("reader".to_owned()));
+    let index = admin.revoke_all(all.clone()).await.unwrap();
+    admin.wait_all_revoked(&all, index, ENDED).await.unwrap();
+    let audit = auditor.end().await.unwrap();
+    (issued.into_iter().map(|c| c.username).collect(), audit)
+}
+
+async fn login_exists(superuser: &tokio_postgres::Client, login: &str) -> bool {
+    quorate_tests::database::seen(superuser, login).await.unwrap().0
+}
+
+impl Stage {
+    /// Waits until the vault has found what a bug left behind, and has ended it.
+    async fn wait_gone(&self, logins: &[String]) {
+        let superuser = self.cluster.superuser().await.unwrap();
+        let deadline = Instant::now() + ENDED;
+        loop {
+            let seen = self.cluster.footprint(&superuser).await.unwrap();
+            if logins.iter().all(|login| seen.lacks(login)) {
+                return self.plant("");
+            }
+            assert!(Instant::now() < deadline, "the search of the target ends {logins:?}: {seen:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
