@@ -3,7 +3,7 @@
 
 use crate::Random;
 use crate::users::{Book, purge, take};
-use quorate_api::client::RoleDescription;
+use quorate_api::client::Role;
 use quorate_state::ids::MemberIndex;
 use quorate_state::lease::Selector;
 use quorate_tests::auditor::Auditor;
@@ -111,8 +111,7 @@ async fn an_auditor_finds_nothing_wrong() {
 async fn people(cluster: &Cluster) -> (Vec<(quorate_api::client::Client, String)>, Vec<Selector>) {
     let admin = cluster.admin().unwrap();
     for name in ROLES {
-        let role = RoleDescription {
-            name: name.to_owned(),
+        let role = Role {
             target: TARGET.to_owned(),
             groups: vec![cluster.text("/postgres/group").unwrap().to_owned()],
             default_ttl: 5_000,
@@ -120,8 +119,9 @@ async fn people(cluster: &Cluster) -> (Vec<(quorate_api::client::Client, String)
             connection_limit: 3,
             max_leases: 200,
             scram_iterations: 4_096,
+            ..Role::default()
         };
-        admin.put_role(&role).await.unwrap();
+        admin.put_role(name, &role).await.unwrap();
     }
     let scope = "action in [Quorate::Action::\"lease:issue\", Quorate::Action::\"role:read\"], resource";
     let mut users = Vec::new();
