@@ -16,6 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::time::{sleep, timeout};
 
+use crate::postgres::template::parse;
 use crate::{Binding, Class, Cleaning, Create, Engine, EngineError, Fenced, Principal, Refusal};
 
 /// A target under test, seen from outside.
@@ -120,6 +121,12 @@ async fn what_is_invalid_is_never_sent(target: &dyn Target) {
     let mut create = order(target, &*engine, "cf_valid", &credential).await;
     create.verifier.truncate(create.verifier.len() - 1);
     assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "verifier", .. })));
+    let mut create = order(target, &*engine, "cf_valid", &credential).await;
+    create.groups.push("pg_signal_backend".to_owned());
+    assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "groups", .. })));
+    let mut create = order(target, &*engine, "cf_valid", &credential).await;
+    create.statements = parse("COMMENT ON ROLE {{name}} IS {{lease}}").unwrap().for_lease("a\0b");
+    assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "statements", .. })));
     assert_absent(&*engine, "cf_valid").await;
 }
 
@@ -299,6 +306,7 @@ pub async fn order(target: &dyn Target, engine: &dyn Engine, name: &str, credent
         name: name.to_owned(),
         verifier: credential.verifier.clone(),
         groups: vec![target.group()],
+        statements: Vec::new(),
         connection_limit: 5,
         max_ttl_seconds: 3600,
         binding: engine.bind().await.unwrap(),

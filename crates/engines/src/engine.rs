@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::postgres::template::{MAX_STATEMENTS, Statement};
 use crate::{Checked, Fault};
 
 /// The longest principal name in bytes. PostgreSQL truncates longer ones silently, so two leases could share a role.
@@ -139,6 +140,8 @@ pub struct Create {
     pub verifier: String,
     /// The roles it becomes a member of. All its rights come from them.
     pub groups: Vec<String>,
+    /// What else is said of it in the same transaction, from [`Template::for_lease`](crate::postgres::template::Template).
+    pub statements: Vec<Statement>,
     /// How many sessions it may have at once; at least 1.
     pub connection_limit: i32,
     /// After how many seconds, by the target's clock, a new login is refused whatever becomes of us. The maximum of the
@@ -163,6 +166,12 @@ impl Create {
         }
         if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_NAME || g.chars().any(char::is_control)) {
             return invalid("groups", "not 1 to 63 bytes without control characters");
+        }
+        if self.groups.iter().any(|g| gives_power(g)) {
+            return invalid("groups", "a role with power over the server, or over what ends principals");
+        }
+        if self.statements.len() > MAX_STATEMENTS || !self.statements.iter().all(Statement::is_valid) {
+            return invalid("statements", "too many, or with a value that can't be sent");
         }
         if self.connection_limit < 1 {
             return invalid("connection_limit", "below 1");
@@ -359,6 +368,20 @@ pub fn valid_name(name: &str) -> bool {
         && !name.starts_with("pg_")
 }
 
+/// Roles of PostgreSQL with which a leased user would get at the server itself, end the executor's connections, or take the
+/// slots that are kept for it.
+pub(crate) const POWERFUL: [&str; 5] = [
+    "pg_execute_server_program",
+    "pg_read_server_files",
+    "pg_signal_backend",
+    "pg_use_reserved_connections",
+    "pg_write_server_files",
+];
+
+pub(crate) fn gives_power(group: &str) -> bool {
+    POWERFUL.contains(&group)
+}
+
 pub(crate) fn check_names(principals: &[Principal]) -> Result<(), EngineError> {
     principals.iter().try_for_each(|p| check_name(&p.name))
 }
@@ -388,6 +411,7 @@ fn valid_verifier(verifier: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::template::parse;
 
     fn verifier(iterations: &str, salt: usize, key: usize) -> String {
         let b64 = |n: usize| STANDARD.encode(vec![7u8; n]);
@@ -399,6 +423,7 @@ mod tests {
             name: "q_1".into(),
             verifier: verifier("4096", 16, 32),
             groups: vec!["Readers %s".into()],
+            statements: vec![],
             connection_limit: 1,
             max_ttl_seconds: 60,
             binding: Binding { pid: 1, backend_start_micros: 1 },
@@ -444,6 +469,12 @@ mod tests {
         assert_eq!(field(create(|c| c.verifier = "'; --".into())), "verifier");
         assert_eq!(field(create(|c| c.groups.push("a\0b".into()))), "groups");
         assert_eq!(field(create(|c| c.groups.push("g".repeat(64)))), "groups");
+        assert_eq!(field(create(|c| c.groups.push("pg_signal_backend".into()))), "groups");
+        let template = parse("COMMENT ON ROLE {{name}} IS {{lease}}").unwrap();
+        assert_eq!(create(|c| c.statements = template.for_lease("id")), Ok(()));
+        assert_eq!(field(create(|c| c.statements = template.for_lease("i\0d"))), "statements");
+        let many = || (0..=MAX_STATEMENTS).flat_map(|_| template.for_lease("id")).collect();
+        assert_eq!(field(create(|c| c.statements = many())), "statements");
         assert_eq!(field(create(|c| c.connection_limit = -1)), "connection_limit");
         assert_eq!(field(create(|c| c.max_ttl_seconds = 0)), "max_ttl_seconds");
         assert_eq!(field(create(|c| c.max_ttl_seconds = u64::MAX)), "max_ttl_seconds");
@@ -455,6 +486,7 @@ mod tests {
             name: "q_1".into(),
             verifier: "canary".into(),
             groups: vec![],
+            statements: vec![],
             connection_limit: 1,
             max_ttl_seconds: 1,
             binding: Binding { pid: 1, backend_start_micros: 1 },

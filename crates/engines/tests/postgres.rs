@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_engines::conformance::{self, Credential, Target, assert_ended, order, principal};
-use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig};
+use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, template};
 use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal};
 use support::{EXECUTOR, GROUP, Pg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -170,6 +170,58 @@ async fn a_member_has_the_rights_of_its_groups_and_is_none_of_them() {
     client.batch_execute("CREATE TABLE m_made (i int)").await.expect("the right to make is the group's");
     let acts = client.batch_execute("SET ROLE makers").await.is_ok();
     assert_eq!(acts, pg.version().await < 160_000, "before PostgreSQL 16 a member is always allowed to");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_of_a_template_take_effect_with_the_role_or_not_at_all() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    pg.sql(&format!("GRANT SET ON PARAMETER app.text TO {EXECUTOR}")).await;
+    let hostile = "it's \\ 100% %1$L \\'' DROP ROLE postgres --";
+    let text = format!(
+        "ALTER ROLE {{{{name}}}} SET statement_timeout = '12s';
+         ALTER ROLE {{{{name}}}} IN DATABASE other SET search_path TO \"My Schema\", public;
+         ALTER ROLE {{{{name}}}} SET application_name = {{{{lease}}}}; ALTER ROLE {{{{name}}}} SET app.text = '{}';
+         GRANT makers TO {{{{name}}}}; COMMENT ON ROLE {{{{name}}}} IS {{{{expires}}}}",
+        hostile.replace('\'', "''")
+    );
+    let credential = pg.credential();
+    let mut create = order(&*pg, &engine, "e_text", &credential).await;
+    create.statements = template::parse(&text).unwrap().for_lease("L'7");
+    let oid = engine.create(&create).await.unwrap().oid;
+    let client = session(&pg, "e_text", &credential).await;
+    let sql =
+        "SELECT current_setting('statement_timeout'), current_setting('application_name'), current_setting('app.text'),
+        pg_has_role('makers', 'MEMBER'), shobj_description($1, 'pg_authid') = to_char(
+          (SELECT rolvaliduntil FROM pg_roles WHERE oid = $1) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
+    let row = client.query_one(sql, &[&oid]).await.unwrap();
+    let texts: Vec<String> = (0..3).map(|i| row.get(i)).collect();
+    assert_eq!(texts, ["12s", "L'7", hostile]);
+    assert!(row.get::<_, bool>(3), "it is a member of the group");
+    assert!(row.get::<_, bool>(4), "the end that is said is the one that holds");
+    let acts = client.batch_execute("SET ROLE makers").await.is_ok();
+    assert_eq!(acts, pg.version().await < 160_000, "a template's group is one as any other");
+    let there = pg.client("e_text", &credential.password, "other").await.unwrap();
+    let path: String = there.query_one("SELECT current_setting('search_path')", &[]).await.unwrap().get(0);
+    assert_eq!(path, "\"My Schema\", public");
+    drop((client, there));
+
+    for (text, code) in [
+        ("ALTER ROLE {{name}} SET no_such_setting = 1", "42704"),
+        ("ALTER ROLE {{name}} SET work_mem = 'much'", "22023"),
+        ("ALTER ROLE {{name}} SET log_statement = 'none'", "42501"),
+        ("ALTER ROLE {{name}} IN DATABASE absent SET work_mem = '1MB'", "3D000"),
+        ("COMMENT ON ROLE {{name}} IS 'made'; GRANT absent TO {{name}}", "42704"),
+    ] {
+        let mut create = order(&*pg, &engine, "e_fails", &credential).await;
+        create.statements = template::parse(text).unwrap().for_lease("L");
+        let refused = engine.create(&create).await;
+        assert!(matches!(&refused, Err(EngineError::Refused { code: c, .. }) if c == code), "{text}: {refused:?}");
+        assert!(engine.list("e_fails").await.unwrap().is_empty(), "{text}");
+    }
+    wait_until(&pg, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'e_text')").await;
+    assert_eq!(end(&engine, "e_text", oid).await, Refusal::Dropped, "what was set goes with the role");
+    wait_until(&pg, "NOT EXISTS (SELECT FROM pg_db_role_setting)").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -582,7 +634,7 @@ async fn a_user_that_takes_every_slot_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_names_what_is_missing_and_the_statements_cure_it() {
     let pg = Pg::start(&[]).await;
-    pg.sql("CREATE ROLE poor LOGIN PASSWORD 'poor'; CREATE ROLE writers LOGIN; CREATE SCHEMA s; GRANT CREATE ON SCHEMA s TO writers; GRANT CREATE ON DATABASE postgres TO writers")
+    pg.sql("CREATE ROLE poor LOGIN PASSWORD 'poor'; CREATE ROLE writers LOGIN; CREATE SCHEMA s; GRANT pg_signal_backend TO writers; GRANT CREATE ON SCHEMA s TO writers; GRANT CREATE ON DATABASE postgres TO writers")
         .await;
     let config = PostgresConfig {
         user: "poor".into(),
@@ -602,6 +654,7 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
         "CREATE ROLE \"heir\" NOLOGIN",
         "GRANT \"heir\" TO \"poor\"",
         "ALTER ROLE \"writers\" NOLOGIN",
+        "REVOKE \"pg_signal_backend\" FROM \"writers\"",
         "REVOKE CREATE ON DATABASE \"postgres\" FROM \"writers\"",
         "GRANT CREATE ON SCHEMA \"s\" TO \"heir\"",
         if pg.version().await < 160_000 {

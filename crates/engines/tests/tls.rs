@@ -85,6 +85,7 @@ async fn a_verified_server_is_worked_with_and_any_other_refused() {
         name: "t_cycle".into(),
         verifier: credential.verifier.clone(),
         groups: vec![],
+        statements: vec![],
         connection_limit: 2,
         max_ttl_seconds: 60,
         binding: engine.bind().await.unwrap(),

@@ -155,6 +155,7 @@ impl Core {
             name: found.principal.clone(),
             verifier: found.verifier.clone(),
             groups: found.groups.clone(),
+            statements: Vec::new(),
             connection_limit: i32::from(found.connection_limit),
             max_ttl_seconds: found.max_expires_at.saturating_sub(now).div_ceil(1_000).max(1),
             binding: engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start },

@@ -92,6 +92,7 @@ impl Core {
             name: login.clone(),
             verifier: scram::verifier(password.expose(), &self.env.random(), ITERATIONS),
             groups: groups.iter().take(16).cloned().collect(),
+            statements: Vec::new(),
             connection_limit: 2,
             max_ttl_seconds: LIFE,
             binding: office.engine.bind().await.map_err(at_target)?,

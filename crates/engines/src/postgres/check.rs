@@ -6,6 +6,7 @@ use super::inspect::Position;
 use super::quote::ident;
 use super::session::{Session, on_repeatable, within};
 use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT};
+use crate::engine::POWERFUL;
 use crate::{Checked, EngineError, Fault, Missing, Standby};
 
 /// See [`crate::Engine::check`]; without what is known only at the standbys.
@@ -129,8 +130,9 @@ async fn group_roles(
     missing: &mut Vec<String>,
 ) -> Result<(), EngineError> {
     let failed = |e: tokio_postgres::Error| on_repeatable(&e);
-    let user = ident(&config.user);
-    for row in session.client.query_typed(GROUPS, &[(&groups, Type::TEXT_ARRAY)]).await.map_err(failed)? {
+    let (user, powerful) = (ident(&config.user), POWERFUL.as_slice());
+    let parameters = [(&groups as _, Type::TEXT_ARRAY), (&powerful as _, Type::TEXT_ARRAY)];
+    for row in session.client.query_typed(GROUPS, &parameters).await.map_err(failed)? {
         let name = ident(row.try_get(0).map_err(failed)?);
         for (column, statement) in [
             (1, format!("CREATE ROLE {name} NOLOGIN")),
@@ -142,6 +144,9 @@ async fn group_roles(
                 missing.push(statement);
             }
         }
+        for powerful in row.try_get::<_, Vec<String>>(5).map_err(failed)? {
+            missing.push(format!("REVOKE {} FROM {name}", ident(&powerful)));
+        }
     }
     Ok(())
 }
@@ -150,7 +155,9 @@ async fn group_roles(
 const GROUPS: &str = "SELECT a.name, g.oid IS NULL, coalesce(g.rolcanlogin, false),
     coalesce(g.rolsuper OR g.rolcreaterole OR g.rolcreatedb OR g.rolbypassrls OR g.rolreplication, false),
     current_setting('server_version_num')::int >= 160000 AND
-      NOT coalesce(pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION'), false)
+      NOT coalesce(pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION'), false),
+    ARRAY(SELECT p.rolname::text FROM pg_roles p
+      WHERE p.rolname = ANY($2) AND NOT g.rolsuper AND pg_has_role(g.oid, p.oid, 'MEMBER') ORDER BY 1)
   FROM unnest($1) WITH ORDINALITY AS a(name, nr) LEFT JOIN pg_roles g ON g.rolname = a.name ORDER BY a.nr";
 
 /// Who may make what in one database. What leased users make under `SET ROLE` stays with the group, where the server lets

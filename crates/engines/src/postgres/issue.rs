@@ -61,8 +61,20 @@ fn create_statement(create: &Create) -> String {
         .iter()
         .map(|g| format!("    EXECUTE pg_catalog.format('GRANT %I TO %I', {}, {name}) || as_itself;\n", literal(g)))
         .collect();
+    let statements: String = create
+        .statements
+        .iter()
+        .map(|statement| {
+            let (format, is_membership) = statement.format(&create.name);
+            let suffix = if is_membership { " || as_itself" } else { "" };
+            format!("    EXECUTE pg_catalog.format({}, expires){suffix};\n", literal(&format))
+        })
+        .collect();
     let body = format!(
-        "DECLARE as_itself text := '';
+        "DECLARE
+  as_itself text := '';
+  until timestamptz := pg_catalog.now() + pg_catalog.make_interval(secs => {ttl});
+  expires text := pg_catalog.to_char(until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a
       WHERE a.pid = {pid} AND (extract(epoch FROM a.backend_start) * 1000000)::bigint = {start}) THEN
@@ -72,9 +84,8 @@ BEGIN
     as_itself := ' WITH INHERIT TRUE, SET FALSE';
   END IF;
   BEGIN
-    EXECUTE pg_catalog.format({template}, {name}, pg_catalog.current_setting('quorate.verifier'),
-      pg_catalog.now() + pg_catalog.make_interval(secs => {ttl}));
-{memberships}  EXCEPTION WHEN OTHERS THEN
+    EXECUTE pg_catalog.format({template}, {name}, pg_catalog.current_setting('quorate.verifier'), until);
+{memberships}{statements}  EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
   END;
 END",
@@ -178,6 +189,7 @@ mod tests {
         let create = Create {
             name: "q_1".into(),
             verifier: "canary".into(),
+            statements: vec![],
             groups: vec!["a'b\"c\\d %s; DROP ROLE e; --".into(), "$$".into()],
             connection_limit: 3,
             max_ttl_seconds: 60,

@@ -23,6 +23,7 @@ mod prepared;
 mod quote;
 mod revoke;
 mod session;
+pub mod template;
 mod tls;
 
 use core::time::Duration;

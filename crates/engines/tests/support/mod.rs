@@ -35,7 +35,7 @@ pub(crate) fn scram(password: &str, iterations: u32) -> String {
 }
 
 /// The server of the distribution; the newest there is in the binary that runs all tests once more.
-fn installed() -> Installed {
+pub(crate) fn installed() -> Installed {
     if env!("CARGO_CRATE_NAME") != "newest" {
         return Installed::packaged().pop().expect("PostgreSQL is not installed: run deploy/build/setup");
     }
