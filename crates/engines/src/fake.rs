@@ -317,6 +317,13 @@ impl FakeTarget {
         self.login_at(None, name, verifier)
     }
 
+    /// A session of an account at the target or a standby, as of somebody who has its password; `None` when the account may not log in there.
+    #[must_use]
+    pub fn enter(&self, standby: Option<&str>, name: &str) -> Option<u64> {
+        let verifier = self.lock().accounts_at(standby).get(name)?.verifier.clone();
+        self.login_at(standby, name, &verifier)
+    }
+
     /// The same at a standby, which judges by the accounts that it knows of.
     #[must_use]
     pub fn login_at(&self, standby: Option<&str>, name: &str, verifier: &str) -> Option<u64> {

@@ -405,8 +405,10 @@ impl Core {
         }
         #[cfg(feature = "failpoints")]
         let to_kill = crate::planted::by_name(name, &**engine, to_kill).await;
-        let before = engine.look(&to_kill).await.map_err(at_target)?;
+        // One endpoint that can't be looked at keeps nobody alive at the others.
+        let before = engine.look(&to_kill).await;
         engine.kill(&to_kill).await.map_err(at_target)?;
+        let before = before.map_err(at_target)?;
         injected("lease.p8")?;
         // They were told to end, and do within moments: what is still there then is tried again from the beginning.
         let (killed, mut looks) = (Instant::now(), engine.look(&to_kill).await.map_err(at_target)?);
@@ -510,6 +512,9 @@ impl Core {
 
 /// Why what was seen is no proof of an end.
 fn not_gone(seen: &Seen, prefix: &str) -> Option<String> {
+    if let Some(behind) = seen.behind.first().filter(|_| seen.login_at.is_empty()) {
+        return Some(format!("{}: {}", behind.name, behind.reason));
+    }
     if seen.can_login {
         return Some("it can log in".to_owned());
     }

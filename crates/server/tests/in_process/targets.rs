@@ -129,6 +129,43 @@ async fn a_copy_of_the_cluster_stops_both_from_ending_what_they_do_not_know() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
+    let world = founded(25).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    target.add_standby("standby");
+    let (here, there) = (target.enter(None, &held.username), target.enter(Some("standby"), &held.username));
+    let alive = |session: Option<u64>| target.alive(session.unwrap());
+    assert!(alive(here) && alive(there));
+    target.pause("standby");
+    app.revoke(held.lease).await.unwrap();
+    let begun = Instant::now();
+    while alive(here) || alive(there) {
+        assert!(begun.elapsed() < LONG, "sessions are killed wherever they can be");
+        sleep(Duration::from_millis(200)).await;
+    }
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(app.lease(held.lease).await.unwrap().state, "revoking", "the standby still lets it in");
+    target.resume("standby");
+    lease_in(&app, held.lease, "revoked", Duration::from_secs(90)).await;
+
+    let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    let here = target.enter(None, &held.username);
+    target.turn("standby", false);
+    app.revoke(held.lease).await.unwrap();
+    let begun = Instant::now();
+    while alive(here) {
+        assert!(begun.elapsed() < LONG, "one endpoint that is dark keeps nobody alive at another");
+        sleep(Duration::from_millis(200)).await;
+    }
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(app.lease(held.lease).await.unwrap().state, "revoking", "nobody knows what lives at the standby");
+    target.turn("standby", true);
+    lease_in(&app, held.lease, "revoked", Duration::from_secs(90)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_is_removed_with_its_last_lease() {
     let world = founded(24).await;
     world.describe("t", &["readers"]).await;
