@@ -12,15 +12,15 @@ use crate::core::Core;
 use crate::executor::engine_failure;
 use crate::failpoint::planted;
 use crate::issue::injected;
+use crate::lane::{AtWork, Ending, ROUND};
 use futures::future::try_join_all;
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail, Entry};
 use quorate_engines::{self as engines, Cleaning, Engine, EngineError, Fenced, Principal, Refusal as Login, Seen};
 use quorate_state::clock::ClusterClock;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{self, Lease, MAX_PER_COMMAND, Place, Queue, principal_prefix};
+use quorate_state::lease::{self, Lease, MAX_PER_COMMAND, Queue, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::StoreError;
 use quorate_state::target::{executor, quarantine, targets};
@@ -30,20 +30,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// How many leases are read, and at most ended, together: hundreds in one statement, and one pause between two looks.
-const ROUND: usize = 500;
-/// How many such rounds are under way at once, each at another step.
-const ABREAST: usize = 4;
-/// How many of those that failed before are tried again together: each may take seconds.
-const STUCK_ROUND: usize = 4;
 /// Between looks for sessions that were told to end.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Between the two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-/// The shortest pause after a failure.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause between attempts at a target that does not answer, or at a lease that does not end.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often a target is searched for principals that no lease accounts for.
 const RECONCILE: Duration = Duration::from_secs(60);
 /// How often a search that failed is tried before the next one is due, and the pause between.
@@ -54,57 +44,6 @@ const RESEARCH: Duration = Duration::from_secs(1);
 const WATCH: Duration = Duration::from_secs(5);
 /// How many bytes the places that were looked at may take in a proof.
 const MAX_ENDPOINT: usize = 512;
-
-/// Leases whose end failed, and when they are tried again.
-#[derive(Default)]
-struct Stuck(BTreeMap<LeaseId, (Duration, Instant)>);
-
-impl Stuck {
-    fn add(&mut self, id: LeaseId, now: Instant) {
-        let pause = self.0.get(&id).map_or(SHORTEST_PAUSE, |(pause, _)| (*pause * 2).min(LONGEST_PAUSE));
-        self.0.insert(id, (pause, now + pause));
-    }
-
-    fn holds(&self, id: &LeaseId) -> bool {
-        self.0.contains_key(id)
-    }
-
-    /// Notes what became of some leases; how many they were.
-    fn settle(&mut self, target: &str, (ending, failed): Ended, known: &mut BTreeSet<LeaseId>) -> usize {
-        for (id, lease) in &ending {
-            match failed.get(id) {
-                Some(why) => {
-                    tracing::warn!(target, lease = %id, login = lease.principal, why, "a lease does not end yet");
-                    self.add(*id, Instant::now());
-                    known.insert(*id);
-                }
-                None => drop(self.0.remove(id)),
-            }
-        }
-        ending.len()
-    }
-
-    /// The few that have waited longest past their time.
-    fn ready(&self, now: Instant) -> Vec<LeaseId> {
-        let mut ready: Vec<_> =
-            self.0.iter().filter(|(_, (_, at))| *at <= now).map(|(id, (_, at))| (*at, *id)).collect();
-        ready.sort();
-        ready.into_iter().take(STUCK_ROUND).map(|(_, id)| id).collect()
-    }
-}
-
-/// A lease that is to end.
-type Ending = (LeaseId, Lease);
-
-/// Leases that were worked on, and why some of them did not end.
-type Ended = (Vec<Ending>, BTreeMap<LeaseId, String>);
-
-/// A term of office, and the connections of one queue.
-#[derive(Clone)]
-struct AtWork {
-    term: u64,
-    engine: Arc<dyn Engine>,
-}
 
 impl Core {
     /// The leader's task: ends intents of earlier terms, expires what is due, and ends what is to end at every target.
@@ -238,121 +177,8 @@ impl Core {
         }
     }
 
-    /// Works in one queue of one target until nothing is left to do there. It never gives up; it only pauses longer.
-    async fn work_at(self: Arc<Self>, target: &str, queue: Queue, term: u64) {
-        let mut pause = SHORTEST_PAUSE;
-        let mut stuck = Stuck::default();
-        while self.leads_in(term) {
-            match self.work_once(target, queue, term, &mut stuck).await {
-                Ok(0) if stuck.0.is_empty() => return,
-                Ok(done) => {
-                    pause = SHORTEST_PAUSE;
-                    if done == 0 {
-                        sleep(SHORTEST_PAUSE).await;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(target, ?queue, error = error.message, "revocation goes on later");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
-
-    fn leads_in(&self, term: u64) -> bool {
-        let status = self.raft.watch();
-        let status = status.borrow();
-        status.is_leader && status.term == term
-    }
-
-    /// Once over everything that waits in a queue; how many leases were worked on.
-    async fn work_once(
-        self: &Arc<Self>,
-        name: &str,
-        queue: Queue,
-        term: u64,
-        stuck: &mut Stuck,
-    ) -> Result<usize, Failure> {
-        let mut done = 0;
-        if queue == Queue::Due {
-            done += self.end_abandoned(name, term).await?;
-        }
-        let ready: BTreeSet<LeaseId> = stuck.ready(Instant::now()).into_iter().collect();
-        let (mut again, mut known, mut after) = (Vec::new(), BTreeSet::new(), None);
-        let (mut rounds, mut office) = (FuturesUnordered::new(), None);
-        let mut failure = None;
-        loop {
-            // The next ones begin while others wait for their second look.
-            while failure.is_none() && rounds.len() < ABREAST {
-                let page = self.read(|store, _| lease::work(store, name, queue, after, ROUND))?;
-                let Some(last) = page.last().map(|(id, lease)| Place::of(*id, lease)) else { break };
-                after = Some(last);
-                let mine = page.into_iter().filter(|(id, _)| !self.creating.holds(id) || planted("bug.fence"));
-                let (old, fresh): (Vec<Ending>, Vec<Ending>) = mine.partition(|(id, _)| stuck.holds(id));
-                known.extend(old.iter().map(|(id, _)| *id));
-                again.extend(old.into_iter().filter(|(id, _)| ready.contains(id)));
-                if !fresh.is_empty() {
-                    let at = match &office {
-                        Some(at) => at,
-                        None => office.insert(self.at_work(name, queue).await?),
-                    };
-                    rounds.push(self.end_some(name, at.clone(), fresh, true));
-                }
-            }
-            match rounds.next().await {
-                None => break,
-                Some(Ok(ended)) => done += stuck.settle(name, ended, &mut known),
-                Some(Err(error)) => failure = failure.or(Some(error)),
-            }
-        }
-        stuck.0.retain(|id, _| known.contains(id));
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        if !again.is_empty() {
-            let at = self.at_work(name, queue).await?;
-            done += stuck.settle(name, self.end_some(name, at, again, false).await?, &mut known);
-        }
-        Ok(done)
-    }
-
-    /// This node's office, with the connections of a queue.
-    async fn at_work(self: &Arc<Self>, name: &str, queue: Queue) -> Result<AtWork, Failure> {
-        let office = self.office(name).await?;
-        Ok(AtWork { term: office.term, engine: office.engine_for(queue).await })
-    }
-
-    async fn end_some(
-        self: &Arc<Self>,
-        name: &str,
-        at: AtWork,
-        ending: Vec<Ending>,
-        first: bool,
-    ) -> Result<Ended, Failure> {
-        let failed = self.end_leases(name, &at, &ending, first).await?;
-        Ok((ending, failed))
-    }
-
-    /// An intent that this node is not bringing alive belongs to a task or a leader that is gone: whoever asked for it
-    /// has to ask again.
-    async fn end_abandoned(self: &Arc<Self>, name: &str, term: u64) -> Result<usize, Failure> {
-        let (mut ended, mut after) = (0, None);
-        loop {
-            let page = self.read(|store, _| lease::work(store, name, Queue::Making, after, ROUND))?;
-            let Some((last, lease)) = page.last() else { return Ok(ended) };
-            after = Some(Place::of(*last, lease));
-            for (id, _) in page.iter().filter(|(id, _)| !self.creating.holds(id)) {
-                // Only whoever is in office may say so, and to be in office the target need not answer.
-                self.claim_office(name, term).await?;
-                let failed = self.propose(Command::LeaseFailed { term, lease: *id }).await?;
-                ended += usize::from(!matches!(failed.outcome, Outcome::Refused(_)));
-            }
-        }
-    }
-
     /// P7 to P11 for some leases of one target. Returns those that did not end, and why; an error is about all of them.
-    async fn end_leases(
+    pub(crate) async fn end_leases(
         self: &Arc<Self>,
         name: &str,
         office: &AtWork,
@@ -603,25 +429,5 @@ mod tests {
         assert!(not_gone(&seen(true, 0, None), "q1_").is_some());
         assert!(not_gone(&seen(false, 1, None), "q1_").is_some());
         assert!(not_gone(&seen(false, 0, Some("renamed")), "q1_").is_some(), "it may be the same account");
-    }
-
-    #[test]
-    fn a_stuck_lease_waits_longer_each_time_and_alone() {
-        let mut stuck = Stuck::default();
-        let start = Instant::now();
-        let (one, two) = (LeaseId([1; 16]), LeaseId([2; 16]));
-        stuck.add(one, start);
-        assert!(stuck.ready(start).is_empty());
-        assert_eq!(stuck.ready(start + SHORTEST_PAUSE), [one]);
-        for _ in 0..20 {
-            stuck.add(one, start);
-        }
-        stuck.add(two, start);
-        assert_eq!(stuck.ready(start + SHORTEST_PAUSE), [two], "one's failures do not delay two");
-        assert_eq!(stuck.ready(start + LONGEST_PAUSE), [two, one], "and one is never given up");
-        for n in 3..20 {
-            stuck.add(LeaseId([n; 16]), start);
-        }
-        assert_eq!(stuck.ready(start + LONGEST_PAUSE).len(), STUCK_ROUND);
     }
 }

@@ -39,6 +39,7 @@ mod format;
 mod issue;
 mod journal;
 pub mod keystore;
+mod lane;
 #[cfg(feature = "failpoints")]
 pub mod leak;
 mod machine;

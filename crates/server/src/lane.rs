@@ -1,0 +1,258 @@
+//! One queue of one target: which leases are ended together, what is begun beside what is under way, and when what failed is tried
+//! again. What ending them takes is in `driver.rs`.
+
+use crate::core::Core;
+use crate::failpoint::planted;
+use quorate_api::status::Failure;
+use quorate_engines::Engine;
+use quorate_state::command::Command;
+use quorate_state::ids::LeaseId;
+use quorate_state::lease::{self, Lease, Place, Queue};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// How many leases are read, and at most ended, together: hundreds in one statement, and one pause between two looks.
+pub(crate) const ROUND: usize = 500;
+/// How many such rounds are under way at once, each at another step.
+const ABREAST: usize = 4;
+/// How many of those that failed before are tried again together: each may take seconds.
+const STUCK_ROUND: usize = 4;
+/// How soon what comes while rounds are under way is begun beside them.
+const MEANWHILE: Duration = Duration::from_millis(100);
+/// The shortest pause after a failure.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between attempts at a target that does not answer, or at a lease that does not end.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Leases whose end failed, and when they are tried again.
+#[derive(Default)]
+struct Stuck(BTreeMap<LeaseId, (Duration, Instant)>);
+
+impl Stuck {
+    fn add(&mut self, id: LeaseId, now: Instant) {
+        let pause = self.0.get(&id).map_or(SHORTEST_PAUSE, |(pause, _)| (*pause * 2).min(LONGEST_PAUSE));
+        self.0.insert(id, (pause, now + pause));
+    }
+
+    fn holds(&self, id: &LeaseId) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// Notes what became of some leases.
+    fn settle(&mut self, target: &str, ending: &[Ending], failed: &BTreeMap<LeaseId, String>) {
+        for (id, lease) in ending {
+            match failed.get(id) {
+                Some(why) => {
+                    tracing::warn!(target, lease = %id, login = lease.principal, why, "a lease does not end yet");
+                    self.add(*id, Instant::now());
+                }
+                None => drop(self.0.remove(id)),
+            }
+        }
+    }
+
+    /// The few that have waited longest past their time.
+    fn ready(&self, now: Instant) -> Vec<LeaseId> {
+        let mut ready: Vec<_> =
+            self.0.iter().filter(|(_, (_, at))| *at <= now).map(|(id, (_, at))| (*at, *id)).collect();
+        ready.sort();
+        ready.into_iter().take(STUCK_ROUND).map(|(_, id)| id).collect()
+    }
+}
+
+/// A lease that is to end.
+pub(crate) type Ending = (LeaseId, Lease);
+
+/// What one task does in one queue.
+#[derive(Default)]
+struct Lane {
+    stuck: Stuck,
+    /// Those that a round is about.
+    in_hand: BTreeSet<LeaseId>,
+    /// Whether a round is about some that failed before.
+    retrying: bool,
+}
+
+/// Leases that are ended together, and whether it is for the first time.
+struct Round {
+    ending: Vec<Ending>,
+    first: bool,
+}
+
+impl Lane {
+    fn take(&mut self, round: &Round) {
+        self.in_hand.extend(round.ending.iter().map(|(id, _)| *id));
+        self.retrying |= !round.first;
+    }
+
+    fn give_back(&mut self, round: &Round) {
+        round.ending.iter().for_each(|(id, _)| {
+            self.in_hand.remove(id);
+        });
+        self.retrying &= round.first;
+    }
+
+    fn settle(&mut self, target: &str, round: &Round, failed: &BTreeMap<LeaseId, String>) {
+        self.give_back(round);
+        self.stuck.settle(target, &round.ending, failed);
+    }
+}
+
+/// A term of office, and the connections of one queue.
+#[derive(Clone)]
+pub(crate) struct AtWork {
+    pub(crate) term: u64,
+    pub(crate) engine: Arc<dyn Engine>,
+}
+
+impl Core {
+    /// Works in one queue of one target until nothing is left to do there. It never gives up; it only pauses longer.
+    pub(crate) async fn work_at(self: Arc<Self>, target: &str, queue: Queue, term: u64) {
+        let (mut pause, mut failure) = (SHORTEST_PAUSE, None::<Failure>);
+        let (mut lane, mut rounds) = (Lane::default(), JoinSet::new());
+        while self.leads_in(term) {
+            if failure.is_none() {
+                match self.next_rounds(target, queue, term, &mut lane, rounds.len()).await {
+                    Ok(begun) if begun.is_empty() && rounds.is_empty() && lane.stuck.0.is_empty() => return,
+                    Ok(begun) => {
+                        for round in begun {
+                            let (core, target) = (Arc::clone(&self), target.to_owned());
+                            rounds.spawn(async move { core.end_round(&target, queue, round).await });
+                        }
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+            tokio::select! {
+                Some(ended) = rounds.join_next() => match ended {
+                    Ok((round, Ok(failed))) => {
+                        pause = SHORTEST_PAUSE;
+                        lane.settle(target, &round, &failed);
+                    }
+                    Ok((round, Err(error))) => {
+                        lane.give_back(&round);
+                        failure = failure.or(Some(error));
+                    }
+                    Err(_) => failure = failure.or_else(|| Some(Failure::new("internal", "a round was cut off"))),
+                },
+                // What comes meanwhile does not wait for those that wait for their second look.
+                () = sleep(MEANWHILE), if failure.is_none() || rounds.is_empty() => {}
+            }
+            if rounds.is_empty()
+                && let Some(error) = failure.take()
+            {
+                lane = Lane { stuck: lane.stuck, ..Lane::default() };
+                tracing::warn!(target, ?queue, error = error.message, "revocation goes on later");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// What is to be begun now beside the rounds that are under way, of which there are never too many. From the head of the queue each
+    /// time, so that nothing is passed by for good: neither what was being made when it was asked to end, nor what failed before.
+    async fn next_rounds(
+        self: &Arc<Self>,
+        name: &str,
+        queue: Queue,
+        term: u64,
+        lane: &mut Lane,
+        under_way: usize,
+    ) -> Result<Vec<Round>, Failure> {
+        if queue == Queue::Due {
+            self.end_abandoned(name, term).await?;
+        }
+        let ready: BTreeSet<LeaseId> = lane.stuck.ready(Instant::now()).into_iter().collect();
+        let (mut begun, mut again, mut known, mut after) = (Vec::new(), Vec::new(), BTreeSet::new(), None);
+        while under_way + begun.len() < ABREAST {
+            let page = self.read(|store, _| lease::work(store, name, queue, after, ROUND))?;
+            let Some(last) = page.last().map(|(id, lease)| Place::of(*id, lease)) else {
+                lane.stuck.0.retain(|id, _| known.contains(id));
+                break;
+            };
+            after = Some(last);
+            known.extend(page.iter().map(|(id, _)| *id));
+            let mine = |id: &LeaseId| !lane.in_hand.contains(id) && (!self.creating.holds(id) || planted("bug.fence"));
+            let mine = page.into_iter().filter(|(id, _)| mine(id));
+            let (old, ending): (Vec<Ending>, Vec<Ending>) = mine.partition(|(id, _)| lane.stuck.holds(id));
+            again.extend(old.into_iter().filter(|(id, _)| ready.contains(id)));
+            if !ending.is_empty() {
+                begun.push(Round { ending, first: true });
+            }
+        }
+        if !again.is_empty() && !lane.retrying {
+            begun.push(Round { ending: again, first: false });
+        }
+        begun.iter().for_each(|round| lane.take(round));
+        Ok(begun)
+    }
+
+    async fn end_round(
+        self: &Arc<Self>,
+        name: &str,
+        queue: Queue,
+        round: Round,
+    ) -> (Round, Result<BTreeMap<LeaseId, String>, Failure>) {
+        let ended = match self.at_work(name, queue).await {
+            Ok(at) => self.end_leases(name, &at, &round.ending, round.first).await,
+            Err(error) => Err(error),
+        };
+        (round, ended)
+    }
+
+    /// This node's office, with the connections of a queue.
+    async fn at_work(self: &Arc<Self>, name: &str, queue: Queue) -> Result<AtWork, Failure> {
+        let office = self.office(name).await?;
+        Ok(AtWork { term: office.term, engine: office.engine_for(queue).await })
+    }
+
+    /// An intent that this node is not bringing alive belongs to a task or a leader that is gone: whoever asked for it
+    /// has to ask again.
+    async fn end_abandoned(self: &Arc<Self>, name: &str, term: u64) -> Result<(), Failure> {
+        let mut after = None;
+        loop {
+            let page = self.read(|store, _| lease::work(store, name, Queue::Making, after, ROUND))?;
+            let Some((last, lease)) = page.last() else { return Ok(()) };
+            after = Some(Place::of(*last, lease));
+            for (id, _) in page.iter().filter(|(id, _)| !self.creating.holds(id)) {
+                // Only whoever is in office may say so, and to be in office the target need not answer.
+                self.claim_office(name, term).await?;
+                self.propose(Command::LeaseFailed { term, lease: *id }).await?;
+            }
+        }
+    }
+
+    pub(crate) fn leads_in(&self, term: u64) -> bool {
+        let status = self.raft.watch();
+        let status = status.borrow();
+        status.is_leader && status.term == term
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stuck_lease_waits_longer_each_time_and_alone() {
+        let mut stuck = Stuck::default();
+        let start = Instant::now();
+        let (one, two) = (LeaseId([1; 16]), LeaseId([2; 16]));
+        stuck.add(one, start);
+        assert!(stuck.ready(start).is_empty());
+        assert_eq!(stuck.ready(start + SHORTEST_PAUSE), [one]);
+        for _ in 0..20 {
+            stuck.add(one, start);
+        }
+        stuck.add(two, start);
+        assert_eq!(stuck.ready(start + SHORTEST_PAUSE), [two], "one's failures do not delay two");
+        assert_eq!(stuck.ready(start + LONGEST_PAUSE), [two, one], "and one is never given up");
+        for n in 3..20 {
+            stuck.add(LeaseId([n; 16]), start);
+        }
+        assert_eq!(stuck.ready(start + LONGEST_PAUSE).len(), STUCK_ROUND);
+    }
+}
