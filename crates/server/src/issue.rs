@@ -12,6 +12,7 @@ use crate::submit::Done;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
 use quorate_audit::{Class, Detail};
+use quorate_engines::postgres::template::{self, Statement, TemplateError};
 use quorate_engines::{self as engines, Create, EngineError};
 use quorate_state::command::{Binding, Command, Stamp};
 use quorate_state::ids::LeaseId;
@@ -155,9 +156,12 @@ impl Core {
             name: found.principal.clone(),
             verifier: found.verifier.clone(),
             groups: found.groups.clone(),
-            statements: Vec::new(),
             connection_limit: i32::from(found.connection_limit),
             max_ttl_seconds: found.max_expires_at.saturating_sub(now).div_ceil(1_000).max(1),
+            statements: statements(&found.statements, id).map_err(|_| EngineError::Invalid {
+                field: "statements",
+                reason: "of a form that this version does not know",
+            })?,
             binding: engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start },
         };
         injected("lease.p2.before").map_err(|f| unavailable(f.message))?;
@@ -210,6 +214,15 @@ impl Core {
             executor_term: office.term,
         })
     }
+}
+
+/// What else is said of a lease's login when it is made. Endorsers ask too, before they sign.
+pub(crate) fn statements(text: &str, id: &LeaseId) -> Result<Vec<Statement>, Failure> {
+    let bad = |why: TemplateError| Failure::from(Refusal::invalid("statements", why));
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(template::parse(text).map_err(bad)?.for_lease(&id.to_string()))
 }
 
 pub(crate) fn injected(point: &str) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 
 use crate::core::Core;
 use crate::executor::{Office, engine_failure};
+use crate::issue::statements;
 use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
@@ -12,7 +13,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::{LeaseId, hex};
 use quorate_state::lease::principal;
 use quorate_state::outcome::Outcome;
-use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, roles};
+use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, roles};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 const ENDING: Duration = Duration::from_secs(5);
 /// The target refuses the login by itself after so many seconds, whatever becomes of this node.
 const LIFE: u64 = 60;
-/// What verifiers have by default.
+/// What the verifier of a credential has that is of no role.
 const ITERATIONS: u32 = 4_096;
+/// How many roles are tried at once.
+const MOST_ROLES: usize = 16;
 
 impl Core {
     /// Answers the request for a proof that stands in the log at `asked`.
@@ -55,60 +58,85 @@ impl Core {
     async fn find_out(self: &Arc<Self>, name: &str, proof: &mut Proof) -> Result<(), Failure> {
         let office = self.office(name).await?;
         let of_target = |store: &dyn quorate_state::store::Store| {
-            Ok(roles(store)?
-                .into_iter()
-                .filter(|(_, role)| role.target == name)
-                .map(|(_, role)| role)
-                .collect::<Vec<_>>())
+            Ok(roles(store)?.into_iter().filter(|(_, role)| role.target == name).collect::<Vec<_>>())
         };
         let roles = self.read(|store, _| of_target(store))?;
-        let groups: BTreeSet<String> = roles.iter().flat_map(|role| role.groups.clone()).collect();
+        let groups: BTreeSet<String> = roles.iter().flat_map(|(_, role)| role.groups.clone()).collect();
         let groups: Vec<String> = groups.into_iter().collect();
         let checked = office.engine.check(&groups).await.map_err(|e| engine_failure(name, &e))?;
         note(&checked, proof);
         if proof.findings.is_empty() {
-            self.cycle(name, &office, &groups, proof).await?;
+            self.cycle(name, &office, roles, proof).await?;
         }
         Ok(())
     }
 
-    /// One credential from its making to its end.
+    /// One credential of each role, or one without any rights, from its making to its end.
     async fn cycle(
         self: &Arc<Self>,
         name: &str,
         office: &Office,
-        groups: &[String],
+        mut roles: Vec<(String, Role)>,
         proof: &mut Proof,
     ) -> Result<(), Failure> {
-        let id = LeaseId(self.env.random());
-        let login = principal(&self.cluster, name, &id);
-        let entry = self.internal_entry("target.prove", proof.asked).resource(&format!("target {name}"));
-        self.record(entry.detail("login", Detail::text(&login)), Class::Essential).await?;
-        // Whoever searches the target meanwhile leaves it alone.
-        let _guard = self.creating.begin(id);
+        if roles.is_empty() {
+            let scram_iterations = ITERATIONS;
+            roles.push((String::new(), Role { scram_iterations, connection_limit: 1, ..Role::default() }));
+        }
+        if roles.len() > MOST_ROLES {
+            proof.notes.push(format!("only the first {MOST_ROLES} of {} roles were tried", roles.len()));
+            roles.truncate(MOST_ROLES);
+        }
+        let (mut made, mut guards) = (Vec::new(), Vec::new());
+        for (label, role) in roles {
+            let id = LeaseId(self.env.random());
+            let login = principal(&self.cluster, name, &id);
+            let entry = self.internal_entry("target.prove", proof.asked).resource(&format!("target {name}"));
+            self.record(entry.detail("login", Detail::text(&login)), Class::Essential).await?;
+            // Whoever searches the target meanwhile leaves it alone.
+            guards.push(self.creating.begin(id));
+            let password = self.one_password();
+            let created = self.make_one(name, office, &id, &login, &role, &password).await;
+            let (oid, used) = match created {
+                Ok(oid) => (Some(oid), self.use_once(office, &login, password.expose()).await),
+                Err(failure) => (None, Err(failure.message)),
+            };
+            if let Err(why) = used {
+                let of = if label.is_empty() { String::new() } else { format!("role {label}: ") };
+                proof.findings.push(Finding::Failed(format!("{of}{why}")));
+            }
+            made.push((Principal { name: login, oid }, password));
+        }
+        let principals: Vec<Principal> = made.iter().map(|(principal, _)| principal.clone()).collect();
+        proof.findings.extend(end(office, principals).await.err());
+        for (principal, password) in &made {
+            if self.use_once(office, &principal.name, password.expose()).await.is_ok() {
+                proof.findings.push(Finding::Failed("a revoked credential still logs in".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn make_one(
+        &self,
+        name: &str,
+        office: &Office,
+        id: &LeaseId,
+        login: &str,
+        role: &Role,
+        password: &Secret<32>,
+    ) -> Result<u32, Failure> {
         let at_target = |e: EngineError| engine_failure(name, &e);
-        let password = self.one_password();
         let create = Create {
-            name: login.clone(),
-            verifier: scram::verifier(password.expose(), &self.env.random(), ITERATIONS),
-            groups: groups.iter().take(16).cloned().collect(),
-            statements: Vec::new(),
-            connection_limit: 2,
+            name: login.to_owned(),
+            verifier: scram::verifier(password.expose(), &self.env.random(), role.scram_iterations),
+            groups: role.groups.clone(),
+            connection_limit: i32::from(role.connection_limit),
             max_ttl_seconds: LIFE,
+            statements: statements(&role.statements, id)?,
             binding: office.engine.bind().await.map_err(at_target)?,
         };
-        let made = office.engine.create(&create).await;
-        let used = match &made {
-            Ok(_) => self.use_once(office, &login, password.expose()).await,
-            Err(error) => Err(Finding::Failed(format!("no credential could be made: {error}"))),
-        };
-        let ended = end(office, Principal { name: login.clone(), oid: made.as_ref().ok().map(|m| m.oid) }).await;
-        let refused = match self.use_once(office, &login, password.expose()).await {
-            Err(_) => Ok(()),
-            Ok(()) => Err(Finding::Failed("a revoked credential still logs in".to_owned())),
-        };
-        proof.findings.extend([used, ended, refused].into_iter().filter_map(Result::err));
-        Ok(())
+        office.engine.create(&create).await.map(|created| created.oid).map_err(at_target)
     }
 
     /// A password for one login: 32 characters, 128 random bits.
@@ -118,28 +146,27 @@ impl Core {
     }
 
     /// Logs in as an application would, and out again.
-    async fn use_once(&self, office: &Office, login: &str, password: &[u8]) -> Result<(), Finding> {
+    async fn use_once(&self, office: &Office, login: &str, password: &[u8]) -> Result<(), String> {
         let engine = office.as_login(self, login, SecretVec::new(password.to_vec()));
-        let failed = |e: EngineError| Finding::Failed(format!("the credential does not log in: {e}"));
+        let failed = |e: EngineError| format!("the credential does not log in: {e}");
         engine.map_err(failed)?.bind().await.map(drop).map_err(failed)
     }
 }
 
 /// Ends the credential, and looks as for any other.
-async fn end(office: &Office, principal: Principal) -> Result<(), Finding> {
+async fn end(office: &Office, mut all: Vec<Principal>) -> Result<(), Finding> {
     let failed = |e: EngineError| Finding::Failed(format!("the credential could not be ended: {e}"));
-    let mut one = vec![principal];
-    let refused = office.engine.refuse(&one).await.map_err(failed)?;
+    let refused = office.engine.refuse(&all).await.map_err(failed)?;
     for outcome in refused {
         if let Login::Failed(error) = outcome.outcome {
             return Err(failed(error));
         }
-        one.push(Principal { name: outcome.name, oid: outcome.oid });
+        all.push(Principal { name: outcome.name, oid: outcome.oid });
     }
-    office.engine.kill(&one).await.map_err(failed)?;
+    office.engine.kill(&all).await.map_err(failed)?;
     let begun = Instant::now();
     loop {
-        let seen = office.engine.look(&one).await.map_err(failed)?;
+        let seen = office.engine.look(&all).await.map_err(failed)?;
         let left = seen.iter().any(|s| s.can_login || s.sessions > 0);
         if !left {
             break;
@@ -152,11 +179,11 @@ async fn end(office: &Office, principal: Principal) -> Result<(), Finding> {
         sleep(Duration::from_millis(50)).await;
     }
     sleep(BETWEEN_LOOKS).await;
-    let seen = office.engine.look(&one).await.map_err(failed)?;
+    let seen = office.engine.look(&all).await.map_err(failed)?;
     if seen.iter().any(|s| s.can_login || s.sessions > 0) {
         return Err(Finding::Failed("a credential that was ended came back".to_owned()));
     }
-    for cleaned in office.engine.clean(&one).await.map_err(failed)? {
+    for cleaned in office.engine.clean(&all).await.map_err(failed)? {
         if let engines::Cleaning::Left { reason, .. } = cleaned.outcome {
             let why = reason.unwrap_or_else(|| "something depends on it".to_owned());
             return Err(Finding::Failed(format!("a credential that was ended could not be removed: {why}")));

@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::executor::{engine_failure, protection};
-use crate::issue::injected;
+use crate::issue::{injected, statements};
 use crate::pipeline::{Ask, Recorded};
 use crate::query::check_place;
 use quorate_api::peer::{EndorseRequest, ProposeRequest};
@@ -173,6 +173,7 @@ impl Core {
             Change::PutTarget { name, spec, .. } => {
                 protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
             }
+            Change::PutRole { role, .. } => drop(statements(&role.statements, &LeaseId([0; 16]))?),
             Change::IssueLease { role, .. } => self.note_wanted(role)?,
             _ => {}
         }
