@@ -52,6 +52,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "policy", run: policy },
     Target { name: "names", run: names },
     Target { name: "scram-verifier", run: scram_verifier },
+    Target { name: "role-template", run: role_template },
     Target { name: "protobuf", run: protobuf },
 ];
 
@@ -276,6 +277,14 @@ fn names(input: &[u8]) {
 
 fn scram_verifier(input: &[u8]) {
     let _ = text(input).map(|text| quorate_state::lease::check_verifier(text, 4_096));
+}
+
+fn role_template(input: &[u8]) {
+    use quorate_engines::postgres::template::{MAX_STATEMENTS, parse};
+    let Some(Ok(template)) = text(input).map(parse) else { return };
+    assert!(template.for_lease("lease").len() <= MAX_STATEMENTS);
+    let bad = |group: &String| group.is_empty() || group.len() > 63 || group.contains([';', '\0', '\n']);
+    assert!(!template.groups().iter().any(bad), "{:?}", template.groups());
 }
 
 fn protobuf(input: &[u8]) {

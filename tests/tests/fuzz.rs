@@ -67,6 +67,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let names = ["team/app/db-1", "spiffe://example.org/app/worker", "a..b/%2e%2e/ü", "ffffffff"];
     let verifier = "SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$0Y0GJxU0BMvxfcEDlYjMXJmDIl2XQzKWYqCVJYsQ5iU=:T3G3rEX3qJuxvGCPTYJ0NSGn7E1gWhmWqpPjXIbAtqo=";
     let policy = "permit (principal in Quorate::Group::\"app\", action == Quorate::Action::\"secret:open\", resource) when { context.a > 1 };";
+    let template = "ALTER ROLE {{name}} IN DATABASE \"a\" SET app.x TO {{lease}}, 'it''s', 1.5;\nGRANT g TO {{name}};\nCOMMENT ON ROLE {{name}} IS {{expires}}";
     BTreeMap::from([
         ("header", sealed.clone()),
         ("labels", sealed.iter().filter_map(|h| Some(h.get(4..200)?.to_vec())).collect()),
@@ -92,6 +93,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("policy", text(policy)),
         ("names", names.iter().flat_map(|n| text(n)).collect()),
         ("scram-verifier", text(verifier)),
+        ("role-template", text(template)),
         ("protobuf", vec![protobuf()]),
     ])
 }
