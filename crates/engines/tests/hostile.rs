@@ -157,7 +157,7 @@ async fn what_is_left_behind_goes_to_the_owner_role_and_has_no_power() {
     let client = session(&pg, "h_leaver", &credential).await;
     client
         .batch_execute(
-            "CREATE TABLE l_table (i int); GRANT ALL ON l_table TO PUBLIC;
+            "CREATE TABLE l_table (i int, j int); GRANT ALL ON l_table TO PUBLIC;
              CREATE SEQUENCE l_sequence; CREATE TYPE l_type AS (i int); CREATE DOMAIN l_domain AS int;
              CREATE FUNCTION l_trap() RETURNS text SECURITY DEFINER LANGUAGE sql AS 'SELECT current_user::text';
              CREATE FUNCTION l_role() RETURNS text SECURITY DEFINER LANGUAGE plpgsql
@@ -168,7 +168,7 @@ async fn what_is_left_behind_goes_to_the_owner_role_and_has_no_power() {
              CREATE CAST (l_type AS int) WITH FUNCTION l_cast(l_type);
              CREATE VIEW l_view AS SELECT * FROM l_table; CREATE MATERIALIZED VIEW l_matview AS SELECT 1 AS i;
              CREATE TEXT SEARCH CONFIGURATION l_search (COPY = simple);
-             CREATE STATISTICS l_statistics ON i, (i + 1) FROM l_table; CREATE INDEX l_index ON l_table (i);
+             CREATE STATISTICS l_statistics ON i, j FROM l_table; CREATE INDEX l_index ON l_table (i);
              CREATE FUNCTION l_fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
              CREATE TRIGGER l_trigger BEFORE INSERT ON l_table FOR EACH ROW EXECUTE FUNCTION l_fire();
              ALTER TABLE l_table ENABLE ROW LEVEL SECURITY; CREATE POLICY l_policy ON l_table TO h_leaver USING (true);

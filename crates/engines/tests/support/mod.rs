@@ -34,8 +34,13 @@ pub(crate) fn scram(password: &str, iterations: u32) -> String {
     format!("SCRAM-SHA-256${iterations}:{}${}:{}", b64(&salt), b64(&stored), b64(&server))
 }
 
-/// The server of the distribution; the newest there is in the binary that runs all tests once more.
+/// The server of the distribution; the newest there is in the binary that runs all tests once more; or the version that
+/// `QUORATE_POSTGRES` names.
 pub(crate) fn installed() -> Installed {
+    if let Ok(wanted) = std::env::var("QUORATE_POSTGRES") {
+        let found = Installed::all().into_iter().find(|one| one.version.to_string() == wanted);
+        return found.unwrap_or_else(|| panic!("PostgreSQL {wanted} is not installed: {:?} are", Installed::all()));
+    }
     if env!("CARGO_CRATE_NAME") != "newest" {
         return Installed::packaged().pop().expect("PostgreSQL is not installed: run deploy/build/setup");
     }
