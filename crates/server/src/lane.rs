@@ -235,6 +235,54 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_state::lease::{State, Why};
+
+    fn lease(why: Why) -> Lease {
+        Lease {
+            role: "r".into(),
+            target: "t".into(),
+            principal: "q1_a".into(),
+            owner: "o".into(),
+            namespace: "default".into(),
+            statements: String::new(),
+            verifier: String::new(),
+            groups: Vec::new(),
+            connection_limit: 1,
+            state: State::Revoking,
+            expires_at: 1,
+            max_expires_at: 1,
+            binding: None,
+            oid: None,
+            was_active: true,
+            why: Some(why),
+            ended_at: None,
+            intent_index: 1,
+            active_index: Some(2),
+            revoking_index: Some(3),
+            revoked_index: None,
+            proof: None,
+            origin: None,
+        }
+    }
+
+    #[test]
+    fn what_a_round_is_about_is_begun_by_no_other_until_it_is_settled() {
+        let mut lane = Lane::default();
+        let ids = [1, 2].map(|n| LeaseId([n; 16]));
+        let round = |first| Round { ending: ids.map(|id| (id, lease(Why::Expired))).to_vec(), first };
+        lane.take(&round(true));
+        assert!(ids.iter().all(|id| lane.in_hand.contains(id)) && !lane.retrying);
+        lane.settle("t", &round(true), &BTreeMap::from([(ids[1], "why".to_owned())]));
+        assert!(lane.in_hand.is_empty(), "it can be begun again");
+        assert_eq!(ids.map(|id| lane.stuck.holds(&id)), [false, true], "the one that failed waits by itself");
+        lane.take(&round(false));
+        assert!(lane.retrying, "one round of those that failed at a time");
+        lane.take(&Round { ending: Vec::new(), first: true });
+        lane.give_back(&Round { ending: Vec::new(), first: true });
+        assert!(lane.retrying, "whatever else begins and ends beside it");
+        lane.give_back(&round(false));
+        assert!(!lane.retrying && lane.in_hand.is_empty() && lane.stuck.holds(&ids[1]), "an outage settles nothing");
+    }
 
     #[test]
     fn a_stuck_lease_waits_longer_each_time_and_alone() {
