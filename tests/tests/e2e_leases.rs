@@ -14,9 +14,10 @@ use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::Selector;
+use quorate_state::lease::{Selector, principal};
 use quorate_state::outcome::Outcome;
 use quorate_state::request::SignedRequest;
+use quorate_state::target::{Executor, claim};
 use quorate_tests::database::{FrozenDatabase, login_with};
 use quorate_tests::footprint::TARGET;
 use quorate_tests::{Cluster, Options};
@@ -33,6 +34,8 @@ async fn leases() {
     let cluster = Cluster::start(&Options::default()).await.unwrap();
     a_life(&cluster).await;
     the_executor_s_connections(&cluster).await;
+    a_target_that_lacks_something(&cluster).await;
+    a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;
     expiry(&cluster).await;
     one_request_one_lease(&cluster).await;
@@ -49,6 +52,21 @@ async fn leases() {
 async fn ended(cluster: &Cluster, lease: LeaseId) -> quorate_api::vault::Lease {
     let admin = cluster.admin().unwrap();
     admin.wait_revoked(lease, ENDED).await.unwrap_or_else(|why| panic!("lease {lease} is seen to have ended: {why}"))
+}
+
+/// What a command of the administrator prints.
+fn run(cluster: &Cluster, arguments: &[&str]) -> String {
+    let output = cluster.cli("admin", arguments, b"").unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it says when it refuses with a code.
+fn refused(cluster: &Cluster, arguments: &[&str], code: &str) -> String {
+    let output = cluster.cli("admin", arguments, b"").unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains(&format!("error[{code}]")), "{arguments:?} is {code}: {said}");
+    said
 }
 
 async fn a_life(cluster: &Cluster) {
@@ -106,25 +124,25 @@ async fn the_executor_s_connections(cluster: &Cluster) {
 
     let port: String = superuser.query_one("SELECT current_setting('port')", &[]).await.unwrap().get(0);
     let (ca, password) = (cluster.text("/postgres/ca_file").unwrap(), cluster.text("/postgres/password_file").unwrap());
-    let run = |arguments: &[&str]| {
-        let output = cluster.cli("admin", arguments, b"").unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
     let described = ["--host", "127.0.0.1", "--port", &port, "--user", cluster.text("/postgres/admin").unwrap()];
     let (ca, password) = (["--ca-file", ca], ["--password-file", password]);
-    run(&[&["target", "add", "misnamed", "--server-name", "db.example"][..], &described, &ca, &password].concat());
-    let listed = run(&["target", "list"]);
+    let misnamed =
+        [&["target", "add", "misnamed", "--server-name", "db.example"][..], &described, &ca, &password].concat();
+    let why = refused(cluster, &misnamed, "target_not_enabled");
+    assert!(why.contains("certificate is not trusted"), "a server whose certificate is for another name: {why}");
+    let listed = run(cluster, &["target", "list"]);
     assert!(
         listed.lines().any(|l| l.trim_start().starts_with("misnamed") && l.contains("verified, bound")),
         "{listed}"
     );
-    run(&["role", "add", "misnamed", "--target", "misnamed", "--ttl", "1m", "--max-ttl", "5m"]);
+    run(cluster, &["role", "add", "misnamed", "--target", "misnamed", "--ttl", "1m", "--max-ttl", "5m", "--unproved"]);
     let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"misnamed\"";
     cluster.permit("misnamed", &cluster.identity("demo").unwrap(), scope).await.unwrap();
     let failure = demo.issue_lease("misnamed", None).await.unwrap_err();
-    assert_eq!(failure.code, "target_refused", "a server whose certificate is for another name: {failure}");
-    assert!(failure.message.contains("certificate is not trusted"), "and it says so: {failure}");
+    assert_eq!(failure.code, "target_not_enabled", "nothing is issued there: {failure}");
+    run(cluster, &["target", "remove", "misnamed"]);
+    let listed = run(cluster, &["target", "list"]);
+    assert!(!listed.contains("misnamed"), "without a lease it goes at once: {listed}");
 
     let folder = cluster.text("/folder").unwrap();
     for (file, text) in
@@ -137,6 +155,150 @@ async fn the_executor_s_connections(cluster: &Cluster) {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("invalid_argument"), "{file}: {said}");
     }
+}
+
+/// A new administrator follows what the commands say, and nothing else.
+async fn a_target_that_lacks_something(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    superuser
+        .batch_execute("CREATE ROLE weak LOGIN PASSWORD 'a weak password'; CREATE ROLE strong NOLOGIN CREATEROLE")
+        .await
+        .unwrap();
+    superuser.batch_execute("CREATE DATABASE more").await.unwrap();
+    let port: String = superuser.query_one("SELECT current_setting('port')", &[]).await.unwrap().get(0);
+    let password = format!("{}/weak.password", cluster.text("/folder").unwrap());
+    std::fs::write(&password, "a weak password\n").unwrap();
+    let database = cluster.text("/postgres/database").unwrap();
+    let add = [
+        &["target", "add", "weak", "--host", "127.0.0.1", "--port", &port, "--user", "weak", "--database", database][..],
+        &["--also-database", "more", "--owner", "heir", "--password-file", &password],
+        &["--ca-file", cluster.text("/postgres/ca_file").unwrap()],
+    ];
+    let missing = refused(cluster, &add.concat(), "target_not_enabled");
+    assert!(missing.contains("ALTER ROLE \"weak\" CREATEROLE;"), "the SQL that is missing: {missing}");
+    // As often as it takes: what is missing shows when what was missing before is there.
+    let mut rounds = 0;
+    loop {
+        let output = cluster.cli("admin", &["target", "check", "weak"], b"").unwrap();
+        if output.status.success() {
+            break;
+        }
+        rounds += 1;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(rounds <= 3, "what is said to be missing was given: {said}");
+        for line in said.lines().filter(|line| line.contains("; -- in database ")) {
+            let (statement, place) = line.trim().split_once("; -- in database ").unwrap();
+            let mut config = tokio_postgres::Config::new();
+            config
+                .host_path(cluster.text("/postgres/socket_folder").unwrap())
+                .port(port.parse().unwrap())
+                .user("postgres")
+                .dbname(place);
+            let there = quorate_tests::database::login(&config).await.unwrap();
+            there.batch_execute(statement).await.unwrap_or_else(|why| panic!("{statement}: {why}"));
+        }
+    }
+    let shown = run(cluster, &["target", "show", "weak"]);
+    assert!(shown.contains("enabled") && shown.contains("more") && shown.contains("goes to heir"), "{shown}");
+    // A role that asks for too much is said to, and what its statements are is understood before anything is written.
+    let base = ["role", "add", "weak", "--target", "weak", "--ttl", "1m", "--max-ttl", "5m"];
+    let said = run(cluster, &[&base[..], &["--group", "strong"]].concat());
+    assert!(said.contains("does not do what leases need"), "a group with power of its own: {said}");
+    let second = "ALTER ROLE {{name}} SET work_mem = '1MB'; CREATE ROLE other";
+    let why = refused(cluster, &[&base[..], &["--statements", second]].concat(), "invalid_argument");
+    assert!(why.contains("line 1, column"), "where it is not acceptable: {why}");
+    let good = "ALTER ROLE {{name}} SET work_mem = '1MB'; COMMENT ON ROLE {{name}} IS {{lease}}";
+    run(cluster, &[&base[..], &["--statements", good]].concat());
+    let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"weak\"";
+    cluster.permit("weak", &cluster.identity("demo").unwrap(), scope).await.unwrap();
+    let demo = cluster.client("demo").unwrap();
+    let lease = demo.issue_lease("weak", None).await.unwrap();
+    let session = login_with(&lease).await.unwrap();
+    let set: String = session.query_one("SELECT current_setting('work_mem')", &[]).await.unwrap().get(0);
+    let comment = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1";
+    let comment: String = superuser.query_one(comment, &[&lease.username]).await.unwrap().get(0);
+    assert_eq!((set.as_str(), comment), ("1MB", lease.lease.to_string()), "what the role's statements say");
+    // What it owns, in both databases, is the heir's afterwards.
+    let group = format!("GRANT CREATE ON SCHEMA public TO \"{}\"", lease.username);
+    superuser.batch_execute(&group).await.unwrap();
+    session.batch_execute("CREATE TABLE kept (n integer)").await.unwrap();
+    run(cluster, &["lease", "revoke", "--target", "weak", "--wait"]);
+    assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
+    let owner = "SELECT tableowner::text FROM pg_tables WHERE tablename = 'kept'";
+    let mut owned_by = String::new();
+    let begun = Instant::now();
+    while owned_by != "heir" && begun.elapsed() < ENDED {
+        let mut config = tokio_postgres::Config::new();
+        let socket = cluster.text("/postgres/socket_folder").unwrap();
+        config.host_path(socket).port(port.parse().unwrap()).user("postgres").dbname(database);
+        let there = quorate_tests::database::login(&config).await.unwrap();
+        owned_by = there.query_one(owner, &[]).await.unwrap().get(0);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(owned_by, "heir", "what an ended lease owned");
+    // Bounds: one lease at this target, and then none.
+    run(cluster, &["quota", "set", "--target", "weak", "--limit", "1"]);
+    let one = demo.issue_lease("weak", None).await.unwrap();
+    let full = demo.issue_lease("weak", None).await.unwrap_err();
+    assert_eq!(full.code, "quota", "{full}");
+    run(cluster, &["target", "remove", "weak"]);
+    let done = ended(cluster, one.lease).await;
+    assert_eq!(done.why, "target deleted", "{done:?}");
+    assert!(login_with(&one).await.is_err());
+    let listed = run(cluster, &["--output", "json", "target", "list"]);
+    assert!(!listed.contains("\"weak\""), "with its last lease it goes: {listed}");
+}
+
+/// Somebody has started a copy of this cluster's folders, and it has been in office: this one stops, until a person decides.
+async fn a_copy_of_the_cluster(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let kept = demo.issue_lease("reader", Some(30_000)).await.unwrap();
+    let issued = Instant::now();
+    let id = cluster.profile().cluster;
+    let copy = Executor { member: 1, term: 1, epoch: 99, nonce: [9; 8], past: Vec::new(), taken_over: 0 };
+    let foreign = principal(&id, TARGET, &LeaseId([9; 16]));
+    superuser
+        .batch_execute(&format!(
+            "CREATE ROLE {} NOLOGIN CONNECTION LIMIT 0; CREATE ROLE {foreign} LOGIN",
+            claim(&id, TARGET, &copy)
+        ))
+        .await
+        .unwrap();
+    // A new leader looks at once, before it touches anything.
+    let leader = cluster.wait_leader(ELECTION).await.unwrap();
+    cluster.node(leader).unwrap().stop().unwrap();
+    let begun = Instant::now();
+    while !matches!(cluster.leader().await, Ok(Some(new)) if new != leader) {
+        assert!(begun.elapsed() < ELECTION, "another member leads");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    cluster.node(leader).unwrap().cont().unwrap();
+    let begun = Instant::now();
+    let said = loop {
+        let said = run(cluster, &["target", "show", TARGET]);
+        if said.contains("QUARANTINED") {
+            break said;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(90), "the other claim is seen: {said}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    assert!(said.contains("end 1 logins that no lease here") && said.contains(&foreign), "what it would end: {said}");
+    let failure = demo.issue_lease("reader", None).await.unwrap_err();
+    assert_eq!(failure.code, "quarantined", "{failure}");
+    tokio::time::sleep(Duration::from_secs(33).saturating_sub(issued.elapsed())).await;
+    assert!(login_with(&kept).await.is_ok(), "its time is over, and nothing is ended there");
+    let operator = cluster.text("/operator").unwrap();
+    let take = ["target", "take-over", TARGET, "--counter", "99", "--operator", operator];
+    let passphrase = cluster.text("/passphrase_file").unwrap();
+    run(cluster, &[&take[..], &["--passphrase-file", passphrase]].concat());
+    assert_eq!(ended(cluster, kept.lease).await.why, "expired");
+    let (admin, begun) = (cluster.admin().unwrap(), Instant::now());
+    while admin.lease(LeaseId([9; 16])).await.is_err() {
+        assert!(begun.elapsed() < ENDED, "a search follows at once");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(ended(cluster, LeaseId([9; 16])).await.why, "adopted", "by the log, as everything that ends");
+    demo.issue_lease("reader", Some(1_000)).await.unwrap();
 }
 
 /// Idle, in a transaction, in a statement: none outlives the revocation.

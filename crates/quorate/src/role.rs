@@ -82,7 +82,7 @@ pub(crate) enum QuotaCommand {
         namespace: Option<String>,
         /// Those of this identity.
         #[arg(long, group = "whose")]
-        identity: Option<String>,
+        owner: Option<String>,
         /// Those of each identity that has no bound of its own.
         #[arg(long, group = "whose")]
         each_identity: bool,
@@ -109,9 +109,8 @@ fn limit(text: &str) -> Result<Bound, String> {
 pub(crate) async fn quota(command: QuotaCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
     let client = connection.client()?;
     match command {
-        QuotaCommand::Set { target, namespace, identity, each_identity: _, limit: Bound(limit) } => {
-            let named =
-                [target.map(Subject::Target), namespace.map(Subject::Namespace), identity.map(Subject::Identity)];
+        QuotaCommand::Set { target, namespace, owner, each_identity: _, limit: Bound(limit) } => {
+            let named = [target.map(Subject::Target), namespace.map(Subject::Namespace), owner.map(Subject::Identity)];
             // One of them is there, or it is about each identity.
             let subject = named.into_iter().flatten().next().unwrap_or(Subject::EachIdentity);
             let done = client.change(Change::SetQuota { subject: subject.clone(), limit }).await?;

@@ -99,10 +99,14 @@ impl Core {
             }
             if self.read(|store, _| quarantine(store, &name))?.is_some() {
                 // Nothing is touched there. What taking over would end is counted again.
-                if rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished()) {
+                if rounds.looks.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished()) {
                     let (core, target) = (Arc::clone(self), name.clone());
                     let task = tokio::spawn(async move { drop(core.look_at_claims(&target, term).await) });
-                    rounds.searches.insert(name.clone(), (Instant::now(), task));
+                    rounds.looks.insert(name.clone(), (Instant::now(), task));
+                }
+                // And it is searched at once when that is over.
+                if let Some((_, task)) = rounds.searches.remove(&name) {
+                    task.abort();
                 }
                 for queue in [Queue::Asked, Queue::Due] {
                     if let Some(task) = rounds.lanes.remove(&(name.clone(), queue)) {
@@ -387,6 +391,7 @@ struct Rounds {
     term: u64,
     lanes: BTreeMap<(String, Queue), JoinHandle<()>>,
     searches: BTreeMap<String, (Instant, JoinHandle<()>)>,
+    looks: BTreeMap<String, (Instant, JoinHandle<()>)>,
     proofs: BTreeMap<String, JoinHandle<()>>,
     watches: BTreeMap<String, JoinHandle<()>>,
 }
@@ -396,7 +401,9 @@ impl Rounds {
         for task in std::mem::take(&mut self.lanes).into_values() {
             task.abort();
         }
-        for (_, task) in std::mem::take(&mut self.searches).into_values() {
+        for (_, task) in
+            [&mut self.searches, &mut self.looks].into_iter().flat_map(|all| std::mem::take(all).into_values())
+        {
             task.abort();
         }
         for task in [&mut self.proofs, &mut self.watches].into_iter().flat_map(std::mem::take).map(|(_, task)| task) {

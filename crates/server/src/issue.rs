@@ -18,7 +18,7 @@ use quorate_state::command::{Binding, Command, Stamp};
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{quarantine, role};
+use quorate_state::target::role;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -190,9 +190,7 @@ impl Core {
     pub(crate) async fn stamp_issue(self: &Arc<Self>, role_name: &str) -> Result<Stamp, Failure> {
         let found = self.read(|store, _| role(store, role_name))?;
         let found = found.ok_or_else(|| Failure::from(Refusal::not_found("role")))?;
-        if let Some(seen) = self.read(|store, _| quarantine(store, &found.target))? {
-            return Err(Failure::from(Refusal::Quarantined { counter: seen.counter }));
-        }
+        self.read(|store, _| lease::open_to_leases(store, &found.target))?.map_err(Failure::from)?;
         self.breakers.admit(role_name, &found, Instant::now())?;
         let bound = async {
             let office = self.office(&found.target).await?;

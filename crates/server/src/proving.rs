@@ -38,7 +38,7 @@ impl Core {
         // In office, it may say what it finds out, be it only that nothing answers.
         self.claim_office(name, term).await?;
         let mut proof = Proof { asked, at: 0, version: 0, timeline: 0, findings: Vec::new(), notes: Vec::new() };
-        match timeout(LIMIT, self.find_out(name, &mut proof)).await {
+        match timeout(LIMIT, self.find_out(name, term, &mut proof)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) if failure.code == "no_leader" => return Err(failure),
             Ok(Err(failure)) => proof.findings.push(Finding::Failed(failure.message)),
@@ -55,20 +55,26 @@ impl Core {
         }
     }
 
-    async fn find_out(self: &Arc<Self>, name: &str, proof: &mut Proof) -> Result<(), Failure> {
-        let office = self.office(name).await?;
+    async fn find_out(self: &Arc<Self>, name: &str, term: u64, proof: &mut Proof) -> Result<(), Failure> {
+        let office = self.office(name).await;
+        // It may lack the very rights that entering office takes.
+        let seat = match &office {
+            Ok(office) => Some(office.clone()),
+            Err(_) => self.seated(name, term).await,
+        };
+        let Some(seat) = seat else { return office.map(drop) };
         let of_target = |store: &dyn quorate_state::store::Store| {
             Ok(roles(store)?.into_iter().filter(|(_, role)| role.target == name).collect::<Vec<_>>())
         };
         let roles = self.read(|store, _| of_target(store))?;
         let groups: BTreeSet<String> = roles.iter().flat_map(|(_, role)| role.groups.clone()).collect();
         let groups: Vec<String> = groups.into_iter().collect();
-        let checked = office.engine.check(&groups).await.map_err(|e| engine_failure(name, &e))?;
+        let checked = seat.engine.check(&groups).await.map_err(|e| engine_failure(name, &e))?;
         note(&checked, proof);
-        if proof.findings.is_empty() {
-            self.cycle(name, &office, roles, proof).await?;
+        if !proof.findings.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.cycle(name, &office?, roles, proof).await
     }
 
     /// One credential of each role, or one without any rights, from its making to its end.

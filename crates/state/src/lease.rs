@@ -252,12 +252,15 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
     Ok(Outcome::Intent { lease: id, principal: lease.principal, expires_at: lease.expires_at })
 }
 
-/// Whether leases of a target are issued and honoured.
-fn open_to_leases(tx: &Tx<'_>, label: &str) -> Result<Result<(), Refusal>, StoreError> {
-    if let Some(found) = quarantine(tx, label)? {
+/// Whether leases are issued at a target.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot answer; inside, why they are not.
+pub fn open_to_leases(store: &dyn Store, label: &str) -> Result<Result<(), Refusal>, StoreError> {
+    if let Some(found) = quarantine(store, label)? {
         return Ok(Err(Refusal::Quarantined { counter: found.counter }));
     }
-    Ok(match target(tx, label)?.map(|t| t.standing) {
+    Ok(match target(store, label)?.map(|t| t.standing) {
         Some(Standing::Enabled) => Ok(()),
         Some(standing) => Err(Refusal::TargetStanding { standing: standing.to_string() }),
         None => Err(Refusal::not_found("target")),
