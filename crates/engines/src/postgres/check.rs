@@ -198,12 +198,14 @@ async fn objects(
     Ok(())
 }
 
-/// A group that is a superuser is told of by itself, and may create everywhere until it is none.
+/// A group that is a superuser is told of by itself, and may create everywhere until it is none. The owner role's right is
+/// its own: everybody's is about to be taken away.
 const CREATORS: &str = "WITH places AS (
     SELECT 'SCHEMA' AS what, n.nspname::text AS name, has_schema_privilege('public', n.oid, 'CREATE') AS everybody,
       ARRAY(SELECT g.rolname::text FROM pg_roles g WHERE g.rolname = ANY($1) AND NOT g.rolsuper
         AND has_schema_privilege(g.oid, n.oid, 'CREATE') ORDER BY 1) AS holders,
-      coalesce((SELECT has_schema_privilege(o.oid, n.oid, 'CREATE') FROM pg_roles o WHERE o.rolname = $2), false) AS owner
+      EXISTS (SELECT FROM pg_roles o WHERE o.rolname = $2 AND (o.oid = n.nspowner OR EXISTS (
+        SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = o.oid AND a.privilege_type = 'CREATE'))) AS owner
     FROM pg_namespace n
     UNION ALL
     SELECT 'DATABASE', d.datname::text, has_database_privilege('public', d.oid, 'CREATE'),
