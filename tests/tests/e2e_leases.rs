@@ -236,6 +236,13 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(owned_by, "heir", "what an ended lease owned");
+    // What people look at.
+    let metrics = run(cluster, &["metrics"]);
+    assert!(metrics.lines().any(|l| l == "quorate_target_enabled{target=\"weak\"} 1"), "{metrics}");
+    let live = run(cluster, &["--output", "json", "lease", "watch", "--times", "2", "--every", "100ms"]);
+    assert_eq!(live.lines().filter(|l| l.contains("\"oldest_unconfirmed_seconds\"")).count(), 2, "{live}");
+    let tree = run(cluster, &["lease", "tree", "--state", "revoked"]);
+    assert!(tree.contains("  app  ") && tree.contains(&lease.lease.to_string()), "{tree}");
     // Bounds: one lease at this target, and then none.
     run(cluster, &["quota", "set", "--target", "weak", "--limit", "1"]);
     let one = demo.issue_lease("weak", None).await.unwrap();

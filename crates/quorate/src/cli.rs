@@ -5,7 +5,7 @@ use crate::output::Format;
 use crate::passphrase::Passphrases;
 use crate::{
     audit, client_ca, clock, custodian, dev, identity, init, keyring, lease, member, mount, node, policy, role, run,
-    secret, status, target,
+    secret, status, target, view,
 };
 use clap::{Parser, Subcommand};
 
@@ -91,6 +91,8 @@ enum Command {
     Run(run::Run),
     /// Show the cluster as every member sees it.
     Status,
+    /// Print what there is to alert on, in the text format of Prometheus: `deploy/alerts.yml` has the alerts.
+    Metrics,
     /// Verify and show a member's audit log.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -130,6 +132,7 @@ impl Cli {
             Command::Lease(command) => lease::run(command, &connection, output).await,
             Command::Run(command) => run::run(command, &connection).await,
             Command::Status => status::run(&connection, output).await,
+            Command::Metrics => view::metrics(&connection).await,
             Command::Audit(command) => audit::run(&command, output),
             Command::ScratchPostgres(postgres) => dev::scratch_postgres(&postgres).await,
         }

@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::duration::{self, instant};
 use crate::effect::Effect;
 use crate::output::{Format, progress, table};
+use crate::view;
 use anyhow::Context as _;
 use quorate_api::client::Client;
 use quorate_api::vault::{Lease, ListLeasesRequest};
@@ -47,6 +48,24 @@ pub(crate) enum Command {
         /// Only those of the roles of this namespace, and of those below it.
         #[arg(long, default_value = "")]
         namespace: String,
+    },
+    /// Show who has taken the leases that you may see, as a tree of identities.
+    Tree {
+        /// Only those in this state: intent, active, revoking or revoked.
+        #[arg(long, default_value = "")]
+        state: String,
+        /// Only those of identities below this prefix of SPIFFE ids.
+        #[arg(long, default_value = "")]
+        below: String,
+    },
+    /// Look again and again: counts by target and state, the oldest unconfirmed revocation, what is exposed.
+    Watch {
+        /// How often.
+        #[arg(long, default_value = "1s", value_parser = duration::parse)]
+        every: Millis,
+        /// How many times; for ever otherwise.
+        #[arg(long)]
+        times: Option<u64>,
     },
     /// Show a lease.
     Show {
@@ -139,6 +158,10 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 table(["LEASE", "ROLE", "LOGIN", "OWNER", "STATE", "EXPIRES"], leases.iter().map(row))
             })
         }
+        Command::Tree { state, below } => {
+            view::show_tree(&client, ListLeasesRequest { state, below, ..Default::default() }, output).await
+        }
+        Command::Watch { every, times } => view::watch(&client, Duration::from_millis(every), times, output).await,
         Command::Show { id } => show(&client.lease(id).await?, output),
         Command::Renew { id, ttl } => {
             let expires_at = client.renew(id, ttl).await?;
@@ -206,6 +229,7 @@ fn document(l: &Lease) -> Value {
     json!({
         "id": hex(&l.id),
         "role": l.role,
+        "namespace": l.namespace,
         "target": l.target,
         "username": l.principal,
         "owner": l.owner,

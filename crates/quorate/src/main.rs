@@ -32,6 +32,7 @@ mod run;
 mod secret;
 mod status;
 mod target;
+mod view;
 
 use clap::Parser as _;
 use cli::Cli;

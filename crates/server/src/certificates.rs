@@ -9,6 +9,7 @@ use quorate_authz::{root_begin, root_end, told_ahead};
 use quorate_crypto::identity::SigningKey;
 use quorate_state::genesis::{administrators, client_roots};
 use quorate_state::ids::Millis;
+use quorate_state::target::quarantines;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -97,7 +98,8 @@ impl Core {
         Ok(roots.iter().map(|der| (root_begin(der).unwrap_or(0), root_end(der).unwrap_or(0))).collect())
     }
 
-    /// Everything that ends soon or has ended, and members that are there though they are recorded as gone.
+    /// Everything that ends soon or has ended, members that are there though they are recorded as gone, and targets at which nothing
+    /// is touched.
     pub(crate) fn alarms(&self) -> Result<Vec<Alarm>, Failure> {
         let now = self.clock()?;
         let advice = "`quorate client-ca replace` makes another one, with the administrators' signatures";
@@ -111,7 +113,13 @@ impl Core {
         let life = (to.saturating_sub(self.certificate.life), to);
         let wall = self.env.clock.wall();
         let own = ending("member_certificate_ends", "this member's certificate", advice, life, wall);
-        Ok(roots.chain(own).chain(self.absences.alarms()).collect())
+        let quarantined = self.read(|store, _| quarantines(store))?.into_keys().map(|target| {
+            let message = format!(
+                "target {target} has seen more of this cluster than it knows, so nothing is touched there: `quorate target show {target}`"
+            );
+            Alarm { code: "target_quarantined", message }
+        });
+        Ok(roots.chain(own).chain(self.absences.alarms()).chain(quarantined).collect())
     }
 
     /// The task that renews this node's certificate and tells what ends.

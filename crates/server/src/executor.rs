@@ -58,6 +58,9 @@ struct Seat {
     entered: bool,
 }
 
+/// How a login with a password connects to one target.
+type Connecting = dyn Fn(&str, SecretVec) -> PostgresConfig + Send + Sync;
+
 /// A term of office at one target.
 #[derive(Clone)]
 pub(crate) struct Office {
@@ -67,7 +70,7 @@ pub(crate) struct Office {
     /// For what comes in thousands.
     bulk: Arc<dyn Engine>,
     /// How a login connects with a password.
-    config: Arc<dyn Fn(&str, SecretVec) -> PostgresConfig + Send + Sync>,
+    config: Arc<Connecting>,
 }
 
 impl Office {

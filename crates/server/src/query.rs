@@ -547,6 +547,7 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
     Ok(wire::Lease {
         id: id.0.to_vec(),
         role: found.role,
+        namespace: found.namespace,
         target: found.target,
         principal: found.principal,
         owner: found.owner,
