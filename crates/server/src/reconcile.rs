@@ -71,7 +71,8 @@ impl Core {
             let ended: Vec<Principal> = of(Standing::Ended).collect();
             let seen =
                 if ended.is_empty() { Vec::new() } else { office.engine.look(&ended).await.map_err(at_target)? };
-            let (alive, left): (Vec<Seen>, Vec<Seen>) = seen.into_iter().partition(|s| s.can_login || s.sessions > 0);
+            let (alive, left): (Vec<Seen>, Vec<Seen>) =
+                seen.into_iter().partition(|s| !s.login_at.is_empty() || s.sessions > 0);
             let alive = alive.into_iter().map(|s| Principal { name: s.name, oid: s.oid });
             #[cfg(feature = "failpoints")]
             let unknown = crate::planted::strays(stale.as_ref(), some, unknown);

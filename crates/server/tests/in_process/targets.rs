@@ -152,6 +152,7 @@ async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
 
     let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
     let here = target.enter(None, &held.username);
+    target.own(&held.username, &["elsewhere"]);
     target.turn("standby", false);
     app.revoke(held.lease).await.unwrap();
     let begun = Instant::now();
@@ -163,6 +164,18 @@ async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
     assert_eq!(app.lease(held.lease).await.unwrap().state, "revoking", "nobody knows what lives at the standby");
     target.turn("standby", true);
     lease_in(&app, held.lease, "revoked", Duration::from_secs(90)).await;
+
+    // What it left behind keeps the account, which can log in nowhere. A standby that lags brings nothing back.
+    assert!(target.names().contains(&held.username));
+    target.pause("standby");
+    target.fail_over();
+    sleep(Duration::from_secs(12)).await;
+    assert_eq!(
+        app.lease(held.lease).await.unwrap().state,
+        "revoked",
+        "a proof holds, whatever a standby does not know"
+    );
+    target.resume("standby");
 }
 
 #[tokio::test(start_paused = true)]
