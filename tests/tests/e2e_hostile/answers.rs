@@ -197,13 +197,17 @@ pub(crate) async fn section(cluster: &Cluster) {
         }
         // With the third it opens, whoever is asked first, and who was caught is not asked first again.
         let three = through(&[1, LIAR, 3]);
-        for _ in 0..6 {
-            assert_opens(&three, lie).await;
-        }
         let named = matches!(
             lie,
             Lie::WrongPart | Lie::WrongUnlessProved | Lie::Identity | Lie::NoPoint | Lie::Altered | Lie::Replayed
         );
+        // Two honest members may be quicker than the liar a few times in a row: then it is not heard, and so not caught.
+        for times in 1..=60 {
+            assert_opens(&three, lie).await;
+            if times >= 6 && (!named || !three.suspects().is_empty()) {
+                break;
+            }
+        }
         let suspects = three.suspects();
         if named {
             assert_eq!(
