@@ -86,7 +86,7 @@ table! {
     "lease_state" LEASE_STATE FailedPrecondition No
         "The lease is not in a state that allows this." "look at the lease";
     "quota" QUOTA ResourceExhausted No
-        "The role has as many leases as it may." "revoke leases that are not needed, or raise the limit of the role";
+        "The role, the target, the namespace or the identity has as many leases as it may." "revoke leases that are not needed, or raise the bound: `quorate quota`, or the role's own";
     "identity_blocked" IDENTITY_BLOCKED PermissionDenied No
         "The identity is blocked." "ask the administrators";
     "unjustified" UNJUSTIFIED FailedPrecondition No

@@ -301,8 +301,8 @@ pub(crate) fn findings(name: &str, proof: &TargetProof) -> String {
     if !proof.missing.is_empty() {
         let _ = write!(text, "\nrun there, as its administrator:\n");
         for statement in &proof.missing {
-            let _ = match statement.split_once(" -- ") {
-                Some((sql, place)) => write!(text, "\n  {sql}; -- {place}"),
+            let _ = match statement.rsplit_once(" -- in database ") {
+                Some((sql, place)) => write!(text, "\n  {sql}; -- in database {place}"),
                 None => write!(text, "\n  {statement};"),
             };
         }

@@ -26,6 +26,7 @@ use quorate_state::store::StoreError;
 use quorate_state::target::{executor, quarantine, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -135,12 +136,25 @@ impl Core {
                 }
             }
             let pause = if planted("reconcile.hurry") { RESEARCH } else { RECONCILE };
-            if search && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > pause && task.is_finished())
+            let idle = self.read(|store, _| lease::unrevoked(store, &name))? == 0;
+            let barren = rounds.barren.entry(name.clone()).or_default();
+            if !idle {
+                barren.store(false, Ordering::Relaxed);
+            }
+            if search
+                && !(idle && barren.load(Ordering::Relaxed))
+                && rounds.searches.get(&name).is_none_or(|(at, task)| at.elapsed() > pause && task.is_finished())
             {
-                let (core, target) = (Arc::clone(self), name.clone());
+                let (core, target, barren) = (Arc::clone(self), name.clone(), Arc::clone(barren));
                 let task = tokio::spawn(async move {
                     for _ in 0..SEARCHES {
                         let Err(error) = core.reconcile(&target, term).await else { return };
+                        // No lease is there, and so nobody helps to open its credential: not until one is.
+                        if idle && error.code == "not_enough_members" {
+                            tracing::info!(target, "no lease is at the target, and it is not searched until one is");
+                            barren.store(true, Ordering::Relaxed);
+                            return;
+                        }
                         tracing::warn!(target, error = error.message, "the target was not searched for strays");
                         sleep(RESEARCH).await;
                     }
@@ -392,6 +406,8 @@ struct Rounds {
     lanes: BTreeMap<(String, Queue), JoinHandle<()>>,
     searches: BTreeMap<String, (Instant, JoinHandle<()>)>,
     looks: BTreeMap<String, (Instant, JoinHandle<()>)>,
+    /// Whether nobody helped to open the credential for a search, in this term.
+    barren: BTreeMap<String, Arc<AtomicBool>>,
     proofs: BTreeMap<String, JoinHandle<()>>,
     watches: BTreeMap<String, JoinHandle<()>>,
 }
@@ -409,6 +425,7 @@ impl Rounds {
         for task in [&mut self.proofs, &mut self.watches].into_iter().flat_map(std::mem::take).map(|(_, task)| task) {
             task.abort();
         }
+        self.barren.clear();
         self.term = next;
     }
 }

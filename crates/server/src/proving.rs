@@ -208,11 +208,15 @@ fn note(checked: &Checked, proof: &mut Proof) {
         proof.findings.push(Finding::Failed(format!("{}: {}", fault.name, fault.reason)));
     }
     let looked_at = checked.endpoints.len().saturating_sub(1);
-    for standby in checked.standbys.iter().skip(looked_at) {
-        let from = standby.client_addr.as_deref().unwrap_or("this machine");
+    if checked.standbys.len() > looked_at {
+        let shown = checked.standbys.iter().map(|standby| {
+            let from = standby.client_addr.as_deref().unwrap_or("its own machine");
+            format!("{} from {from}, {}", standby.application_name, standby.state)
+        });
         proof.notes.push(format!(
-            "{} streams from it ({from}, {}) and is no standby of the target: sessions there are not looked at",
-            standby.application_name, standby.state
+            "{} stream from it ({}), and {looked_at} standbys are described: at the others sessions are not looked for",
+            checked.standbys.len(),
+            shown.collect::<Vec<_>>().join("; ")
         ));
     }
 }

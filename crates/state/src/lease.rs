@@ -16,8 +16,8 @@ pub use ending::{Selector, Sweep, sweeps, swept};
 pub(crate) use ending::{end_all, revoke_all, sweep};
 pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, unrevoked, work};
 pub(crate) use index::{counted, forget, rows};
-pub(crate) use quota::set as set_quota;
 pub use quota::{Subject, quotas};
+pub(crate) use quota::{forget as forget_quota, set as set_quota};
 pub use verifier::check_verifier;
 
 use self::index::{due_at, has_lease, id_at, lease_key, save};
@@ -154,8 +154,8 @@ impl fmt::Debug for Lease {
 
 /// What stands before the names of all principals of a cluster at one target.
 ///
-/// `q`, 8 hexadecimal digits of a hash over cluster and target, `_`. A restored or cloned cluster has another id, and
-/// so owns no principal of this one.
+/// `q`, 8 hexadecimal digits of a hash over cluster and target, `_`. Another cluster has another id, and so owns no principal of
+/// this one; a copy of this one has the same, and is told by its claims ([`crate::target::claim`]).
 #[must_use]
 pub fn principal_prefix(cluster: &ClusterId, target: &str) -> String {
     let hash = hash32("principal-prefix", &[&cluster.0, target.as_bytes()]);

@@ -4,7 +4,7 @@ mod office;
 mod proof;
 
 pub use office::{Executor, Quarantine, claim, claim_prefix, executor, judge, quarantine, quarantines};
-pub use office::{Judged, MAX_PAST, MAX_SAMPLE};
+pub use office::{Judged, MAX_COUNT, MAX_PAST, MAX_SAMPLE};
 pub(crate) use office::{quarantine_at, take_office, take_over};
 pub use proof::{Finding, MAX_FINDING, MAX_FINDINGS, Proof};
 pub(crate) use proof::{ask, proved};
@@ -12,7 +12,7 @@ pub(crate) use proof::{ask, proved};
 use crate::access::{SYSTEM_NAMESPACE, has_namespace, keyring};
 use crate::change::KeyringClass;
 use crate::ids::{ClusterId, KeyringId, Millis, check_label};
-use crate::lease::{Selector, Why, end_all, unrevoked};
+use crate::lease::{Selector, Why, end_all, forget_quota, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::secrets::{Sealing, accept};
@@ -400,6 +400,7 @@ pub(crate) fn remove_when_over(tx: &mut Tx<'_>, label: &str) -> Result<(), Store
     let removing = target(tx, label)?.is_some_and(|t| t.standing == Standing::Removing);
     if removing && unrevoked(tx, label)? == 0 {
         tx.delete(key(Table::Target, &[&name(label)]));
+        forget_quota(tx, label);
         office::forget(tx, label);
     }
     Ok(())

@@ -96,6 +96,11 @@ pub(crate) fn set(tx: &mut Tx<'_>, subject: &Subject, limit: Option<u32>) -> Res
     Ok(Outcome::Done)
 }
 
+/// A target is no more.
+pub(crate) fn forget(tx: &mut Tx<'_>, target: &str) {
+    tx.delete(quota_key(&Subject::Target(target.to_owned())));
+}
+
 /// Whether one lease more of a role may be issued to `owner`.
 pub(super) fn check(
     store: &dyn Store,

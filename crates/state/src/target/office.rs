@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 /// How many terms of office at a target are remembered. A claim that is older than all of them is taken for one of ours.
 pub const MAX_PAST: usize = 64;
 
+/// No cluster is in office more often. A claim that says so is somebody's joke: whoever took it over could count no further.
+pub const MAX_COUNT: u64 = 1 << 48;
+
 /// How many logins a quarantine names at most.
 pub const MAX_SAMPLE: usize = 20;
 
@@ -94,7 +97,7 @@ pub fn judge(cluster: &ClusterId, target: &str, held: &Executor, found: &[String
     let (mut mine, mut older, mut foreign) = (false, Vec::new(), None::<u64>);
     for name in found {
         let Some((counter, nonce)) = name.strip_prefix(&prefix).and_then(|rest| rest.split_once('_')) else { continue };
-        let Ok(counter) = u64::from_str_radix(counter, 16) else { continue };
+        let Some(counter) = u64::from_str_radix(counter, 16).ok().filter(|n| *n <= MAX_COUNT) else { continue };
         let known = held.past.iter().any(|(epoch, random)| *epoch == counter && hex(random) == nonce);
         if *name == own {
             mine = true;
@@ -179,6 +182,7 @@ pub(crate) fn quarantine_at(
 ) -> Result<Outcome, StoreError> {
     let held = executor(tx, label)?.filter(|e| e.term == term);
     let bounded = found.sample.len() <= MAX_SAMPLE && found.sample.iter().all(|login| login.len() <= 63);
+    let bounded = bounded && found.counter <= MAX_COUNT && target(tx, label)?.is_some();
     if !bounded || held.is_none_or(|e| found.counter <= e.taken_over) {
         return Ok(Outcome::Refused(Refusal::Unjustified));
     }
@@ -243,6 +247,7 @@ mod tests {
         assert_eq!(judged(&[name(5, 1), name(5, 2)]), Judged::Foreign { counter: 5 }, "both at once");
         assert_eq!(judged(&[name(5, 1), name(6, 1), name(0x1f, 3)]), Judged::Foreign { counter: 0x1f });
         assert_eq!(judged(&[name(4, 2)]), Judged::Foreign { counter: 4 }, "a copy that has meanwhile been overtaken");
+        assert_eq!(judged(&[claim(&cluster, "app", &Executor { epoch: u64::MAX, ..held(5, 2) })]), Judged::Older);
         let foreign = claim(&ClusterId([2; 32]), "app", &held(99, 1));
         assert_eq!(judged(&[foreign, "something".to_owned()]), Judged::Older, "of another cluster, or no claim");
     }

@@ -6,6 +6,7 @@ use quorate_crypto::sealed::Sealed;
 use quorate_state::change::Change;
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
+use quorate_state::lease::Subject;
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{
     Endpoint, Finding, Proof, Quarantine, Role, Standing, TargetSpec, TargetTls, executor, quarantine, role as role_of,
@@ -297,6 +298,8 @@ fn a_target_goes_with_its_last_lease_and_comes_back_counting_on() {
     let mut world = World::with_target();
     assert_eq!(world.submit(role("writer", "db")), Outcome::Done);
     let (first, second) = (world.active(16_400), world.active(16_401));
+    let bound = Change::SetQuota { subject: Subject::Target("db".to_owned()), limit: Some(9) };
+    assert_eq!(world.submit(bound), Outcome::Done);
     let authority = world.authority();
     let gone = || Change::DeleteTarget { name: "db".to_owned() };
     assert_eq!(world.submit(gone()), Outcome::Leases { changed: vec![first, second] });
@@ -313,7 +316,10 @@ fn a_target_goes_with_its_last_lease_and_comes_back_counting_on() {
     assert_eq!(world.submit(again.clone()), Outcome::Refused(Refusal::exists("target")));
     world.end(first);
     assert!(target(&world.store, "db").unwrap().is_some(), "one lease is not proved to be revoked");
+    let late = Command::Quarantine { term: world.term, target: "db".to_owned(), found: found(9) };
     world.end(second);
+    world.untouched(&late, Refusal::Unjustified);
+    assert_eq!(quorate_state::lease::quotas(&world.store).unwrap(), [], "its bound goes with it");
     assert_eq!(targets(&world.store).unwrap(), []);
     // The same name again: what was there is not confused with it.
     assert_eq!(world.submit(again), Outcome::Done);
@@ -347,6 +353,7 @@ fn a_cluster_that_knows_less_than_a_target_touches_nothing_there() {
     world.untouched(&say(term - 1, 9), Refusal::Unjustified);
     let many = Quarantine { sample: vec!["q".to_owned(); 21], ..found(9) };
     world.untouched(&Command::Quarantine { term, target: "db".to_owned(), found: many }, Refusal::Unjustified);
+    world.untouched(&say(term, u64::MAX), Refusal::Unjustified);
     assert_eq!(world.apply(&say(term, 9)), Outcome::Done);
     let first = quarantine(&world.store, "db").unwrap().unwrap();
     assert_eq!(world.apply(&say(term, 10)), Outcome::Done);
