@@ -16,7 +16,7 @@ export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
 # With what an example needs: `setup` makes it.
 export QUORATE_PYTHON := $(CACHE)/python/bin/python
 
-.PHONY: demo test check lint unit churn vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit churn scale vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -48,6 +48,12 @@ MINUTES := 30
 churn: setup
 	cargo build $(TESTED) --bins --test e2e_auditor
 	QUORATE_MINUTES=$(MINUTES) cargo test $(TESTED) --test e2e_auditor -- --exact churn::an_auditor_finds_nothing_wrong --nocapture
+
+# Leases in numbers, at a real cluster and a real PostgreSQL; KILL=1 kills the leader while they expire. Prints what it has measured.
+LEASES := 10000
+scale: setup
+	cargo build $(TESTED) --bins
+	$(CARGO_TARGET_DIR)/debug/scale $(LEASES)
 
 # The second implementation, in both directions.
 vectors: unit

@@ -184,7 +184,13 @@ async fn what_is_left_behind_goes_to_the_owner_role_and_has_no_power() {
     client.batch_execute("BEGIN; CREATE TEMPORARY TABLE l_temporary (i int); LOCK TABLE l_table").await.unwrap();
 
     assert_eq!(end(&pg, &engine, "h_leaver", oid).await, Refusal::Disabled { groups_left: vec![] });
-    let cleaned = engine.clean(&[principal("h_leaver", Some(oid))]).await.unwrap();
+    let mut cleaned = engine.clean(&[principal("h_leaver", Some(oid))]).await.unwrap();
+    // Newer minor releases (15.20 does, 15.18 does not) leave a policy on somebody else's table to its owner, who is told.
+    if let Cleaning::Left { reason: Some(why), .. } = &cleaned[0].outcome {
+        assert_eq!(why, "others have to take back what they granted it: policy p on table public.theirs");
+        admin.batch_execute("DROP POLICY p ON theirs").await.unwrap();
+        cleaned = engine.clean(&[principal("h_leaver", Some(oid))]).await.unwrap();
+    }
     assert_eq!(cleaned[0].outcome, Cleaning::Gone);
     let trap: String = admin.query_one("SELECT l_trap()", &[]).await.unwrap().get(0);
     assert_eq!(trap, "quorate_owner", "whoever calls it, it runs with the owner role's power");
