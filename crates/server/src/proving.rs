@@ -10,7 +10,7 @@ use quorate_audit::{Class, Detail};
 use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_engines::{self as engines, Checked, Create, EngineError, Principal, Refusal as Login};
 use quorate_state::command::Command;
-use quorate_state::ids::{LeaseId, hex};
+use quorate_state::ids::LeaseId;
 use quorate_state::lease::principal;
 use quorate_state::outcome::Outcome;
 use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, roles};
@@ -145,10 +145,15 @@ impl Core {
         office.engine.create(&create).await.map(|created| created.oid).map_err(at_target)
     }
 
-    /// A password for one login: 32 characters, 128 random bits.
+    /// A password for one login: 32 characters, 128 random bits. Nothing of it is written anywhere else.
     fn one_password(&self) -> Secret<32> {
-        let raw = Secret::<16>::init_with(|out| *out = self.env.random());
-        Secret::init_with(|out| out.iter_mut().zip(hex(raw.expose()).bytes()).for_each(|(o, digit)| *o = digit))
+        let raw = Secret::<16>::init_with(|out| self.env.entropy.fill(out));
+        Secret::init_with(|out| {
+            let halves = raw.expose().iter().flat_map(|byte| [byte >> 4, byte & 15]);
+            out.iter_mut()
+                .zip(halves)
+                .for_each(|(o, half)| *o = if half < 10 { b'0' + half } else { b'a' - 10 + half });
+        })
     }
 
     /// Logs in as an application would, and out again.
