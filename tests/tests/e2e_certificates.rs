@@ -125,11 +125,17 @@ async fn an_identity_ends_and_is_renewed(cluster: &Cluster) {
     cluster.permit("short", &old, policy).await.unwrap();
     let standing = cluster.client_as(load(), &ALL).unwrap().with_timeout(SHORT);
     opens("while it is valid", &standing).await;
+    // To one member only: its connection is made, and is asked again.
+    let single = cluster.client_as(load(), &[1]).unwrap().with_timeout(SHORT);
+    let asked = || async { single.status().await.into_iter().find(|(member, _)| *member == 1).expect("it is asked").1 };
+    asked().await.expect("while it is valid");
 
     tokio::time::sleep(Duration::from_millis((ends + 1_500).saturating_sub(now()))).await;
     let expired = standing.get(NAMESPACE, "app/demo/lasting", None).await;
-    let failure = refused("on a connection that was made in time", &["unauthenticated"], expired);
-    assert!(failure.message.contains("expired"), "it says why: {failure}");
+    let failure = refused("on connections of which most were made in time", &["unauthenticated"], expired);
+    assert!(["expired", "ended"].iter().any(|why| failure.message.contains(why)), "it says why: {failure}");
+    let failure = refused("on a connection that was made in time", &["unauthenticated"], asked().await);
+    assert!(failure.message.contains("expired"), "the member says why: {failure}");
     let late = cluster.client_as(old, &ALL).unwrap();
     let begin = Instant::now();
     let failure = refused("on a new connection", &["unauthenticated"], late.roles().await);
