@@ -16,7 +16,7 @@ export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
 # With what an example needs: `setup` makes it.
 export QUORATE_PYTHON := $(CACHE)/python/bin/python
 
-.PHONY: demo test check lint unit churn scale vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit churn scale million vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -49,11 +49,17 @@ churn: setup
 	cargo build $(TESTED) --bins --test e2e_auditor
 	QUORATE_MINUTES=$(MINUTES) cargo test $(TESTED) --test e2e_auditor -- --exact churn::an_auditor_finds_nothing_wrong --nocapture
 
-# Leases in numbers, at a real cluster and a real PostgreSQL; KILL=1 kills the leader while they expire. Prints what it has measured.
+# Leases in numbers, at a real cluster of the release build and a real PostgreSQL, beside a target that is slow and one that says nothing;
+# KILL=1 kills the leader while they expire. Prints what it has measured.
 LEASES := 10000
 scale: setup
-	cargo build $(TESTED) --bins
-	$(CARGO_TARGET_DIR)/debug/scale $(LEASES)
+	cargo build --release --locked --workspace --bins --test in_process
+	$(CARGO_TARGET_DIR)/release/scale $(LEASES)
+
+# The same for a million at a target in memory: some GB of disk, and an hour.
+MILLION := 1000000
+million: setup
+	LEASES=$(MILLION) cargo test --release --locked --workspace --bins --test in_process -- --ignored --exact million::a_million_leases --nocapture
 
 # The second implementation, in both directions.
 vectors: unit

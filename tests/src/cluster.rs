@@ -417,7 +417,11 @@ impl Cluster {
         self.audit_folders.iter().map(|(name, folder)| (name.as_str(), folder.as_path()))
     }
 
-    pub(crate) fn postgres_socket(&self) -> anyhow::Result<(&str, u16)> {
+    /// The folder of the database's Unix socket, and its port there and on the loopback.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn postgres_socket(&self) -> anyhow::Result<(&str, u16)> {
         let port = self.document.pointer("/postgres/port").and_then(Value::as_u64);
         let port = port.context("there is no PostgreSQL: is the package postgresql installed?")?;
         Ok((self.text("/postgres/socket_folder")?, u16::try_from(port)?))

@@ -375,7 +375,7 @@ async fn a_clock_one_hour_off(cluster: &Cluster) {
 
 async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
     let superuser = cluster.superuser().await.unwrap();
-    let port = cluster.text("/postgres/host").map(|_| postgres_port(cluster)).unwrap();
+    let port = cluster.postgres_socket().unwrap().1;
     let proxy = Proxy::start(format!("127.0.0.1:{port}").parse().unwrap()).await.unwrap();
     let (admin, demo) =
         (cluster.admin().unwrap(), cluster.client("demo").unwrap().with_timeout(Duration::from_secs(9)));
@@ -476,12 +476,6 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("put right: everything had ended after {:?}", begun.elapsed());
-}
-
-fn postgres_port(cluster: &Cluster) -> u16 {
-    let document = std::fs::read_to_string(format!("{}/dev.json", cluster.text("/folder").unwrap())).unwrap();
-    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    u16::try_from(document.pointer("/postgres/port").and_then(serde_json::Value::as_u64).unwrap()).unwrap()
 }
 
 /// The resident memory of a process, in bytes.

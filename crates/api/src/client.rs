@@ -72,6 +72,8 @@ pub struct Client {
     via: Option<MemberIndex>,
     suspects: Mutex<BTreeMap<MemberIndex, String>>,
     silent: Mutex<BTreeMap<MemberIndex, Instant>>,
+    /// What verifiers of a role must have, as it was when last asked.
+    iterations: Mutex<BTreeMap<String, u32>>,
     timeout: Duration,
 }
 
@@ -103,8 +105,9 @@ impl Client {
             })
             .collect::<Result<_, Failure>>()?;
         let rng = Mutex::new(seams.rng);
-        let (suspects, silent, timeout) = (Mutex::default(), Mutex::default(), OPERATION);
-        Ok(Self { profile, identity, customer, rng, clock: seams.clock, vaults, via, suspects, silent, timeout })
+        let (suspects, silent, iterations) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (clock, timeout) = (seams.clock, OPERATION);
+        Ok(Self { profile, identity, customer, rng, clock, vaults, via, suspects, silent, iterations, timeout })
     }
 
     /// Sets how long an operation may take, retries included; 30 s otherwise.

@@ -61,7 +61,7 @@ pub struct FakeTarget {
 
 #[derive(Debug, Default)]
 struct State {
-    accounts: BTreeMap<String, Account>,
+    accounts: Accounts,
     dropped: BTreeMap<String, Account>,
     sessions: BTreeMap<u64, Session>,
     standbys: BTreeMap<String, Replica>,
@@ -87,7 +87,7 @@ struct Session {
 #[derive(Clone, Debug, Default)]
 struct Replica {
     /// The accounts as they were when its replay was paused.
-    paused: Option<BTreeMap<String, Account>>,
+    paused: Option<Accounts>,
     down: bool,
 }
 
@@ -103,6 +103,49 @@ struct Account {
     owns_in: Vec<String>,
 }
 
+/// Accounts by name, found by number too: there may be a million.
+#[derive(Clone, Debug, Default)]
+struct Accounts {
+    by_name: BTreeMap<String, Account>,
+    by_oid: BTreeMap<u32, String>,
+}
+
+impl Accounts {
+    fn get(&self, name: &str) -> Option<&Account> {
+        self.by_name.get(name)
+    }
+
+    fn get_mut(&mut self, name: &str) -> Option<&mut Account> {
+        self.by_name.get_mut(name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// The one with that number.
+    fn holder(&self, oid: u32) -> Option<&String> {
+        self.by_oid.get(&oid)
+    }
+
+    fn insert(&mut self, name: &str, account: Account) -> Option<Account> {
+        let before = self.remove(name);
+        self.by_oid.insert(account.oid, name.to_owned());
+        self.by_name.insert(name.to_owned(), account);
+        before
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Account> {
+        let account = self.by_name.remove(name)?;
+        self.by_oid.remove(&account.oid);
+        Some(account)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&String, &Account)> {
+        self.by_name.iter()
+    }
+}
+
 impl State {
     fn next(&mut self) -> u32 {
         self.counter += 1;
@@ -116,8 +159,8 @@ impl State {
     }
 
     fn held_by(&self, principal: &Principal) -> Option<String> {
-        let holder = self.accounts.iter().find(|(_, a)| Some(a.oid) == principal.oid)?;
-        (holder.0 != &principal.name).then(|| holder.0.clone())
+        let holder = self.accounts.holder(principal.oid?)?;
+        (*holder != principal.name).then(|| holder.clone())
     }
 
     fn sessions_of(&self, numbers: &BTreeSet<u32>) -> usize {
@@ -125,7 +168,7 @@ impl State {
     }
 
     /// The accounts as that standby knows them.
-    fn accounts_at(&self, standby: Option<&str>) -> &BTreeMap<String, Account> {
+    fn accounts_at(&self, standby: Option<&str>) -> &Accounts {
         standby.and_then(|s| self.standbys.get(s)?.paused.as_ref()).unwrap_or(&self.accounts)
     }
 
@@ -277,7 +320,7 @@ impl FakeTarget {
     /// was one.
     pub fn resurrect(&self, name: &str) -> bool {
         self.change(|s| match s.dropped.remove(name) {
-            Some(account) => s.accounts.insert(name.to_owned(), Account { can_login: true, ..account }).is_none(),
+            Some(account) => s.accounts.insert(name, Account { can_login: true, ..account }).is_none(),
             None => false,
         })
     }
@@ -287,7 +330,7 @@ impl FakeTarget {
         self.change(|s| {
             let (oid, verifier) = (s.next(), String::new());
             let account = Account { oid, verifier, can_login, connection_limit: 1, owns_in: Vec::new() };
-            s.accounts.insert(name.to_owned(), account);
+            s.accounts.insert(name, account);
         });
     }
 
@@ -299,7 +342,7 @@ impl FakeTarget {
     /// The names of all accounts, whether or not they can log in.
     #[must_use]
     pub fn names(&self) -> BTreeSet<String> {
-        self.lock().accounts.keys().cloned().collect()
+        self.lock().accounts.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The account owns something in these databases; in none, when the list is empty.
@@ -422,7 +465,7 @@ impl Fake {
     }
 
     fn land(&self, state: &mut State, create: &Create) -> Result<Created, EngineError> {
-        if self.target.class != Class::Upsert && state.accounts.contains_key(&create.name) {
+        if self.target.class != Class::Upsert && state.accounts.has(&create.name) {
             return Err(EngineError::Duplicate);
         }
         if let Some(group) = create.groups.iter().find(|g| state.lacking.contains(*g)) {
@@ -438,7 +481,7 @@ impl Fake {
             connection_limit: usize::try_from(create.connection_limit).unwrap_or(0),
             owns_in: Vec::new(),
         };
-        state.accounts.insert(create.name.clone(), account);
+        state.accounts.insert(&create.name, account);
         Ok(Created { oid })
     }
 }
@@ -603,13 +646,16 @@ impl Engine for Fake {
     async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError> {
         self.target
             .call(Step::Read, |s| {
-                let known: BTreeSet<u32> = s.accounts.values().map(|a| a.oid).collect();
                 let ghost = |(id, session): (&u64, &Session)| Ghost {
                     endpoint: session.at.clone().unwrap_or_else(|| PRIMARY.to_owned()),
                     pid: i32::try_from(*id).unwrap_or(i32::MAX),
                     oid: session.oid,
                 };
-                Ok(s.sessions.iter().filter(|(_, session)| !known.contains(&session.oid)).map(ghost).collect())
+                Ok(s.sessions
+                    .iter()
+                    .filter(|(_, session)| s.accounts.holder(session.oid).is_none())
+                    .map(ghost)
+                    .collect())
             })
             .await
     }
@@ -640,19 +686,21 @@ impl Engine for Fake {
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
         check_name(prefix)?;
-        let names = |s: &mut State| Ok(s.accounts.keys().filter(|name| name.starts_with(prefix)).cloned().collect());
+        let names = |s: &mut State| {
+            Ok(s.accounts.iter().map(|(name, _)| name).filter(|name| name.starts_with(prefix)).cloned().collect())
+        };
         self.target.call(Step::Read, names).await
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
         check_name(name)?;
         let claim = |s: &mut State| {
-            if s.accounts.contains_key(name) {
+            if s.accounts.has(name) {
                 return Err(EngineError::Duplicate);
             }
             let (oid, verifier) = (s.next(), String::new());
             let mark = Account { oid, verifier, can_login: false, connection_limit: 0, owns_in: Vec::new() };
-            s.accounts.insert(name.to_owned(), mark);
+            s.accounts.insert(name, mark);
             Ok(())
         };
         self.target.call(Step::Claim, claim).await
@@ -667,7 +715,7 @@ impl Engine for Fake {
                     s.accounts.remove(name);
                 }
             }
-            Ok(names.iter().filter(|name| s.accounts.contains_key(*name)).cloned().collect())
+            Ok(names.iter().filter(|name| s.accounts.has(*name)).cloned().collect())
         };
         self.target.call(Step::Disclaim, disclaim).await
     }

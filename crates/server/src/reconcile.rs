@@ -64,6 +64,8 @@ impl Core {
         listed.retain(|p| id(p).is_none_or(|id| !self.creating.holds(&id)));
         self.linearize().await?;
         for some in listed.chunks(ROUND) {
+            // There may be a million, and others have something to do too.
+            tokio::task::yield_now().await;
             let standing = |p: &Principal, store: &dyn Store| Standing::of(store, &prefix, p);
             let known = self.read(|store, _| some.iter().map(|p| standing(p, store)).collect::<Result<Vec<_>, _>>())?;
             let of = |wanted| some.iter().zip(&known).filter(move |(_, s)| **s == wanted).map(|(p, _)| p.clone());

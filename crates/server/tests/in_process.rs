@@ -8,6 +8,8 @@
     reason = "tests fail by panicking"
 )]
 
+#[path = "in_process/million.rs"]
+mod million;
 #[path = "in_process/net.rs"]
 mod net;
 #[path = "in_process/targets.rs"]
@@ -35,7 +37,10 @@ permit (principal == Quorate::Workload::"spiffe://example.org/app", action, reso
 
 /// A cluster with a keyring, a mount, and a caller that may use it.
 async fn founded(seed: u64) -> World {
-    let mut world = World::begin(seed);
+    found(World::begin(seed)).await
+}
+
+async fn found(mut world: World) -> World {
     for index in 1..=3 {
         world.start(index).await;
     }

@@ -358,22 +358,27 @@ pub(crate) fn fail(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId) -> Resu
     Ok(Outcome::Leases { changed: vec![*id] })
 }
 
-/// Ends what is due at `upto`, which cluster time must have reached.
+/// Ends what is due at `upto`, which cluster time must have reached: of each target a share of what one command moves, so that what
+/// is due at one waits for no thousands at another.
 pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcome, StoreError> {
     let clock = ClusterClock::load(tx)?;
     if clock.paused_until > clock.now {
         return Ok(Outcome::Refused(Refusal::ExpiryPaused { until: clock.paused_until }));
     }
     let upto = upto.min(clock.now);
-    let mut changed = Vec::new();
+    let mut due = Vec::new();
     for (label, _) in targets(tx)? {
-        // A cluster that is not the only one of its kind ends nothing.
-        if quarantine(tx, &label)?.is_some() {
-            continue;
-        }
         let from = due_at(&label);
         let to = [from.as_slice(), &upto.saturating_add(1).to_be_bytes()].concat();
-        for (due, _) in tx.scan(&from, &to, MAX_PER_COMMAND.saturating_sub(changed.len()))? {
+        // A cluster that is not the only one of its kind ends nothing.
+        if quarantine(tx, &label)?.is_none() && !tx.scan(&from, &to, 1)?.is_empty() {
+            due.push((from, to));
+        }
+    }
+    let share = MAX_PER_COMMAND.checked_div(due.len()).unwrap_or(0).max(1);
+    let mut changed = Vec::new();
+    for (from, to) in due {
+        for (due, _) in tx.scan(&from, &to, share.min(MAX_PER_COMMAND.saturating_sub(changed.len())))? {
             let id = id_at(&due, due.len().saturating_sub(16))?;
             let before = lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseDue as u8 })?;
             end(tx, index, &id, &before, Why::Expired, clock.now)?;
@@ -402,6 +407,8 @@ pub(crate) fn revoked(
         after.state = State::Revoked;
         after.revoked_index = Some(index);
         after.proof = Some(proof.clone());
+        // Nobody needs them any more, and a week of leases is remembered.
+        (after.verifier, after.statements) = (String::new(), String::new());
         save(tx, &proof.lease, Some(&before), &after)?;
         changed.push(proof.lease);
         targets.insert(after.target);

@@ -3,7 +3,7 @@
 use super::change::{Submitted, unexpected};
 use super::{BACKOFF, Client, lock};
 use crate::scram;
-use crate::status::{BAD_ANSWER, DEADLINE, Failure, NOT_FOUND};
+use crate::status::{BAD_ANSWER, DEADLINE, Failure, INVALID_ARGUMENT, NOT_FOUND};
 use crate::vault::{Lease, ListLeasesRequest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -40,12 +40,25 @@ impl Client {
     /// # Errors
     /// `not_found` without such a role, `quota`, `target_unavailable`; the members'.
     pub async fn issue_lease(&self, role: &str, ttl: Option<Millis>) -> Result<Credential, Failure> {
+        let remembered = lock(&self.iterations).get(role).copied();
+        if let Some(iterations) = remembered {
+            match self.issue_with(role, iterations, ttl).await {
+                // Perhaps the role was changed since.
+                Err(failure) if failure.code == INVALID_ARGUMENT => {}
+                done => return done,
+            }
+        }
         let roles = self.roles().await?.roles;
-        let iterations = roles
-            .iter()
-            .find(|r| r.name == role)
-            .map(|r| r.scram_iterations)
-            .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no role {role}")))?;
+        let found = roles.iter().find(|r| r.name == role).map(|r| r.scram_iterations);
+        let Some(iterations) = found else {
+            lock(&self.iterations).remove(role);
+            return Err(Failure::new(NOT_FOUND, format!("there is no role {role}")));
+        };
+        lock(&self.iterations).insert(role.to_owned(), iterations);
+        self.issue_with(role, iterations, ttl).await
+    }
+
+    async fn issue_with(&self, role: &str, iterations: u32, ttl: Option<Millis>) -> Result<Credential, Failure> {
         let password = self.password();
         // Expensive on purpose, so not among the tasks that others wait for.
         let (salt, copy) = (self.random::<16>(), Secret::<32>::init_with(|out| *out = *password.expose()));
@@ -114,16 +127,16 @@ impl Client {
         let deadline = Instant::now() + limit;
         let mut pause = BACKOFF.0;
         loop {
-            let mut left = 0usize;
-            for state in ["intent", "active", "revoking"] {
-                let some = self.leases_that(ListLeasesRequest { state: state.to_owned(), ..wanted.clone() }).await?;
-                left += some.iter().filter(|lease| lease.intent_index <= index).count();
+            let mut left = false;
+            for state in ["revoking", "active", "intent"] {
+                let wanted = ListLeasesRequest { state: state.to_owned(), ..wanted.clone() };
+                left = left || self.find_lease(wanted, |lease| lease.intent_index <= index).await?.is_some();
             }
-            if left == 0 {
+            if !left {
                 return Ok(());
             }
             if Instant::now() + pause >= deadline {
-                let what = format!("{left} leases of {selector} were not yet seen to have ended at their targets");
+                let what = format!("some leases of {selector} were not yet seen to have ended at their targets");
                 return Err(Failure::new(DEADLINE, what));
             }
             tokio::time::sleep(pause).await;

@@ -5,8 +5,9 @@
 
 use super::{CALL, Client, call};
 use crate::status::Failure;
+use crate::vault::vault_client::VaultClient;
 use crate::vault::{
-    Lease, ListLeasesRequest, ListSecretsReply, ListSecretsRequest, ReadLeaseRequest, ReadMountsReply,
+    Lease, ListLeasesReply, ListLeasesRequest, ListSecretsReply, ListSecretsRequest, ReadLeaseRequest, ReadMountsReply,
     ReadMountsRequest, ReadPoliciesReply, ReadPoliciesRequest, ReadRolesReply, ReadRolesRequest, ReadStatusReply,
     ReadStatusRequest, ReadVersionsReply, ReadVersionsRequest, SecretInfo,
 };
@@ -17,6 +18,7 @@ use quorate_state::ids::{LeaseId, MemberIndex};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
 
 /// How long one question waits for members to attest.
 const ATTEST: Duration = Duration::from_secs(2);
@@ -130,21 +132,48 @@ impl Client {
     /// The member's.
     pub async fn leases_that(&self, wanted: ListLeasesRequest) -> Result<Vec<Lease>, Failure> {
         let mut all: Vec<Lease> = Vec::new();
-        loop {
-            let after = all.last().map(|l| l.id.clone()).unwrap_or_default();
-            let request = ListLeasesRequest { after: after.clone(), limit: 0, ..wanted.clone() };
-            let reply = self
-                .any(|mut vault| {
-                    let request = request.clone();
-                    async move { vault.list_leases(request).await }
-                })
-                .await?;
-            let stuck = reply.leases.last().is_none_or(|last| last.id <= after);
-            all.extend(reply.leases);
-            if !reply.more || stuck {
-                return Ok(all);
+        while let Some(page) = self.lease_page(&wanted, all.last()).await? {
+            all.extend(page.leases);
+            if !page.more {
+                break;
             }
         }
+        Ok(all)
+    }
+
+    /// The first that a request names and `fits`: what comes behind it is not asked for.
+    pub(super) async fn find_lease(
+        &self,
+        wanted: ListLeasesRequest,
+        fits: impl Fn(&Lease) -> bool,
+    ) -> Result<Option<Lease>, Failure> {
+        let mut last = None;
+        while let Some(mut page) = self.lease_page(&wanted, last.as_ref()).await? {
+            if let Some(at) = page.leases.iter().position(&fits) {
+                return Ok(Some(page.leases.swap_remove(at)));
+            }
+            if !page.more {
+                break;
+            }
+            last = page.leases.pop();
+        }
+        Ok(None)
+    }
+
+    /// The page behind a lease; none when a member has no next one, whatever it says.
+    async fn lease_page(
+        &self,
+        wanted: &ListLeasesRequest,
+        after: Option<&Lease>,
+    ) -> Result<Option<ListLeasesReply>, Failure> {
+        let after = after.map(|lease| lease.id.clone()).unwrap_or_default();
+        let request = ListLeasesRequest { after: after.clone(), limit: 0, ..wanted.clone() };
+        let ask = |mut vault: VaultClient<Channel>| {
+            let request = request.clone();
+            async move { vault.list_leases(request).await }
+        };
+        let page = self.any(ask).await?;
+        Ok(page.leases.last().is_some_and(|last| last.id > after).then_some(page))
     }
 
     /// Whom [`Client::effect`] misses: the change at `index` is *effective* when that is nobody.

@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use crate::{founded, take};
-use quorate_api::client::Client;
+use quorate_api::client::{Client, Role};
 use quorate_api::vault::{Lease, Target};
 use quorate_engines::Engine as _;
 use quorate_state::change::Change;
@@ -58,6 +58,31 @@ async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
     assert_eq!(shown(&admin, "t").await.standing, "enabled");
     assert_eq!(world.logins("t"), Vec::<String>::new(), "nothing of the proof is left");
     take(&app, "t-readers", 1, 60_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_notices_that_a_role_it_knows_wants_other_verifiers() {
+    let world = founded(29).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app) = (world.client("admin/first"), world.client("app"));
+    take(&app, "t-readers", 1, 60_000).await;
+    let role = Role {
+        target: "t".to_owned(),
+        groups: vec!["readers".to_owned()],
+        default_ttl: 60_000,
+        max_ttl: 600_000,
+        connection_limit: 4,
+        max_leases: 1_000,
+        scram_iterations: 2,
+        ..Role::default()
+    };
+    admin.put_role("t-readers", &role).await.unwrap();
+    let fresh = take(&app, "t-readers", 1, 60_000).await;
+    assert_eq!(fresh.len(), 1, "issued with two iterations");
+    let refused = app.issue_lease("t-readers", Some(1)).await.unwrap_err();
+    assert_eq!(refused.code, "invalid_argument", "what no other verifier mends is told: {refused}");
+    let refused = app.issue_lease("t-writers", None).await.unwrap_err();
+    assert_eq!(refused.code, "not_found", "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use quorate_crypto::secret::Secret;
 use quorate_engines::Class;
 use quorate_engines::fake::FakeTarget;
 use quorate_raft::Config;
-use quorate_raft::kv::MemKv;
+use quorate_raft::kv::{Kv, KvError, MemKv, RocksKv, Table, ValueSeal};
 use quorate_server::env::{Clock, Entropy, Env, Waiting};
 use quorate_server::keystore::{Folder, Keystore};
 use quorate_server::{Parts, serve};
@@ -29,7 +29,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED2
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -142,11 +142,26 @@ impl Folder for MemFolder {
     }
 }
 
+/// Values as they are: what is measured on a real disk is not their encryption.
+struct Plain;
+
+impl ValueSeal for Plain {
+    fn seal(&self, _: Table, _: &[u8], value: &[u8]) -> Vec<u8> {
+        value.to_vec()
+    }
+
+    fn open(&self, _: Table, _: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KvError> {
+        Ok(sealed.to_vec())
+    }
+}
+
 /// What a member keeps over its lives.
 struct Place {
     folder: MemFolder,
     disk: MemDisk,
     kv: Arc<MemKv>,
+    /// Where its log and its audit log are instead, when they are on a real disk.
+    home: Option<PathBuf>,
     clock: Arc<Virtual>,
     life: Option<JoinHandle<()>>,
 }
@@ -165,12 +180,17 @@ pub(crate) struct World {
 impl World {
     /// Three members that have just been founded.
     pub(crate) fn begin(seed: u64) -> Self {
+        Self::begin_at(seed, None)
+    }
+
+    /// The same with logs and audit logs below `home`, on the real disk, and threads that wait for it.
+    pub(crate) fn begin_at(seed: u64, home: Option<&Path>) -> Self {
         let (hub, began) = (Hub::new(), Instant::now());
         let env = Env {
             clock: Virtual::new(began),
             entropy: Arc::new(Seeded(Mutex::new((seed, 0)))),
             net: hub.host(CLIENT),
-            waiting: Waiting::InPlace,
+            waiting: if home.is_some() { Waiting::Threads } else { Waiting::InPlace },
         };
         let mut places = BTreeMap::new();
         let members = (1..=3).map(|index| {
@@ -178,7 +198,17 @@ impl World {
             let seal = Secret::init_with(|out| *out = SEAL);
             let identity = Keystore::create_in(&folder, &seal, &env).unwrap();
             let clock = Virtual::new(began);
-            places.insert(index, Place { folder, disk: MemDisk::new(64 << 20), kv: Arc::default(), clock, life: None });
+            places.insert(
+                index,
+                Place {
+                    folder,
+                    disk: MemDisk::new(64 << 20),
+                    kv: Arc::default(),
+                    home: home.map(|home| home.join(index.to_string())),
+                    clock,
+                    life: None,
+                },
+            );
             Member {
                 name: format!("n{index}"),
                 index,
@@ -279,12 +309,22 @@ impl World {
         let mut raft = Config::new(0, [0; 32]);
         raft.heartbeat = Duration::from_millis(100);
         let targets = self.targets.clone();
+        let (audit, kv): (_, Arc<dyn Kv>) = match &place.home {
+            None => {
+                (AuditLog::open_in_place(Box::new(place.disk.clone()), settings).unwrap().0, Arc::clone(&place.kv) as _)
+            }
+            Some(home) => {
+                std::fs::create_dir_all(home).unwrap();
+                let kv = RocksKv::open(&home.join("db"), Arc::new(Plain)).unwrap();
+                (AuditLog::open(&home.join("audit"), settings).unwrap().0, Arc::new(kv))
+            }
+        };
         let parts = Parts {
             room: quorate_server::Room::boundless(),
             genesis: self.genesis.clone(),
             keys: Keystore::open_in(Box::new(place.folder.clone()), Secret::init_with(|out| *out = SEAL)).unwrap(),
-            audit: AuditLog::open_in_place(Box::new(place.disk.clone()), settings).unwrap().0,
-            kv: Arc::clone(&place.kv) as _,
+            audit,
+            kv,
             raft,
             peer_listener: env.net.listen(peer_port(index)).await.unwrap(),
             api_listener: env.net.listen(api_port(index)).await.unwrap(),

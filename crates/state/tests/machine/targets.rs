@@ -6,7 +6,7 @@ use quorate_crypto::sealed::Sealed;
 use quorate_state::change::Change;
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::Subject;
+use quorate_state::lease::{MAX_PER_COMMAND, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{
     Endpoint, Finding, Proof, Quarantine, Role, Standing, TargetSpec, TargetTls, executor, quarantine, role as role_of,
@@ -382,4 +382,34 @@ fn a_cluster_that_knows_less_than_a_target_touches_nothing_there() {
     assert_eq!((executor_of(&world).epoch, executor_of(&world).taken_over), (11, 10));
     world.untouched(&say(term, 10), Refusal::Unjustified);
     assert_eq!(world.apply(&due), Outcome::Leases { changed: vec![lease] });
+}
+
+#[test]
+fn what_is_due_at_a_target_waits_for_no_thousands_at_another() {
+    let mut world = World::with_target();
+    let other = world.target("other");
+    assert_eq!(world.submit(other), Outcome::Done);
+    for (name, target) in [("many", "db"), ("elsewhere", "other")] {
+        assert_eq!(world.submit(role_with(name, target, |role| role.max_leases = 2_000)), Outcome::Done);
+    }
+    assert_eq!(world.apply(&office("other", 1, world.term)), Outcome::Done);
+    world.prove("other");
+    let issued = |world: &mut World, role| match world.submit(issue(role, Some(SECOND))) {
+        Outcome::Intent { lease, .. } => lease,
+        other => panic!("{other:?}"),
+    };
+    world.in_bulk(|world| {
+        for _ in 0..MAX_PER_COMMAND {
+            issued(world, "many");
+        }
+    });
+    let last = issued(&mut world, "elsewhere");
+    world.pass(SECOND);
+    let due = Command::Expire { term: world.term, upto: world.now() };
+    let Outcome::Leases { changed } = world.apply(&due) else { panic!("they end") };
+    assert!(changed.contains(&last), "it comes with the first of the others: {} moved", changed.len());
+    assert_eq!(changed.len(), MAX_PER_COMMAND / 2 + 1, "and half of what one entry moves are the others'");
+    let Outcome::Leases { changed } = world.apply(&due) else { panic!("they end") };
+    assert_eq!(changed.len(), MAX_PER_COMMAND / 2, "alone, they have it for themselves");
+    assert_eq!(quorate_state::lease::next_due(&world.store).unwrap(), None);
 }

@@ -1,0 +1,147 @@
+//! A million leases at a target in memory, with everything else as it is in a node: what PostgreSQL would be the limit of.
+
+use crate::found;
+use crate::world::{World, host};
+use futures::StreamExt as _;
+use quorate_api::client::{Client, Role};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+const ROLE: &str = "t-readers";
+/// How many requests are under way at once.
+const ABREAST: usize = 128;
+/// How many are issued first, to know how long all take.
+const SAMPLE: usize = 2_000;
+const HOURS: u64 = 3_600_000;
+
+/// Prints what it measures. `LEASES` says how many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement that takes an hour: make million"]
+async fn a_million_leases() {
+    let leases: usize = std::env::var("LEASES").map_or(1_000_000, |n| n.parse().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let world = Arc::new(found(World::begin_at(1, Some(home.path()))).await);
+    world.describe("t", &["readers"]).await;
+    let role = Role {
+        target: "t".to_owned(),
+        groups: vec!["readers".to_owned()],
+        default_ttl: 60_000,
+        max_ttl: 24 * HOURS,
+        connection_limit: 4,
+        max_leases: u32::try_from(leases + 2 * SAMPLE).unwrap(),
+        scram_iterations: 1,
+        ..Role::default()
+    };
+    world.client("admin/first").put_role(ROLE, &role).await.unwrap();
+    let app = Arc::new(world.client("app"));
+    let (memory, disk) = (resident(), size(home.path()));
+
+    let sample = issue(&app, &world, SAMPLE, world.now() + 23 * HOURS).await;
+    let needed = sample.as_secs_f64() / as_float(SAMPLE) * as_float(leases) * 2.0 + 60.0;
+    let end = world.now() + u64::try_from(Duration::from_secs_f64(needed).as_millis()).unwrap();
+    println!("{SAMPLE} in {sample:.1?}; the others end in {needed:.0} s");
+    let took = issue(&app, &world, leases, end).await;
+    let each = |after: u64, before: u64| after.saturating_sub(before) / u64::try_from(leases + SAMPLE).unwrap() / 3;
+    println!(
+        "{leases} leases in {took:.0?}, {:.0} a second; each takes {} bytes of memory and {} bytes of disk on each member",
+        as_float(leases) / took.as_secs_f64(),
+        each(resident(), memory),
+        each(size(home.path()), disk),
+    );
+    assert!(world.now() < end, "they were not issued before their end");
+
+    sleep(Duration::from_millis(end - world.now())).await;
+    let begun = Instant::now();
+    let over = Arc::new(AtomicBool::new(false));
+    let asking = tokio::spawn(ask(world.client("app"), Arc::clone(&over)));
+    let (mut cut, mut told) = (None, Instant::now());
+    loop {
+        let left = world.logins("t").len().saturating_sub(SAMPLE);
+        if told.elapsed() > Duration::from_secs(5) {
+            println!("{left} are left after {:.0?}", begun.elapsed());
+            told = Instant::now();
+        }
+        if cut.is_none() && left < leases / 2 {
+            let leader = world.leader().await;
+            world.hub.cut(host(leader));
+            println!("the leader is cut off {:.1?} after their end, with {left} left", begun.elapsed());
+            cut = Some((leader, Instant::now()));
+        }
+        if let Some((leader, at)) = cut
+            && at.elapsed() > Duration::from_secs(10)
+        {
+            world.hub.heal(host(leader));
+            cut = Some((0, Instant::now()));
+        }
+        // But those of whoever asks.
+        if left <= 8 {
+            break;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let gone = begun.elapsed();
+    over.store(true, Ordering::Relaxed);
+    let mut waits = asking.await.unwrap();
+    waits.sort_unstable();
+    println!(
+        "the last was gone {gone:.1?} after their end, {:.0} a second; {} requests meanwhile took {} ms (median), {} ms at most",
+        as_float(leases) / gone.as_secs_f64(),
+        waits.len(),
+        waits[waits.len() / 2],
+        waits[waits.len() - 1],
+    );
+}
+
+async fn issue(app: &Arc<Client>, world: &Arc<World>, leases: usize, end: u64) -> Duration {
+    let begun = Instant::now();
+    let mut all = futures::stream::iter(0..leases)
+        .map(|_| {
+            let (app, ttl) = (Arc::clone(app), end.saturating_sub(world.now()).max(1_000));
+            tokio::spawn(async move { app.issue_lease(ROLE, Some(ttl)).await.map(drop) })
+        })
+        .buffer_unordered(ABREAST);
+    let mut done = 0usize;
+    while let Some(issued) = all.next().await {
+        issued.unwrap().unwrap();
+        done += 1;
+        if done.is_multiple_of(10_000) {
+            println!("{done} leases after {:.0?}, {} MB of memory", begun.elapsed(), resident() >> 20);
+        }
+    }
+    begun.elapsed()
+}
+
+/// How long each of some requests took, in milliseconds.
+async fn ask(app: Client, over: Arc<AtomicBool>) -> Vec<u128> {
+    let mut waits = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        // Whoever is told that it failed, with its leader, asks again.
+        while app.issue_lease(ROLE, Some(1_000)).await.is_err() {}
+        waits.push(begun.elapsed().as_millis());
+        sleep(Duration::from_millis(200)).await;
+    }
+    waits
+}
+
+/// The memory of this process, in bytes: three members, their target and their clients.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+}
+
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    // Files come and go.
+    entries
+        .filter_map(|e| Some((e.path(), e.metadata().ok()?)))
+        .map(|(path, m)| if m.is_dir() { size(&path) } else { m.len() })
+        .sum()
+}
+
+fn as_float(n: usize) -> f64 {
+    f64::from(u32::try_from(n).unwrap())
+}
