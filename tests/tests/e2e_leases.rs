@@ -9,7 +9,7 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
-use quorate_api::client::{Client, Submitted};
+use quorate_api::client::{Client, Credential, Submitted};
 use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_state::change::Change;
@@ -41,8 +41,10 @@ async fn leases() {
     one_request_one_lease(&cluster).await;
     revoked_while_it_is_being_created(&cluster).await;
     a_paused_leader_creates_nothing_afterwards(&cluster).await;
+    let restored = a_backup_is_restored(&cluster).await;
     all_leases_of_one_kind(&cluster).await;
     a_program_with_a_login_of_its_own(&cluster).await;
+    it_ends_again(&cluster, &restored).await;
     a_database_that_does_not_answer(&cluster).await;
     let superuser = cluster.superuser().await.unwrap();
     let left = cluster.footprint(&superuser).await.unwrap();
@@ -543,6 +545,40 @@ async fn a_paused_leader_creates_nothing_afterwards(cluster: &Cluster) {
         cluster.admin().unwrap().revoke(credential.lease).await.unwrap();
         ended(cluster, credential.lease).await;
     }
+}
+
+/// Somebody restores the roles from a backup: a login that has ended is back, and its password works.
+async fn a_backup_is_restored(cluster: &Cluster) -> Credential {
+    let demo = cluster.client("demo").unwrap();
+    let credential = demo.issue_lease("reader", Some(600_000)).await.unwrap();
+    let (folder, port) = cluster.postgres_socket().unwrap();
+    let mut dump = Command::new("pg_dumpall");
+    dump.args(["--roles-only", "--username", "postgres", "--host", folder, "--port", &port.to_string()]);
+    let dump = dump.output().expect("pg_dumpall of the package postgresql runs");
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    demo.revoke(credential.lease).await.unwrap();
+    ended(cluster, credential.lease).await;
+    login_with(&credential).await.map(drop).expect_err("its login is refused");
+    let superuser = cluster.superuser().await.unwrap();
+    let dump = String::from_utf8(dump.stdout).unwrap();
+    for line in dump.lines().filter(|line| line.contains(&credential.username)) {
+        superuser.batch_execute(line).await.unwrap_or_else(|why| panic!("{line}: {why}"));
+    }
+    login_with(&credential).await.map(drop).expect("the backup has brought it back");
+    credential
+}
+
+/// Within the minute in which each target is searched.
+async fn it_ends_again(cluster: &Cluster, restored: &Credential) {
+    let begun = Instant::now();
+    while login_with(restored).await.is_ok() {
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(90), "what a backup brought back still logs in after {waited:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let lease = ended(cluster, restored.lease).await;
+    assert_eq!(lease.why, "adopted", "its second end has a place in the log: {lease:?}");
+    println!("what a backup brought back was ended {:?} after the last of the others", begun.elapsed());
 }
 
 /// While the database is frozen nothing is called revoked; when it answers again everything ends by itself.

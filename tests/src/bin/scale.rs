@@ -27,6 +27,8 @@ const ALL: [&str; 3] = [TARGET, "slow", "dead"];
 const ABREAST: usize = 64;
 /// How many are issued first, to know how long all take.
 const SAMPLE: usize = 500;
+/// How often one is asked for.
+const TRIES: usize = 10;
 /// How long the last may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 /// How late each answer of the slow one is.
@@ -206,8 +208,16 @@ async fn issue(cluster: &Cluster, target: &str, leases: usize, end: u64) -> anyh
         .map(|_| {
             let (client, role) = (Arc::clone(&client), role.clone());
             async move {
-                let ttl = end.saturating_sub(now()).max(1_000);
-                client.issue_lease(&role, Some(ttl)).await.map(drop)
+                // Whoever is told that it failed, because its leader is one no more, asks again.
+                let mut last = None;
+                for _ in 0..TRIES {
+                    let ttl = end.saturating_sub(now()).max(1_000);
+                    match client.issue_lease(&role, Some(ttl)).await {
+                        Ok(_) => return Ok(()),
+                        Err(failure) => last = Some(failure),
+                    }
+                }
+                last.map_or(Ok(()), Err)
             }
         })
         .buffer_unordered(ABREAST);

@@ -5,7 +5,9 @@ use crate::net::Hub;
 use quorate_api::client::{
     Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, Role, Seams, Submitted, TargetSpec,
 };
+use quorate_api::peer::peer_client::PeerClient;
 use quorate_api::status::Failure;
+use quorate_api::tls::{PEER, TlsIdentity, connect_over};
 use quorate_api::vault::ReadStatusReply;
 use quorate_audit::AuditLog;
 use quorate_audit::testing::MemDisk;
@@ -24,6 +26,7 @@ use quorate_server::{Parts, serve};
 use quorate_state::change::Change;
 use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Member, Roster};
 use quorate_state::ids::KeyringId;
+use quorate_state::request::{Endorsement, SignedRequest};
 use quorate_state::target::claim_prefix;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType, date_time_ymd};
 use std::collections::BTreeMap;
@@ -34,6 +37,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
 
 const SEAL: [u8; 32] = [42; 32];
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 100));
@@ -163,6 +167,7 @@ struct Place {
     /// Where its log and its audit log are instead, when they are on a real disk.
     home: Option<PathBuf>,
     clock: Arc<Virtual>,
+    identity: SigningKey,
     life: Option<JoinHandle<()>>,
 }
 
@@ -197,7 +202,7 @@ impl World {
             let folder = MemFolder::default();
             let seal = Secret::init_with(|out| *out = SEAL);
             let identity = Keystore::create_in(&folder, &seal, &env).unwrap();
-            let clock = Virtual::new(began);
+            let (clock, key) = (Virtual::new(began), identity.verify_key().0);
             places.insert(
                 index,
                 Place {
@@ -206,13 +211,14 @@ impl World {
                     kv: Arc::default(),
                     home: home.map(|home| home.join(index.to_string())),
                     clock,
+                    identity,
                     life: None,
                 },
             );
             Member {
                 name: format!("n{index}"),
                 index,
-                key: identity.verify_key().0,
+                key,
                 raft_id: u64::from(index),
                 peer_address: peer_port(index).to_string(),
                 api_address: api_port(index).to_string(),
@@ -409,6 +415,28 @@ impl World {
             net: Arc::clone(&self.env.net),
         };
         Client::new(self.profile.clone(), Identity::new(vec![leaf], key).unwrap(), CustomerSource::None, seams).unwrap()
+    }
+
+    /// What members endorse, without asking them.
+    pub(crate) fn endorse(&self, signed: &SignedRequest, authority_version: u64, members: &[u8]) -> Vec<Endorsement> {
+        let (cluster, roster) = (&self.profile.cluster, self.genesis.roster.number);
+        let sign = |member: &u8| {
+            let key = self.identity(*member);
+            Endorsement::sign(cluster, roster, authority_version, *member, self.now(), vec![signed.hash()], key)
+        };
+        members.iter().map(sign).collect()
+    }
+
+    fn identity(&self, index: u8) -> &SigningKey {
+        &self.places[&index].identity
+    }
+
+    /// A line to a member that is another member's.
+    pub(crate) fn line(&self, from: u8, to: u8) -> PeerClient<Channel> {
+        let member = self.genesis.roster.member(to).unwrap();
+        let identity = TlsIdentity::self_signed(self.identity(from), "line").unwrap();
+        let (address, name) = (&member.peer_address, &member.name);
+        PeerClient::new(connect_over(&self.env.net, address, member.key, &identity, name, PEER).unwrap())
     }
 
     pub(crate) fn administrator(&self) -> &SigningKey {
