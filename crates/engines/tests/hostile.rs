@@ -119,6 +119,43 @@ async fn a_login_that_waits_for_its_database_is_no_proof_of_an_end() {
     assert!(!waiting.alive().await);
 }
 
+/// Whoever logs in may say how long the server is to wait between the password and the first word, and is shown by no view meanwhile: a
+/// lease that is called revoked then would have a session later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_asks_to_be_kept_waiting_is_no_proof_of_an_end() {
+    let pg = Pg::start(&[]).await;
+    let engine = pg.engine(1);
+    let (credential, oid) = maker(&pg, &engine, "h_delay").await;
+    let half = HalfOpen::begin_with(pg.port, "h_delay", "postgres", "-c post_auth_delay=4").await;
+    // Meanwhile somebody else has begun and does not go on: without a password, nobody has to wait for that one.
+    let stalled = HalfOpen::begin(pg.port, "h_delay", "postgres").await;
+    let mut waiting = half.prove(&credential.password).await;
+    let hidden = "EXISTS (SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+        WHERE l.classid = 'pg_database'::regclass AND l.granted AND a.usesysid IS NULL)";
+    wait_until(&pg, hidden).await;
+    let this = [principal("h_delay", Some(oid))];
+    let refused = engine.refuse(&this).await.unwrap();
+    assert_eq!(refused[0].outcome, Refusal::Dropped, "nothing of it is to be seen");
+    engine.kill(&this).await.unwrap();
+    let seen = engine.look(&this).await.unwrap().remove(0);
+    assert!(seen.can_login && seen.behind[0].reason.contains("waits"), "nobody knows whose login that is: {seen:?}");
+    // As the executor does: again, until two looks show nothing. By then it was seen, and ended.
+    let mut killed = 0;
+    timeout(Duration::from_secs(20), async {
+        while engine.look(&this).await.unwrap().iter().any(|s| s.can_login || s.sessions > 0) {
+            killed += engine.kill(&this).await.unwrap();
+        }
+    })
+    .await
+    .expect("it ends when its delay is over");
+    assert!(killed > 0, "its session came, without an account, and was ended");
+    assert_ended(&engine, &this).await;
+    let alive = waiting.let_in().await.is_ok() && waiting.alive().await;
+    assert!(!alive, "a session outlives the proof of its end");
+    let said = stalled.prove(&credential.password).await.let_in().await.unwrap_err();
+    assert!(said.contains("does not exist"), "{said}");
+}
+
 /// A prepared transaction has no session that could be ended, and keeps its locks through a restart of the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn transactions_prepared_for_later_do_not_keep_a_role() {

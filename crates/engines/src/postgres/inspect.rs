@@ -1,10 +1,16 @@
 //! What the server shows: nothing here changes anything.
 
+use core::time::Duration;
+
+use tokio::time::{Instant, sleep};
 use tokio_postgres::types::Type;
 
 use super::Endpoint;
 use super::session::{Session, on_repeatable};
 use crate::{EngineError, Fault, Ghost, Principal, Seen, valid_name};
+
+/// How long a look waits for logins that were let in to show whose they are: any takes milliseconds.
+const SHOWN: Duration = Duration::from_secs(1);
 
 /// How far the server's log had come.
 pub(super) struct Position {
@@ -42,6 +48,8 @@ pub(super) async fn look(
     endpoint: &Endpoint,
     principals: &[Principal],
 ) -> Result<Vec<Seen>, EngineError> {
+    // Before the sessions are read: whoever goes from one list to the other meanwhile is in the second.
+    let hidden = hidden_logins(session).await?;
     let (names, oids) = columns(principals);
     let rows = session
         .client
@@ -72,10 +80,8 @@ pub(super) async fn look(
             code: "42501".to_owned(),
             message: "pg_read_all_stats is needed to see sessions".to_owned(),
         })?;
-    // A login that was let in may wait, before the server shows whose it is, for as long as somebody holds its database.
-    // Its account is not asked about again.
-    if rows.iter().any(|row| row.try_get(6).unwrap_or(true)) {
-        let reason = "a login waits there for a lock, and whose it is can't be seen yet".to_owned();
+    if hidden {
+        let reason = "a login that was let in waits there, and whose it is can't be seen yet".to_owned();
         let behind = Fault { name: endpoint.to_string(), reason };
         for seen in &mut seen {
             seen.can_login = true;
@@ -88,13 +94,37 @@ pub(super) async fn look(
 const LOOK: &str = "SELECT p.name, r.oid, coalesce(r.rolcanlogin, false),
     (SELECT count(*) FROM pg_stat_activity a
        WHERE a.usesysid = r.oid OR (a.usesysid = p.oid AND h.oid IS NULL)),
-    h.rolname::text, pg_has_role('pg_read_all_stats', 'USAGE'),
-    EXISTS (SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-      WHERE NOT l.granted AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.backend_type = 'client backend')))
+    h.rolname::text, pg_has_role('pg_read_all_stats', 'USAGE')
   FROM unnest($1, $2) WITH ORDINALITY AS p(name, oid, nr)
   LEFT JOIN pg_roles r ON r.rolname = p.name
   LEFT JOIN pg_roles h ON h.oid = p.oid AND h.rolname <> p.name
   ORDER BY p.nr";
+
+/// Whether a login that was let in stays where the server does not show whose it is. Its account is not asked about again, so it can
+/// become a session of an account that is refused since. It waits there for as long as somebody holds its database, or as long as
+/// its client has said (`post_auth_delay`). Those that come while this waits were asked about their account later.
+async fn hidden_logins(session: &Session) -> Result<bool, EngineError> {
+    let mut first: Option<Vec<i32>> = None;
+    let begun = Instant::now();
+    loop {
+        let failed = |e: tokio_postgres::Error| on_repeatable(&e);
+        let now: Vec<i32> =
+            session.client.query_typed_one(HIDDEN, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
+        let first = first.get_or_insert_with(|| now.clone());
+        first.retain(|pid| now.contains(pid));
+        if first.is_empty() || begun.elapsed() > SHOWN {
+            return Ok(!first.is_empty());
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// From the moment its account was found to be good, a login has or awaits a lock on its database. One that has not proved its password
+/// yet has none.
+const HIDDEN: &str = "SELECT coalesce(array_agg(DISTINCT l.pid), '{}')
+  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.pid IS NOT NULL AND (NOT l.granted OR l.classid = 'pg_database'::regclass)
+    AND (a.pid IS NULL OR (a.usesysid IS NULL AND a.backend_type = 'client backend'))";
 
 /// Names and numbers side by side; 0 is the number that no role has.
 pub(super) fn columns(principals: &[Principal]) -> (Vec<&str>, Vec<u32>) {

@@ -16,8 +16,13 @@ pub(crate) struct HalfOpen {
 
 impl HalfOpen {
     pub(crate) async fn begin(port: u16, user: &str, dbname: &str) -> Self {
+        Self::begin_with(port, user, dbname, "").await
+    }
+
+    /// With settings, as `-c name=value`.
+    pub(crate) async fn begin_with(port: u16, user: &str, dbname: &str, options: &str) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let parameters = format!("user\0{user}\0database\0{dbname}\0\0");
+        let parameters = format!("user\0{user}\0database\0{dbname}\0options\0{options}\0\0");
         let mut start = u32::try_from(8 + parameters.len()).unwrap().to_be_bytes().to_vec();
         start.extend_from_slice(&196_608_u32.to_be_bytes());
         start.extend_from_slice(parameters.as_bytes());
