@@ -9,7 +9,7 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
-use quorate_api::client::{Client, Credential, Submitted};
+use quorate_api::client::{Client, Credential, Role, Submitted};
 use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_state::change::Change;
@@ -210,12 +210,32 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
     let why = refused(cluster, &[&base[..], &["--statements", second]].concat(), "invalid_argument");
     assert!(why.contains("line 1, column"), "where it is not acceptable: {why}");
     let good = "ALTER ROLE {{name}} SET work_mem = '1MB'; COMMENT ON ROLE {{name}} IS {{lease}}";
-    run(cluster, &[&base[..], &["--statements", good]].concat());
+    // Nor is a name made of what PostgreSQL would take for something else, or would cut.
+    for username in ["", "a\"; DROP ROLE postgres; --", "{{name}}", "d\u{e9}mo", "aaaaaaaaaaaaaaaaaaaaa"] {
+        let output = cluster.cli("admin", &[&base[..], &["--username", username]].concat(), b"").unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains("--username"),
+            "{username:?} is refused before it is sent: {said}"
+        );
+        if !username.is_empty() {
+            let role = Role { target: "weak".into(), username: username.into(), ..Role::default() };
+            let why = cluster.admin().unwrap().put_role("weak", &role).await.unwrap_err();
+            assert!(why.code == "invalid_argument" && why.message.contains("username"), "and by the members: {why}");
+        }
+    }
+    let whose = "{{identity:4}}_{{role}}_{{identity}}_{{identity}}";
+    run(cluster, &[&base[..], &["--statements", good, "--username", whose]].concat());
     let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"weak\"";
     cluster.permit("weak", &cluster.identity("demo").unwrap(), scope).await.unwrap();
     let demo = cluster.client("demo").unwrap();
     let lease = demo.issue_lease("weak", None).await.unwrap();
+    let ours = principal(&cluster.profile().cluster, "weak", &lease.lease);
+    assert_eq!(lease.username, format!("{ours}_demo_weak_demo_demo"), "whose login it is can be read in its name");
     let session = login_with(&lease).await.unwrap();
+    let seen = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";
+    let seen: i64 = superuser.query_one(seen, &[&lease.username]).await.unwrap().get(0);
+    assert_eq!(seen, 1, "and that is what an administrator sees");
     let set: String = session.query_one("SELECT current_setting('work_mem')", &[]).await.unwrap().get(0);
     let comment = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1";
     let comment: String = superuser.query_one(comment, &[&lease.username]).await.unwrap().get(0);

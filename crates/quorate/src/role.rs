@@ -8,7 +8,7 @@ use crate::target::{findings, prove};
 use quorate_api::client::Role;
 use quorate_state::change::Change;
 use quorate_state::ids::Millis;
-use quorate_state::lease::Subject;
+use quorate_state::lease::{BadUsername, Subject, Username};
 use quorate_state::outcome::Outcome;
 use serde_json::json;
 
@@ -61,6 +61,10 @@ pub(crate) struct RoleAdd {
     /// by semicolons.
     #[arg(long, value_name = "SQL", default_value = "")]
     statements: String,
+    /// What the name of each login ends with, for whoever reads the target's log: `{{role}}_{{identity}}`. `{{namespace}}` is the role's;
+    /// `{{role:8}}` is at most 8 bytes of it. The name begins with the lease's id as before, and 20 bytes are left.
+    #[arg(long, value_name = "TEMPLATE", value_parser = username)]
+    username: Option<String>,
     /// Do not look whether the target has what the role needs.
     #[arg(long)]
     unproved: bool,
@@ -105,6 +109,10 @@ fn limit(text: &str) -> Result<Bound, String> {
     }
 }
 
+fn username(text: &str) -> Result<String, BadUsername> {
+    Username::parse(text).map(|_| text.to_owned())
+}
+
 /// Runs `quorate quota`.
 pub(crate) async fn quota(command: QuotaCommand, connection: &Connection, output: Format) -> anyhow::Result<()> {
     let client = connection.client()?;
@@ -147,6 +155,7 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
                 max_leases: add.max_leases,
                 scram_iterations: add.scram_iterations,
                 statements: add.statements,
+                username: add.username.unwrap_or_default(),
             };
             let done = client.put_role(&add.name, &role).await?;
             let effect = add.effect.seen_by(&client, &done).await?;
@@ -170,6 +179,7 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
                 "name": r.name, "target": r.target, "groups": r.groups, "ttl": r.default_ttl, "max_ttl": r.max_ttl,
                 "connections": r.connection_limit, "max_leases": r.max_leases, "scram_iterations": r.scram_iterations,
                 "live_leases": r.live_leases, "namespace": r.namespace, "statements": r.statements,
+                "username": r.username,
             })).collect::<Vec<_>>() });
             output.show(&document, || {
                 let rows = roles.iter().map(|r| {

@@ -7,7 +7,6 @@ use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_engines::EngineError;
 use quorate_state::command::Command;
-use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Queue, State, principal_prefix};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{Judged, MAX_SAMPLE, Quarantine, claim, claim_prefix, executor, judge, quarantine};
@@ -61,12 +60,12 @@ impl Core {
         self.linearize().await?;
         let (mut unknown, mut there) = (Vec::new(), BTreeSet::new());
         for principal in listed {
-            let id = principal.name.strip_prefix(&prefix).and_then(|id| id.parse::<LeaseId>().ok());
+            let id = lease::lease_of(&self.cluster, name, &principal.name);
             let known = match &id {
                 Some(id) => self.read(|store, _| lease::lease(store, id))?,
                 None => None,
             };
-            match known.filter(|lease| lease.state != State::Revoked) {
+            match known.filter(|lease| lease.state != State::Revoked && lease.principal == principal.name) {
                 Some(_) => there.extend(id),
                 None => unknown.push(principal.name),
             }

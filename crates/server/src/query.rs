@@ -191,6 +191,7 @@ impl Core {
                     live_leases,
                     namespace: role.namespace,
                     statements: role.statements,
+                    username: role.username,
                 });
             }
             let targets = targets(store)?.into_iter().map(|(name, target)| wire_target(store, name, target));

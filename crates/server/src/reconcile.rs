@@ -10,7 +10,7 @@ use crate::executor::{Office, engine_failure};
 use quorate_api::status::Failure;
 use quorate_engines::{EngineError, Ghost, Principal, Seen};
 use quorate_state::command::Command;
-use quorate_state::ids::LeaseId;
+use quorate_state::ids::ClusterId;
 use quorate_state::lease::{self, Place, Queue, State, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::{Store, StoreError};
@@ -36,8 +36,8 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(store: &dyn Store, prefix: &str, principal: &Principal) -> Result<Self, StoreError> {
-        let id = principal.name.strip_prefix(prefix).and_then(|id| id.parse::<LeaseId>().ok());
+    fn of(store: &dyn Store, cluster: &ClusterId, target: &str, principal: &Principal) -> Result<Self, StoreError> {
+        let id = lease::lease_of(cluster, target, &principal.name);
         let found = id.map(|id| lease::lease(store, &id)).transpose()?.flatten();
         Ok(match found.filter(|lease| lease.principal == principal.name).map(|lease| lease.state) {
             None => Self::Unknown,
@@ -59,14 +59,14 @@ impl Core {
         let stale = self.stale().await;
         // First the target, then the leases: whatever was listed has its intent in what is read afterwards.
         let mut listed = office.engine.list(&prefix).await.map_err(at_target)?;
-        let id = |p: &Principal| p.name.strip_prefix(&prefix).and_then(|id| id.parse::<LeaseId>().ok());
+        let id = |p: &Principal| lease::lease_of(&self.cluster, name, &p.name);
         // What this node makes just now, to prove the target.
         listed.retain(|p| id(p).is_none_or(|id| !self.creating.holds(&id)));
         self.linearize().await?;
         for some in listed.chunks(ROUND) {
             // There may be a million, and others have something to do too.
             tokio::task::yield_now().await;
-            let standing = |p: &Principal, store: &dyn Store| Standing::of(store, &prefix, p);
+            let standing = |p: &Principal, store: &dyn Store| Standing::of(store, &self.cluster, name, p);
             let known = self.read(|store, _| some.iter().map(|p| standing(p, store)).collect::<Result<Vec<_>, _>>())?;
             let of = |wanted| some.iter().zip(&known).filter(move |(_, s)| **s == wanted).map(|(p, _)| p.clone());
             let unknown: Vec<Principal> = of(Standing::Unknown).collect();

@@ -173,7 +173,10 @@ impl Core {
             Change::PutTarget { name, spec, .. } => {
                 protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
             }
-            Change::PutRole { role, .. } => drop(statements(&role.statements, &LeaseId([0; 16]))?),
+            Change::PutRole { role, .. } => {
+                statements(&role.statements, &LeaseId([0; 16]))?;
+                role.check_username()?;
+            }
             Change::IssueLease { role, .. } => self.note_wanted(role)?,
             _ => {}
         }

@@ -10,6 +10,7 @@
 mod ending;
 mod index;
 mod quota;
+mod username;
 mod verifier;
 
 pub use ending::{Selector, Sweep, sweeps, swept};
@@ -18,6 +19,7 @@ pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, 
 pub(crate) use index::{counted, forget, rows};
 pub use quota::{Subject, quotas};
 pub(crate) use quota::{forget as forget_quota, set as set_quota};
+pub use username::{BadUsername, Facts, MAX_LABEL, MAX_TEMPLATE, Username, lease_of};
 pub use verifier::check_verifier;
 
 use self::index::{due_at, has_lease, id_at, lease_key, save};
@@ -165,7 +167,8 @@ pub fn principal_prefix(cluster: &ClusterId, target: &str) -> String {
     out
 }
 
-/// The login of a lease: the prefix and the lease's id; 42 bytes, so that PostgreSQL (63) does not cut it.
+/// The login of a lease: the prefix and the lease's id; 42 bytes, so that PostgreSQL (63) does not cut it. Where the role has a template
+/// of usernames, [`Username::label`] follows after `_`.
 #[must_use]
 pub fn principal(cluster: &ClusterId, target: &str, lease: &LeaseId) -> String {
     format!("{}{lease}", principal_prefix(cluster, target))
@@ -199,7 +202,16 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     let Some(role) = role(tx, asked.role)? else { return refuse(Refusal::not_found("role")) };
     let Role {
-        target, namespace, groups, default_ttl, max_ttl, connection_limit, scram_iterations, statements, ..
+        target,
+        namespace,
+        groups,
+        default_ttl,
+        max_ttl,
+        connection_limit,
+        scram_iterations,
+        statements,
+        username,
+        ..
     } = role.clone();
     if let Err(refusal) = open_to_leases(tx, &target)? {
         return refuse(refusal);
@@ -222,10 +234,13 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
     if has_lease(tx, &origin)? || lease(tx, &id)?.is_some() {
         return refuse(Refusal::RequestIdReused);
     }
+    let facts = Facts { role: asked.role, owner: asked.owner, namespace: &namespace };
+    // A role's template was read when it was put there.
+    let label = Username::parse(&username).map(|template| template.label(&facts)).unwrap_or_default();
     let now = ClusterClock::load(tx)?.now;
     let lease = Lease {
         role: asked.role.to_owned(),
-        principal: principal(asked.cluster, &target, &id),
+        principal: username::labelled(&principal(asked.cluster, &target, &id), &label),
         target,
         namespace,
         owner: asked.owner.to_owned(),
@@ -434,9 +449,7 @@ pub(crate) fn adopt(
     login: &str,
     oid: u32,
 ) -> Result<Outcome, StoreError> {
-    let id = login.strip_prefix(&principal_prefix(cluster, target)).and_then(|id| id.parse::<LeaseId>().ok());
-    // Digits in upper case read as the same id, but are another login: its oid must not stand in this lease.
-    let Some(id) = id.filter(|id| principal(cluster, target, id) == login) else {
+    let Some(id) = lease_of(cluster, target, login) else {
         return Ok(Outcome::Refused(Refusal::invalid("principal", "is not one of this cluster")));
     };
     if !in_office(tx, target, term)? {
@@ -447,6 +460,10 @@ pub(crate) fn adopt(
     let mut after = match &before {
         Some(lease) if lease.state != State::Revoked || lease.target != target => {
             return Ok(Outcome::Refused(Refusal::LeaseState { state: lease.state.to_string() }));
+        }
+        // Another login, whose oid must not stand in this lease.
+        Some(lease) if lease.principal != login => {
+            return Ok(Outcome::Refused(Refusal::invalid("principal", "is not the login of its lease")));
         }
         Some(lease) => lease.clone(),
         None => Lease {

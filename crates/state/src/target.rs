@@ -12,7 +12,7 @@ pub(crate) use proof::{ask, proved};
 use crate::access::{SYSTEM_NAMESPACE, has_namespace, keyring};
 use crate::change::KeyringClass;
 use crate::ids::{ClusterId, KeyringId, Millis, check_label};
-use crate::lease::{Selector, Why, end_all, forget_quota, unrevoked};
+use crate::lease::{Selector, Username, Why, end_all, forget_quota, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::secrets::{Sealing, accept};
@@ -145,9 +145,24 @@ pub struct Role {
     pub scram_iterations: u32,
     /// Further statements of the CREATE, with places to fill in; every endorser has read them.
     pub statements: String,
+    /// What a login's name ends with, for people ([`crate::lease::Username`]); empty for nothing.
+    pub username: String,
 }
 
 impl Value for Role {}
+
+impl Role {
+    /// Whether its template of usernames is one, or is not there. Endorsers ask too, before they sign.
+    ///
+    /// # Errors
+    /// The refusal, with what is wrong.
+    pub fn check_username(&self) -> Result<(), Refusal> {
+        match Username::parse(&self.username) {
+            Err(why) if !self.username.is_empty() => Err(Refusal::invalid("username", why)),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
 
 /// The path under which a target's password is sealed.
 #[must_use]
@@ -346,6 +361,9 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) ->
     }
     if role.statements.len() > MAX_STATEMENTS {
         return refuse(Refusal::invalid("statements", "must have at most 4096 bytes"));
+    }
+    if let Err(refusal) = role.check_username() {
+        return refuse(refusal);
     }
     if role.default_ttl < 1_000 || role.default_ttl > role.max_ttl || role.max_ttl > 366 * 86_400_000 {
         return refuse(Refusal::invalid("ttl", "must be 1 s <= default <= maximum <= 366 days"));

@@ -7,7 +7,7 @@ use crate::clock::ClusterClock;
 use crate::genesis::{administrators, client_roots, genesis, roster};
 use crate::hash::StateHash;
 use crate::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, SecretId};
-use crate::lease::{self, Lease, Queue, State, leases, principal};
+use crate::lease::{self, Lease, Queue, State, lease_of, leases};
 use crate::request::Remembered;
 use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
 use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
@@ -290,7 +290,7 @@ fn misremembers(id: &LeaseId, lease: &Lease, cluster: &ClusterId) -> Option<&'st
     // What was never active is not gone because it is not there: its CREATE may be on its way.
     let proof = lease.proof.as_ref().is_some_and(|p| p.lease == *id && (p.fenced || lease.was_active));
     let rules = [
-        (lease.principal == principal(cluster, &lease.target, id), "its login is that of another lease"),
+        (lease_of(cluster, &lease.target, &lease.principal) == Some(*id), "its login is that of another lease"),
         (lease.expires_at <= lease.max_expires_at, "it ends after its maximum"),
         (past, "its state and its past contradict each other"),
         (proof == (lease.state == State::Revoked), "it is revoked without a proof, or the other way round"),

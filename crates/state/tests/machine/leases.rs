@@ -5,7 +5,7 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof, Stamp};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{
-    Kind, Lease, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, leases, next_due, principal,
+    Kind, Lease, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, lease_of, leases, next_due, principal,
     principal_prefix, tally, work,
 };
 use quorate_state::outcome::{Outcome, Refusal};
@@ -393,6 +393,41 @@ fn an_orphan_is_adopted_to_be_ended() {
     assert_eq!((found.state, found.principal, found.oid), (State::Revoking, login, Some(7)));
     assert_eq!(work(&world.store, "db", Queue::Due, None, 9).unwrap().len(), 1);
     assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
+}
+
+#[test]
+fn a_login_says_whose_it_is_where_its_role_has_a_template() {
+    let mut world = World::with_target();
+    let put = |world: &mut World, username: &str| {
+        let change = role_with("reader", "db", |r| r.username = username.to_owned());
+        assert_eq!(world.submit(change), Outcome::Done);
+    };
+    put(&mut world, "{{role}}_{{identity}}");
+    let id = world.active(7);
+    let found = get(&world, &id);
+    let bare = principal(&world.cluster, "db", &id);
+    assert_eq!(found.principal, format!("{bare}_reader_alice"));
+    assert_eq!(lease_of(&world.cluster, "db", &found.principal), Some(id));
+    // What the role says later changes no lease.
+    put(&mut world, "");
+    assert_eq!(get(&world, &id).principal, found.principal);
+    let next = world.intent();
+    assert_eq!(get(&world, &next).principal, principal(&world.cluster, "db", &next), "without a template, as ever");
+    // Another login that bears the lease's id is not the lease's, whether it is over or not.
+    let forged = format!("{bare}_reader_bob");
+    world.untouched(&adopt(&world, &forged, 8), lease_state("active"));
+    revoke(&mut world, id);
+    world.apply(&revoked(&world, vec![proof(id, false)]));
+    for other in [&forged, &bare] {
+        let before = world.store.clone();
+        assert_invalid(&world.apply(&adopt(&world, other, 8)), "principal");
+        assert!(world.store == before, "{other}: its number does not stand in the lease");
+    }
+    // Its own may be back; and one of which nothing is known here is adopted whatever its label says.
+    assert_eq!(world.apply(&adopt(&world, &found.principal, 8)), moved(&[id]));
+    let (unknown, stray) = (LeaseId([9; 16]), format!("{}_x", principal(&world.cluster, "db", &LeaseId([9; 16]))));
+    assert_eq!(world.apply(&adopt(&world, &stray, 9)), moved(&[unknown]));
+    assert_eq!(get(&world, &unknown).principal, stray);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn a_target_s_password_is_sealed_to_its_place_in_class_cluster() {
 fn a_role_is_within_bounds() {
     let mut world = World::with_target();
     type Alter = fn(&mut Named);
-    let cases: [(&str, Alter); 15] = [
+    let cases: [(&str, Alter); 18] = [
         ("name", |r| r.0 = "No".to_owned()),
         ("ttl", |r| r.1.default_ttl = 999),
         ("ttl", |r| r.1.default_ttl = r.1.max_ttl + 1),
@@ -153,6 +153,9 @@ fn a_role_is_within_bounds() {
         ("scram_iterations", |r| r.1.scram_iterations = 100_001),
         ("scram_iterations", |r| r.1.scram_iterations = u32::MAX),
         ("statements", |r| r.1.statements = "s".repeat(4_097)),
+        ("username", |r| r.1.username = "{{name}}".to_owned()),
+        ("username", |r| r.1.username = "a\"; DROP ROLE postgres; --".to_owned()),
+        ("username", |r| r.1.username = "a".repeat(21)),
     ];
     let authority = world.authority();
     for (field, alter) in cases {
@@ -169,6 +172,7 @@ fn a_role_is_within_bounds() {
         r.1.max_ttl = 366 * 24 * HOUR;
         r.1.groups = vec!["g".repeat(63); 16];
         r.1.scram_iterations = 100_000;
+        r.1.username = format!("{}{}", "a".repeat(20), "{{role}}".repeat(13));
     };
     assert_eq!(world.submit(altered(widest)), Outcome::Done);
     assert_eq!(role_of(&world.store, "new").unwrap().unwrap().groups.len(), 16);

@@ -467,6 +467,7 @@ pub(crate) fn role(name: &str, target: &str) -> Change {
         max_leases: 3,
         scram_iterations: 4096,
         statements: String::new(),
+        username: String::new(),
     };
     Change::PutRole { name: name.to_owned(), role }
 }
