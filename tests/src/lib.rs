@@ -18,6 +18,7 @@ mod people;
 mod process;
 pub mod proxy;
 pub mod shares;
+pub mod terminal;
 
 pub use audit::{Line, Sought};
 pub use cluster::{Cluster, Options, Starting};

@@ -20,6 +20,7 @@ use quorate_state::request::SignedRequest;
 use quorate_state::target::{Executor, claim};
 use quorate_tests::database::{FrozenDatabase, login_with};
 use quorate_tests::footprint::TARGET;
+use quorate_tests::terminal::Answer;
 use quorate_tests::{Cluster, Options};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -35,6 +36,7 @@ async fn leases() {
     a_life(&cluster).await;
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster).await;
+    a_target_that_is_typed(&cluster).await;
     a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;
     expiry(&cluster).await;
@@ -276,6 +278,60 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
     assert!(login_with(&one).await.is_err());
     let listed = run(cluster, &["--output", "json", "target", "list"]);
     assert!(!listed.contains("\"weak\""), "with its last lease it goes: {listed}");
+}
+
+/// Described at a terminal, by somebody who mistypes, thinks better of it, and then gets it right.
+async fn a_target_that_is_typed(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    let port: String = superuser.query_one("SELECT current_setting('port')", &[]).await.unwrap().get(0);
+    let wait = |wait, typed| Answer { wait, hidden: false, typed };
+    let hide = |typed| Answer { wait: "Password of weak at 127.0.0.1:", hidden: true, typed };
+    let add = ["target", "add", "--ca-file", cluster.text("/postgres/ca_file").unwrap()];
+    let given =
+        [&add[..], &["typed", "--host", "127.0.0.1", "--user", "weak", "--port", &port, "--database", "more"]].concat();
+    // ^C at a question and at the password, hanging up at both, and no password: nothing is described.
+    let at = |what: &str, arguments: &[&str], answers: &[Answer<'_>], status: i64| {
+        let left = cluster.dialogue("admin", arguments, answers).unwrap();
+        assert_eq!(left.status, status, "{what}: {left:?}");
+        assert!(left.echoes, "{what}: the terminal shows again what is typed: {left:?}");
+        left.shown
+    };
+    at("^C at a question", &add, &[wait("Name of the target: ", "typed\n"), wait("server: ", "\u{3}")], -2);
+    at("^C at the password", &given, &[hide("half a pass\u{3}")], 130);
+    let said = at("the end at a question", &add, &[wait("Name of the target: ", "\u{4}")], 1);
+    assert!(said.contains("Name of the target: the input has ended"), "{said}");
+    at("the end at the password", &given, &[hide("\u{4}")], 1);
+    let said = at("no password", &given, &[hide("\n"), hide("\n"), hide("\n")], 1);
+    assert!(said.contains("no password was given"), "{said}");
+    assert!(!run(cluster, &["target", "list"]).contains("typed"), "nothing is half described");
+
+    let typed = format!("{port}\n");
+    let answers = [
+        wait("Name of the target: ", "Typed By Hand\n"),
+        wait("Name of the target: ", "typed\n"),
+        wait("Host of the PostgreSQL server: ", "\n"),
+        wait("Host of the PostgreSQL server: ", " 127.0.0.1 \n"),
+        wait("Port [5432]: ", "70000\n"),
+        wait("Port [5432]: ", "0\n"),
+        wait("Port [5432]: ", &typed),
+        wait("Database to connect to [postgres]: ", "\n"),
+        wait("Administrative login: ", "weak\n"),
+        hide("\n"),
+        hide("a weak password\n"),
+    ];
+    let shown = at("a whole description", &add, &answers, 0);
+    assert!(
+        shown.contains("nothing was given") && shown.contains("70000: is no port"),
+        "why it is asked again: {shown}"
+    );
+    assert!(!shown.contains("a weak password"), "the password is shown to nobody: {shown}");
+    let described: serde_json::Value =
+        serde_json::from_str(&run(cluster, &["--output", "json", "target", "show", "typed"])).unwrap();
+    let text = |key: &str| described[key].to_string().trim_matches('"').to_owned();
+    let found = ["name", "host", "port", "database", "user"].map(text);
+    assert_eq!(found, ["typed", "127.0.0.1", &port, "postgres", "weak"], "{described}");
+    assert_eq!(text("standing"), "enabled", "with the password that was typed: {described}");
+    run(cluster, &["target", "remove", "typed"]);
 }
 
 /// Somebody has started a copy of this cluster's folders, and it has been in office: this one stops, until a person decides.

@@ -6,10 +6,14 @@ use quorate_crypto::keyfile::{KeyFileError, PassphraseCost, Protection, open_fil
 use quorate_crypto::secret::SecretVec;
 use rand_core::CryptoRng;
 use std::fs::File;
-use std::io::{IsTerminal as _, Read as _};
+use std::io::{ErrorKind, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
+
+/// The exit status of what SIGINT has ended, as shells have it.
+const INTERRUPTED: i32 = 130;
 
 /// Where passphrases come from when they are not to be typed.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -112,8 +116,18 @@ pub(crate) fn prompt(question: &str) -> anyhow::Result<SecretVec> {
         let hint = "give a file (--passphrase-file, --password-file), or run it in a terminal";
         return Err(Stop::refused("no_terminal", "there is no terminal to ask for a passphrase or password", hint));
     }
-    let typed = rpassword::prompt_password(question).context("cannot read from the terminal")?;
-    Ok(SecretVec::new(typed.into_bytes()))
+    // Without a handler, ^C ends the process inside the prompt, and leaves a terminal that shows nothing that is typed.
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let typed = rpassword::prompt_password(question).map(|typed| SecretVec::new(typed.into_bytes()));
+    if typed.as_ref().is_err_and(|why| why.kind() == ErrorKind::Interrupted) {
+        std::process::exit(INTERRUPTED);
+    }
+    // The handler stays, and so from here on this is what ^C does.
+    tokio::spawn(async move {
+        interrupted.recv().await;
+        std::process::exit(INTERRUPTED);
+    });
+    typed.context("cannot read from the terminal")
 }
 
 #[cfg(test)]

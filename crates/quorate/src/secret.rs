@@ -296,7 +296,13 @@ fn changed_versions(
 pub(crate) fn password(file: Option<&Path>, question: &str) -> anyhow::Result<SecretVec> {
     match file {
         Some(path) => crate::passphrase::first_line(path),
-        None => crate::passphrase::prompt(question),
+        // An empty one is what a hasty Enter gives; whoever hangs up gives it each time.
+        None => (0..3)
+            .map(|_| crate::passphrase::prompt(question))
+            .find(|typed| typed.as_ref().map_or(true, |typed| !typed.expose().is_empty()))
+            .unwrap_or_else(|| {
+                Err(Stop::refused("invalid_argument", "no password was given", "type it, or give a file"))
+            }),
     }
 }
 

@@ -13,7 +13,7 @@ use quorate_api::vault::{Target, TargetProof};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::change::Change;
-use quorate_state::ids::KeyringId;
+use quorate_state::ids::{KeyringId, check_label};
 use quorate_state::outcome::Outcome;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -146,29 +146,44 @@ pub(crate) fn cluster_keyring(profile: &Profile) -> anyhow::Result<KeyringId> {
     })
 }
 
-/// What was given, or is asked for on a terminal; an empty answer is the default.
-fn asked(given: Option<String>, question: &str, default: Option<&str>, option: &str) -> anyhow::Result<String> {
+/// What was given, or is asked for on a terminal until the answer can be one; an empty answer is the default.
+fn asked<T>(
+    given: Option<T>,
+    question: &str,
+    default: Option<&str>,
+    option: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> anyhow::Result<T> {
     if let Some(given) = given {
         return Ok(given);
     }
-    let stdin = std::io::stdin();
-    let answer = if stdin.is_terminal() {
-        let shown = default.map_or_else(String::new, |default| format!(" [{default}]"));
-        // Nobody may be reading it.
-        let _ = write!(std::io::stderr(), "{question}{shown}: ");
-        let mut line = String::new();
-        stdin.lock().read_line(&mut line)?;
-        line.trim().to_owned()
-    } else {
-        String::new()
+    let refuse = |why: &str| {
+        let hint = format!("give {option}, or run the command on a terminal, where it asks");
+        Stop::refused("invalid_argument", format!("{question}: {why}"), hint)
     };
-    match (answer, default) {
-        (answer, Some(default)) if answer.is_empty() => Ok(default.to_owned()),
-        (answer, None) if answer.is_empty() => {
-            let hint = format!("give {option}, or run the command on a terminal, where it asks");
-            Err(Stop::refused("invalid_argument", format!("{question}: nothing was given"), hint))
+    let (stdin, terminal) = (std::io::stdin(), std::io::stdin().is_terminal());
+    loop {
+        let mut line = String::new();
+        if terminal {
+            let shown = default.map_or_else(String::new, |default| format!(" [{default}]"));
+            // Nobody may be reading it.
+            let _ = write!(std::io::stderr(), "{question}{shown}: ");
+            if stdin.lock().read_line(&mut line)? == 0 {
+                return Err(refuse("the input has ended"));
+            }
         }
-        (answer, _) => Ok(answer),
+        let answer = match (line.trim(), default) {
+            ("", Some(default)) => read(default),
+            ("", None) => Err("nothing was given".to_owned()),
+            (answer, _) => read(answer),
+        };
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(why) if terminal => {
+                let _ = writeln!(std::io::stderr(), "{why}");
+            }
+            Err(why) => return Err(refuse(&why)),
+        }
     }
 }
 
@@ -232,14 +247,17 @@ pub(crate) async fn target(
 }
 
 async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
-    let name = asked(add.name, "Name of the target", None, "NAME")?;
-    let host = asked(add.host, "Host of the PostgreSQL server", None, "--host HOST")?;
-    let port = asked(add.port.map(|p| p.to_string()), "Port", Some("5432"), "--port PORT")?;
-    let port = port.parse().map_err(|_| {
-        Stop::refused("invalid_argument", format!("{port}: is no port"), "give a number between 1 and 65535")
-    })?;
-    let database = asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE")?;
-    let user = asked(add.user, "Administrative login", None, "--user LOGIN")?;
+    let label = |text: &str| check_label(text).map(|()| text.to_owned()).map_err(|why| why.to_string());
+    let port = |text: &str| match text.parse() {
+        Ok(0) | Err(_) => Err(format!("{text}: is no port: give a number between 1 and 65535")),
+        Ok(port) => Ok(port),
+    };
+    let any = |text: &str| Ok(text.to_owned());
+    let name = asked(add.name, "Name of the target", None, "NAME", label)?;
+    let host = asked(add.host, "Host of the PostgreSQL server", None, "--host HOST", any)?;
+    let port = asked(add.port, "Port", Some("5432"), "--port PORT", port)?;
+    let database = asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE", any)?;
+    let user = asked(add.user, "Administrative login", None, "--user LOGIN", any)?;
     let tls = match add.ca_file {
         Some(path) => Some(TargetTls {
             roots: roots(&path)?,
