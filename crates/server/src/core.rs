@@ -46,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) absences: Arc<Absences>,
     pub(crate) executors: Executors,
     pub(crate) creating: Creating,
+    /// What proofs of targets make: no lease's, and no end of this node waits for them, since its successor proves anew.
+    pub(crate) proving: Creating,
     pub(crate) breakers: Breakers,
     pub(crate) caches: Caches,
     pub(crate) certificate: OwnCertificate,

@@ -11,12 +11,13 @@
 use crate::core::Core;
 use crate::executor::engine_failure;
 use crate::failpoint::planted;
+use crate::gone;
 use crate::issue::injected;
 use crate::lane::{AtWork, Ending, ROUND};
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail, Entry};
-use quorate_engines::{self as engines, Cleaning, Engine, EngineError, Fenced, Principal, Refusal as Login, Seen};
+use quorate_engines::{self as engines, Cleaning, Engine, EngineError, Fenced, Principal, Seen};
 use quorate_state::clock::ClusterClock;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::LeaseId;
@@ -31,10 +32,6 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// Between looks for sessions that were told to end.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Between the two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// How often a target is searched for principals that no lease accounts for.
 const RECONCILE: Duration = Duration::from_secs(60);
 /// How often a search that failed is tried before the next one is due, and the pause between.
@@ -236,50 +233,17 @@ impl Core {
             }
             principals.push(Principal { name: lease.principal.clone(), oid });
         }
-        let refused = engine.refuse(&principals).await.map_err(at_target)?;
-        injected("lease.p7")?;
-        // By number: the recorded one, and the one that the name had when it was refused.
-        let mut to_kill = principals;
-        let mut not_refused: BTreeMap<String, String> = BTreeMap::new();
-        let mut disabled = Vec::new();
-        for outcome in refused {
-            let principal = Principal { name: outcome.name, oid: outcome.oid };
-            match outcome.outcome {
-                Login::Failed(error) => drop(not_refused.insert(principal.name.clone(), error.to_string())),
-                Login::Disabled { .. } => disabled.push(principal.clone()),
-                Login::Dropped | Login::Absent => {}
-            }
-            to_kill.push(principal);
-        }
-        #[cfg(feature = "failpoints")]
-        let to_kill = crate::planted::by_name(name, &**engine, to_kill).await;
-        // One endpoint that can't be looked at keeps nobody alive at the others.
-        let before = engine.look(&to_kill).await;
-        engine.kill(&to_kill).await.map_err(at_target)?;
-        let before = before.map_err(at_target)?;
-        injected("lease.p8")?;
-        // They were told to end, and do within moments: what is still there then is tried again from the beginning.
-        let (killed, mut looks) = (Instant::now(), engine.look(&to_kill).await.map_err(at_target)?);
-        while looks.iter().any(|seen| seen.sessions > 0) && killed.elapsed() < BETWEEN_LOOKS {
-            sleep(LOOK_AGAIN).await;
-            looks = engine.look(&to_kill).await.map_err(at_target)?;
-        }
-        sleep(BETWEEN_LOOKS).await;
-        looks.extend(engine.look(&to_kill).await.map_err(at_target)?);
-        injected("lease.p9")?;
         let prefix = principal_prefix(&self.cluster, name);
+        let ended = gone::end(&**engine, name, &prefix, principals, injected).await?;
         for (id, lease) in ending {
-            let theirs = looks.iter().filter(|seen| seen.name == lease.principal);
-            let why = theirs.filter_map(|seen| not_gone(seen, &prefix)).next();
-            if let Some(why) = not_refused.remove(&lease.principal).or(why) {
-                failed.insert(*id, why);
+            if let Some(why) = ended.failed.get(&lease.principal) {
+                failed.insert(*id, why.clone());
             }
         }
         let gone: Vec<&Ending> = ending.iter().filter(|(id, _)| !failed.contains_key(id)).collect();
         if !gone.is_empty() {
-            self.prove_gone(office, &gone, &fenced, &before).await?;
-            disabled.retain(|p| gone.iter().any(|(_, l)| l.principal == p.name));
-            clean(name, &*office.engine, &disabled).await;
+            self.prove_gone(office, &gone, &fenced, &ended.before).await?;
+            clean(name, &*office.engine, &ended.disabled).await;
         }
         Ok(failed)
     }
@@ -354,25 +318,6 @@ impl Core {
     }
 }
 
-/// Why what was seen is no proof of an end.
-fn not_gone(seen: &Seen, prefix: &str) -> Option<String> {
-    if let Some(behind) = seen.behind.first().filter(|_| seen.login_at.is_empty()) {
-        return Some(format!("{}: {}", behind.name, behind.reason));
-    }
-    if seen.can_login {
-        return Some("it can log in".to_owned());
-    }
-    if seen.sessions > 0 {
-        return Some(format!("{} sessions are alive", seen.sessions));
-    }
-    // A restored target gives numbers anew, also to other principals of ours. Any other holder may be this very account
-    // under a new name, with the same password: only a person can tell.
-    let holder = seen.held_by.as_ref().filter(|holder| !holder.starts_with(prefix))?;
-    Some(format!(
-        "its number belongs to {holder} now: if that is the same account renamed, drop it; a person has to look"
-    ))
-}
-
 /// P11: never a condition of truth. What is left is tried again when the target is searched.
 pub(crate) async fn clean(name: &str, engine: &dyn Engine, principals: &[Principal]) {
     if principals.is_empty() {
@@ -433,25 +378,5 @@ impl Rounds {
 impl Drop for Rounds {
     fn drop(&mut self) {
         self.stop(self.term);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(can_login: bool, sessions: u64, held_by: Option<&str>) -> Seen {
-        let (login_at, behind) = (Vec::new(), Vec::new());
-        let held_by = held_by.map(str::to_owned);
-        Seen { name: "q1_a".into(), oid: None, can_login, login_at, behind, sessions, held_by }
-    }
-
-    #[test]
-    fn nothing_less_than_gone_is_gone() {
-        assert_eq!(not_gone(&seen(false, 0, None), "q1_"), None);
-        assert_eq!(not_gone(&seen(false, 0, Some("q1_b")), "q1_"), None, "another lease's account has the number");
-        assert!(not_gone(&seen(true, 0, None), "q1_").is_some());
-        assert!(not_gone(&seen(false, 1, None), "q1_").is_some());
-        assert!(not_gone(&seen(false, 0, Some("renamed")), "q1_").is_some(), "it may be the same account");
     }
 }

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep};
 /// How long a client's request waits for its lease.
 pub(crate) const ISSUE: Duration = Duration::from_secs(7);
 
-/// Leases whose CREATE this node is about to send or has just sent: nobody else touches them meanwhile.
+/// Principals whose CREATE this node is about to send or has just sent: nobody else touches them meanwhile.
 #[derive(Default)]
 pub(crate) struct Creating(Arc<Mutex<BTreeSet<LeaseId>>>, AtomicBool);
 

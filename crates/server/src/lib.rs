@@ -13,6 +13,8 @@
 //! | `executor` | being in office at a target, with a credential that t members opened |
 //! | `issue` | leases, from an endorsed request to a credential that can be used |
 //! | `driver` | leases at their targets, from their end to its proof |
+//! | `gone` | refuse, kill, look, look again |
+//! | `proving` | whether a target does what leases need |
 //! | `clock` | cluster time |
 //! | `ceremony` | this member's part in key generation |
 //! | `keystore` | what a member keeps outside the replicated store |
@@ -36,6 +38,7 @@ pub mod env;
 mod executor;
 mod failpoint;
 mod format;
+mod gone;
 mod issue;
 mod journal;
 pub mod keystore;

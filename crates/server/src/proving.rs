@@ -3,27 +3,26 @@
 
 use crate::core::Core;
 use crate::executor::{Office, engine_failure};
+use crate::gone;
 use crate::issue::statements;
 use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::secret::{Secret, SecretVec};
-use quorate_engines::{self as engines, Checked, Create, EngineError, Principal, Refusal as Login};
+use quorate_engines::{self as engines, Checked, Create, EngineError, Principal};
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::principal;
+use quorate_state::lease::{principal, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, roles};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// How long a target may take for all of it.
 const LIMIT: Duration = Duration::from_secs(25);
-/// Between the two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-/// How long a session that was told to end may take.
+/// For how long ending a credential is tried again.
 const ENDING: Duration = Duration::from_secs(5);
 /// The target refuses the login by itself after so many seconds, whatever becomes of this node.
 const LIFE: u64 = 60;
@@ -100,7 +99,7 @@ impl Core {
             let entry = self.internal_entry("target.prove", proof.asked).resource(&format!("target {name}"));
             self.record(entry.detail("login", Detail::text(&login)), Class::Essential).await?;
             // Whoever searches the target meanwhile leaves it alone.
-            guards.push(self.creating.begin(id));
+            guards.push(self.proving.begin(id));
             let password = self.one_password();
             let created = self.make_one(name, office, &id, &login, &role, &password).await;
             let (oid, used) = match created {
@@ -114,7 +113,8 @@ impl Core {
             made.push((Principal { name: login, oid }, password));
         }
         let principals: Vec<Principal> = made.iter().map(|(principal, _)| principal.clone()).collect();
-        proof.findings.extend(end(office, principals).await.err());
+        let prefix = principal_prefix(&self.cluster, name);
+        proof.findings.extend(end(office, name, &prefix, principals).await.err());
         for (principal, password) in &made {
             if self.use_once(office, &principal.name, password.expose()).await.is_ok() {
                 proof.findings.push(Finding::Failed("a revoked credential still logs in".to_owned()));
@@ -164,37 +164,20 @@ impl Core {
     }
 }
 
-/// Ends the credential, and looks as for any other.
-async fn end(office: &Office, mut all: Vec<Principal>) -> Result<(), Finding> {
-    let failed = |e: EngineError| Finding::Failed(format!("the credential could not be ended: {e}"));
-    let refused = office.engine.refuse(&all).await.map_err(failed)?;
-    for outcome in refused {
-        if let Login::Failed(error) = outcome.outcome {
-            return Err(failed(error));
-        }
-        all.push(Principal { name: outcome.name, oid: outcome.oid });
-    }
-    office.engine.kill(&all).await.map_err(failed)?;
+/// Ends the credentials as any other. Nobody comes back to them, so what does not end at once is tried again here.
+async fn end(office: &Office, name: &str, prefix: &str, mut all: Vec<Principal>) -> Result<(), Finding> {
+    let failed = |why: &str| Finding::Failed(format!("the credential could not be ended: {why}"));
     let begun = Instant::now();
     loop {
-        let seen = office.engine.look(&all).await.map_err(failed)?;
-        let left = seen.iter().any(|s| s.can_login || s.sessions > 0);
-        if !left {
-            break;
-        }
+        let ended = gone::end(&*office.engine, name, prefix, all, |_| Ok(())).await;
+        let ended = ended.map_err(|failure| failed(&failure.message))?;
+        all = ended.known;
+        let Some(why) = ended.failed.values().next() else { break };
         if begun.elapsed() > ENDING {
-            let behind = seen.iter().flat_map(|s| &s.behind).map(|f| format!("{}: {}", f.name, f.reason));
-            let what = behind.chain(seen.iter().flat_map(|s| s.login_at.clone())).collect::<Vec<_>>().join("; ");
-            return Err(Finding::Failed(format!("a credential that was ended is still there {what}")));
+            return Err(failed(why));
         }
-        sleep(Duration::from_millis(50)).await;
     }
-    sleep(BETWEEN_LOOKS).await;
-    let seen = office.engine.look(&all).await.map_err(failed)?;
-    if seen.iter().any(|s| s.can_login || s.sessions > 0) {
-        return Err(Finding::Failed("a credential that was ended came back".to_owned()));
-    }
-    for cleaned in office.engine.clean(&all).await.map_err(failed)? {
+    for cleaned in office.engine.clean(&all).await.map_err(|e| failed(&e.to_string()))? {
         if let engines::Cleaning::Left { reason, .. } = cleaned.outcome {
             let why = reason.unwrap_or_else(|| "something depends on it".to_owned());
             return Err(Finding::Failed(format!("a credential that was ended could not be removed: {why}")));

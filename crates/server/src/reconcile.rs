@@ -61,7 +61,7 @@ impl Core {
         let mut listed = office.engine.list(&prefix).await.map_err(at_target)?;
         let id = |p: &Principal| lease::lease_of(&self.cluster, name, &p.name);
         // What this node makes just now, to prove the target.
-        listed.retain(|p| id(p).is_none_or(|id| !self.creating.holds(&id)));
+        listed.retain(|p| id(p).is_none_or(|id| !self.proving.holds(&id)));
         self.linearize().await?;
         for some in listed.chunks(ROUND) {
             // There may be a million, and others have something to do too.

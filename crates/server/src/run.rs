@@ -178,6 +178,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         room,
         executors: Executors::new(engines),
         creating: Creating::default(),
+        proving: Creating::default(),
         breakers: crate::breaker::Breakers::default(),
         caches: Caches::default(),
         certificate,

@@ -5,6 +5,7 @@ use crate::{founded, take};
 use quorate_api::client::{Client, Role};
 use quorate_api::vault::{Lease, Target};
 use quorate_engines::Engine as _;
+use quorate_engines::fake::Step;
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::principal;
@@ -58,6 +59,38 @@ async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
     assert_eq!(shown(&admin, "t").await.standing, "enabled");
     assert_eq!(world.logins("t"), Vec::<String>::new(), "nothing of the proof is left");
     take(&app, "t-readers", 1, 60_000).await;
+}
+
+/// Whoever stops a member waits for what it hands out, and not for what its successor does anew.
+#[tokio::test(start_paused = true)]
+async fn a_slow_proof_keeps_no_member_from_ending_and_leaves_nothing() {
+    let mut world = founded(26).await;
+    world.describe_unproved("t", &["readers"]).await;
+    let (admin, target) = (world.client("admin/first"), world.target("t").clone());
+    target.hold(Step::Refuse);
+    let asked = tokio::spawn(async move { admin.prove_target("t", Duration::from_secs(120)).await });
+    let begun = Instant::now();
+    while target.exposure().0.is_empty() {
+        assert!(begun.elapsed() < LONG, "the proof makes a login");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let half_done = world.logins("t");
+    let (leader, begun) = (world.leader().await, Instant::now());
+    world.stop(leader).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(1_500), "it ends at once: {took:?}");
+    target.release(Step::Refuse);
+    let proof = asked.await.unwrap().unwrap();
+    assert!(proof.failed.is_empty() && proof.missing.is_empty(), "its successor has proved the target: {proof:?}");
+    let begun = Instant::now();
+    while !world.logins("t").is_empty() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "what was half done is ended: {half_done:?}, {:?}",
+            world.logins("t")
+        );
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
@@ -168,7 +169,7 @@ struct Place {
     home: Option<PathBuf>,
     clock: Arc<Virtual>,
     identity: SigningKey,
-    life: Option<JoinHandle<()>>,
+    life: Option<(JoinHandle<()>, oneshot::Sender<()>)>,
 }
 
 pub(crate) struct World {
@@ -341,10 +342,20 @@ impl World {
             attest_every: 16,
             env,
         };
-        place.life = Some(tokio::spawn(async move {
+        let (stop, stopped) = oneshot::channel();
+        let life = tokio::spawn(async move {
+            let stopped = async move { drop(stopped.await) };
             // How a life ends is seen from outside.
-            let _ = serve(parts, &PathBuf::from(format!("n{index}")), std::future::pending()).await;
-        }));
+            let _ = serve(parts, &PathBuf::from(format!("n{index}")), stopped).await;
+        });
+        place.life = Some((life, stop));
+    }
+
+    /// Asks a member to end, and waits until it has.
+    pub(crate) async fn stop(&mut self, index: u8) {
+        let (life, stop) = self.places.get_mut(&index).unwrap().life.take().unwrap();
+        stop.send(()).unwrap();
+        life.await.unwrap();
     }
 
     /// A power cut: what was not synced is lost, connections break, and nothing of that life reaches anybody any more.
@@ -353,7 +364,7 @@ impl World {
         let place = self.places.get_mut(&index).unwrap();
         place.kv = Arc::new(place.kv.crash());
         place.disk = place.disk.crashed(|_| false);
-        place.life.take().unwrap().abort();
+        place.life.take().unwrap().0.abort();
     }
 
     /// Starts it again on what it had synced.
