@@ -51,9 +51,9 @@ impl Cluster {
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let said: Value = serde_json::from_slice(&output.stdout)?;
         Ok(Dialogue {
-            shown: said["shown"].as_str().context("what was shown")?.to_owned(),
-            status: said["status"].as_i64().context("how it ended")?,
-            echoes: said["echoes"].as_bool().context("whether it echoes")?,
+            shown: said.get("shown").and_then(Value::as_str).context("what was shown")?.to_owned(),
+            status: said.get("status").and_then(Value::as_i64).context("how it ended")?,
+            echoes: said.get("echoes").and_then(Value::as_bool).context("whether it echoes")?,
         })
     }
 }

@@ -119,6 +119,8 @@ async fn people(cluster: &Cluster) -> (Vec<(quorate_api::client::Client, String)
             connection_limit: 3,
             max_leases: 200,
             scram_iterations: 4_096,
+            // The auditor knows nothing of how logins are named but what they begin with.
+            username: "{{identity}}_{{role:4}}".to_owned(),
             ..Role::default()
         };
         admin.put_role(name, &role).await.unwrap();
