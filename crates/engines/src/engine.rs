@@ -5,6 +5,7 @@ use core::fmt;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use quorate_crypto::secret::SecretVec;
 
 use crate::postgres::template::{MAX_STATEMENTS, Statement};
 use crate::{Checked, Fault};
@@ -98,6 +99,17 @@ pub trait Engine: Send + Sync {
 
     /// Takes marks away; the names that stay, because what has them is no mark.
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError>;
+
+    /// Gives the administrative account, which needs no right for that, the password of this SCRAM-SHA-256 verifier. Sessions
+    /// go on. Logins are tried with it once it was learnt: [`learn_password`](Engine::learn_password), first.
+    async fn set_password(&self, verifier: &str) -> Result<(), EngineError>;
+
+    /// From here on a login whose password the target refuses is tried with this one too.
+    fn learn_password(&self, password: SecretVec);
+
+    /// What the target said when it last refused the administrative login, with every password that is known; nothing since
+    /// it let one in.
+    fn login_refused(&self) -> Option<String>;
 }
 
 /// What a target does with a create, which decides how one in flight is fenced.
@@ -161,9 +173,7 @@ impl Create {
         if !valid_name(&self.name) {
             return invalid("name", "not 1 to 63 of a-z, 0-9 and _");
         }
-        if !valid_verifier(&self.verifier) {
-            return invalid("verifier", "not a SCRAM-SHA-256 verifier");
-        }
+        check_verifier(&self.verifier)?;
         if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_NAME || g.chars().any(char::is_control)) {
             return invalid("groups", "not 1 to 63 bytes without control characters");
         }
@@ -359,6 +369,15 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Whether the target refuses the login for what it presents, so that another password may be right.
+    #[must_use]
+    pub fn is_login_refused(&self) -> bool {
+        // invalid_password, invalid_authorization_specification
+        matches!(self, Self::Refused { code, .. } if code == "28P01" || code == "28000")
+    }
+}
+
 /// Whether this can be the name of a principal of ours: 1 to 63 of `a-z`, `0-9` and `_`, and not one of PostgreSQL's own
 /// (`pg_...`). Such a name needs no quoting anywhere; it is quoted all the same.
 #[must_use]
@@ -391,6 +410,13 @@ pub(crate) fn check_name(name: &str) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::Invalid { field: "name", reason: "not 1 to 63 of a-z, 0-9 and _" })
+}
+
+pub(crate) fn check_verifier(verifier: &str) -> Result<(), EngineError> {
+    if valid_verifier(verifier) {
+        return Ok(());
+    }
+    Err(EngineError::Invalid { field: "verifier", reason: "not a SCRAM-SHA-256 verifier" })
 }
 
 /// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, all in canonical base64 (RFC 5803, RFC 4648 section 4).

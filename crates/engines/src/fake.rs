@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
-use crate::engine::{check_name, check_names};
+use quorate_crypto::secret::SecretVec;
+
+use crate::engine::{check_name, check_names, check_verifier};
 use crate::{
     Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fault as Trouble, Fenced, Ghost,
-    Principal, Refusal, Refused, Seen, Standby,
+    Passwords, Principal, Refusal, Refused, Seen, Standby,
 };
 
 /// A call that can be held or made to fail.
@@ -38,7 +40,10 @@ pub enum Step {
     Claim,
     /// [`Engine::disclaim`].
     Disclaim,
-    /// [`Engine::list`], [`Engine::ghosts`], [`Engine::check`], [`Engine::timeline`] and [`Engine::claims`].
+    /// [`Engine::set_password`].
+    SetPassword,
+    /// [`Engine::list`], [`Engine::ghosts`], [`Engine::check`], [`Engine::timeline`], [`Engine::claims`] and
+    /// [`Engine::take_over`].
     Read,
 }
 
@@ -73,6 +78,12 @@ struct State {
     faults: BTreeMap<Step, VecDeque<Fault>>,
     lacking: BTreeSet<String>,
     refusals: usize,
+    /// What the administrative account's password has to match, and whether one does.
+    administrator: Option<(String, Matches)>,
+    turned_away: usize,
+    /// The newest term of an executor here, and a number that changes when administrative sessions end.
+    term: u64,
+    reign: u64,
     down: bool,
     counter: u32,
 }
@@ -90,6 +101,9 @@ struct Replica {
     paused: Option<Accounts>,
     down: bool,
 }
+
+/// Whether a password is that of a verifier.
+pub type Matches = fn(&[u8], &str) -> bool;
 
 /// The endpoint at which accounts are made.
 const PRIMARY: &str = "memory";
@@ -252,7 +266,44 @@ impl FakeTarget {
     /// An executor of its own.
     #[must_use]
     pub fn executor(&self) -> Fake {
-        Fake { target: self.clone(), login: None, connection: Mutex::new(None), ending: AsyncMutex::new(()) }
+        self.executor_in(0, SecretVec::new(Vec::new()).into())
+    }
+
+    /// One of a term, which logs in with its passwords where [`guard`](Self::guard) was called.
+    #[must_use]
+    pub fn executor_in(&self, term: u64, passwords: Passwords) -> Fake {
+        let (connection, session) = (Mutex::new(None), Mutex::new(None));
+        let (target, ending) = (self.clone(), AsyncMutex::new(()));
+        Fake { target, login: None, term, passwords, session, connection, ending }
+    }
+
+    /// From now on the administrative account has the password of this verifier, and nobody else is let in. Its sessions go
+    /// on until [`part`](Self::part), and those of an earlier term until a later one takes over.
+    pub fn guard(&self, verifier: &str, matches: Matches) {
+        self.change(|s| s.administrator = Some((verifier.to_owned(), matches)));
+    }
+
+    /// The sessions of the administrative account end.
+    pub fn part(&self) {
+        self.change(|s| s.reign += 1);
+    }
+
+    /// The verifier of the administrative account's password.
+    #[must_use]
+    pub fn administrator(&self) -> Option<String> {
+        self.lock().administrator.as_ref().map(|(verifier, _)| verifier.clone())
+    }
+
+    /// What compares the administrative account's password.
+    #[must_use]
+    pub fn matcher(&self) -> Option<Matches> {
+        self.lock().administrator.as_ref().map(|(_, matches)| *matches)
+    }
+
+    /// How often a login of the administrative account was refused.
+    #[must_use]
+    pub fn turned_away(&self) -> usize {
+        self.lock().turned_away
     }
 
     /// One that connects as an account, whatever its password, if that may log in.
@@ -306,6 +357,7 @@ impl FakeTarget {
     pub fn stop(&self) {
         self.change(|s| {
             s.down = true;
+            s.reign += 1;
             s.connections.clear();
             s.sessions.retain(|_, session| session.at.is_some());
         });
@@ -440,12 +492,50 @@ pub struct Fake {
     target: FakeTarget,
     /// An account that is not the administrative one.
     login: Option<String>,
+    term: u64,
+    passwords: Passwords,
+    /// The reign in which it was let in.
+    session: Mutex<Option<u64>>,
     connection: Mutex<Option<Binding>>,
     /// What ends principals has one connection, and so one call at a time.
     ending: AsyncMutex<()>,
 }
 
 impl Fake {
+    /// One call on a session of the administrative account, which is opened when there is none.
+    async fn call<T>(
+        &self,
+        step: Step,
+        effect: impl FnOnce(&mut State) -> Result<T, EngineError> + Send,
+    ) -> Result<T, EngineError> {
+        self.target
+            .call(step, |s| {
+                self.enter(s)?;
+                effect(s)
+            })
+            .await
+    }
+
+    fn enter(&self, s: &mut State) -> Result<(), EngineError> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((verifier, matches)) = s.administrator.as_ref().filter(|_| self.login.is_none()) else {
+            return Ok(());
+        };
+        if *session == Some(s.reign) {
+            return Ok(());
+        }
+        if let Some(right) = self.passwords.all().iter().find(|password| matches(password.expose(), verifier)) {
+            self.passwords.let_in(right);
+            *session = Some(s.reign);
+            return Ok(());
+        }
+        s.turned_away += 1;
+        let message = "password authentication failed".to_owned();
+        let error = EngineError::Refused { code: "28P01".to_owned(), message };
+        self.passwords.refused(&error);
+        Err(error)
+    }
+
     /// Waits until the create may take effect. A connection that ends meanwhile takes the call along, except where calls
     /// outlive their connection.
     async fn fly(&self, binding: Binding) -> Result<(), EngineError> {
@@ -499,7 +589,6 @@ impl Engine for Fake {
     async fn bind(&self) -> Result<Binding, EngineError> {
         let open = *self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let binding = self
-            .target
             .call(Step::Bind, |s| {
                 if let Some(binding) = open.filter(|b| s.connections.contains(b)) {
                     return Ok(binding);
@@ -558,15 +647,14 @@ impl Engine for Fake {
         check_name(name)?;
         let class = self.target.class;
         let _one = self.ending.lock().await;
-        self.target
-            .call(Step::Fence, |s| {
-                s.connections.remove(binding);
-                if class == Class::Upsert && s.in_flight.contains(binding) {
-                    return Err(EngineError::Busy { code: String::new(), message: "a call is in flight".to_owned() });
-                }
-                Ok(s.accounts.get(name).map_or(Fenced::Absent, |a| Fenced::Won { oid: a.oid }))
-            })
-            .await
+        self.call(Step::Fence, |s| {
+            s.connections.remove(binding);
+            if class == Class::Upsert && s.in_flight.contains(binding) {
+                return Err(EngineError::Busy { code: String::new(), message: "a call is in flight".to_owned() });
+            }
+            Ok(s.accounts.get(name).map_or(Fenced::Absent, |a| Fenced::Won { oid: a.oid }))
+        })
+        .await
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
@@ -593,21 +681,20 @@ impl Engine for Fake {
             // The sender lives in the target.
             let _ = changed.changed().await;
         }
-        self.target.call(Step::Refuse, |s| Ok(principals.iter().map(|p| refuse(s, p)).collect())).await
+        self.call(Step::Refuse, |s| Ok(principals.iter().map(|p| refuse(s, p)).collect())).await
     }
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         check_names(principals)?;
         let _one = self.ending.lock().await;
-        self.target
-            .call(Step::Kill, |s| {
-                let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
-                let before = s.sessions.len();
-                s.sessions.retain(|_, session| !numbers.contains(&session.oid));
-                s.unreachable()?;
-                Ok(before - s.sessions.len())
-            })
-            .await
+        self.call(Step::Kill, |s| {
+            let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
+            let before = s.sessions.len();
+            s.sessions.retain(|_, session| !numbers.contains(&session.oid));
+            s.unreachable()?;
+            Ok(before - s.sessions.len())
+        })
+        .await
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
@@ -617,7 +704,7 @@ impl Engine for Fake {
             s.unreachable()?;
             Ok(principals.iter().map(|p| s.look(p)).collect())
         };
-        self.target.call(Step::Look, look).await
+        self.call(Step::Look, look).await
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
@@ -633,31 +720,26 @@ impl Engine for Fake {
             Cleaned { name: p.name.clone(), outcome }
         };
         let _one = self.ending.lock().await;
-        self.target.call(Step::Clean, |s| Ok(principals.iter().map(|p| clean(s, p)).collect())).await
+        self.call(Step::Clean, |s| Ok(principals.iter().map(|p| clean(s, p)).collect())).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
         check_name(prefix)?;
         let ours = |(name, account): (&String, &Account)| Principal { name: name.clone(), oid: Some(account.oid) };
         let starts = |(name, _): &(&String, &Account)| name.starts_with(prefix);
-        self.target.call(Step::Read, |s| Ok(s.accounts.iter().filter(starts).map(ours).collect())).await
+        self.call(Step::Read, |s| Ok(s.accounts.iter().filter(starts).map(ours).collect())).await
     }
 
     async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError> {
-        self.target
-            .call(Step::Read, |s| {
-                let ghost = |(id, session): (&u64, &Session)| Ghost {
-                    endpoint: session.at.clone().unwrap_or_else(|| PRIMARY.to_owned()),
-                    pid: i32::try_from(*id).unwrap_or(i32::MAX),
-                    oid: session.oid,
-                };
-                Ok(s.sessions
-                    .iter()
-                    .filter(|(_, session)| s.accounts.holder(session.oid).is_none())
-                    .map(ghost)
-                    .collect())
-            })
-            .await
+        self.call(Step::Read, |s| {
+            let ghost = |(id, session): (&u64, &Session)| Ghost {
+                endpoint: session.at.clone().unwrap_or_else(|| PRIMARY.to_owned()),
+                pid: i32::try_from(*id).unwrap_or(i32::MAX),
+                oid: session.oid,
+            };
+            Ok(s.sessions.iter().filter(|(_, session)| s.accounts.holder(session.oid).is_none()).map(ghost).collect())
+        })
+        .await
     }
 
     async fn check(&self, _groups: &[String]) -> Result<Checked, EngineError> {
@@ -677,11 +759,11 @@ impl Engine for Fake {
                 missing: Vec::new(),
             })
         };
-        self.target.call(Step::Read, check).await
+        self.call(Step::Read, check).await
     }
 
     async fn timeline(&self) -> Result<u32, EngineError> {
-        self.target.call(Step::Read, |s| Ok(s.timeline + 1)).await
+        self.call(Step::Read, |s| Ok(s.timeline + 1)).await
     }
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
@@ -689,7 +771,7 @@ impl Engine for Fake {
         let names = |s: &mut State| {
             Ok(s.accounts.iter().map(|(name, _)| name).filter(|name| name.starts_with(prefix)).cloned().collect())
         };
-        self.target.call(Step::Read, names).await
+        self.call(Step::Read, names).await
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
@@ -703,7 +785,7 @@ impl Engine for Fake {
             s.accounts.insert(name, mark);
             Ok(())
         };
-        self.target.call(Step::Claim, claim).await
+        self.call(Step::Claim, claim).await
     }
 
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
@@ -717,6 +799,36 @@ impl Engine for Fake {
             }
             Ok(names.iter().filter(|name| s.accounts.has(*name)).cloned().collect())
         };
-        self.target.call(Step::Disclaim, disclaim).await
+        self.call(Step::Disclaim, disclaim).await
+    }
+
+    async fn take_over(&self) -> Result<usize, EngineError> {
+        self.call(Step::Read, |s| {
+            if self.term > s.term {
+                (s.term, s.reign) = (self.term, s.reign + 1);
+                *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(s.reign);
+            }
+            Ok(0)
+        })
+        .await
+    }
+
+    async fn set_password(&self, verifier: &str) -> Result<(), EngineError> {
+        check_verifier(verifier)?;
+        self.call(Step::SetPassword, |s| {
+            if let Some((known, _)) = &mut s.administrator {
+                verifier.clone_into(known);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn learn_password(&self, password: SecretVec) {
+        self.passwords.learn(password);
+    }
+
+    fn login_refused(&self) -> Option<String> {
+        self.passwords.last_refusal()
     }
 }

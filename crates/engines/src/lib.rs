@@ -23,6 +23,7 @@ pub mod conformance;
 mod engine;
 #[cfg(feature = "testing")]
 pub mod fake;
+mod passwords;
 pub mod postgres;
 pub mod postgres_server;
 
@@ -31,3 +32,4 @@ pub use engine::{
     Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, MAX_NAME,
     Principal, Refusal, Refused, Seen, valid_name,
 };
+pub use passwords::Passwords;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{self, Credential, Target, assert_ended, order, principal};
 use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, template};
 use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal};
@@ -641,7 +642,7 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
         .await;
     let config = PostgresConfig {
         user: "poor".into(),
-        password: quorate_crypto::secret::SecretVec::new(b"poor".to_vec()),
+        passwords: SecretVec::new(b"poor".to_vec()).into(),
         owned: OwnedObjects::ReassignTo("heir".into()),
         ..pg.config(1)
     };
@@ -691,11 +692,41 @@ async fn a_refusal_is_definite_and_leaves_nothing() {
     let refused = engine.create(&create).await;
     assert!(matches!(refused, Err(EngineError::Refused { ref code, .. }) if code == "42704"), "{refused:?}");
     assert!(engine.list("r_group").await.unwrap().is_empty());
-    let wrong = PostgresConfig { password: quorate_crypto::secret::SecretVec::new(b"wrong".to_vec()), ..pg.config(1) };
+    let wrong = PostgresConfig { passwords: SecretVec::new(b"wrong".to_vec()).into(), ..pg.config(1) };
     let wrong = Postgres::new(wrong).unwrap().bind().await;
     assert!(matches!(wrong, Err(EngineError::Refused { ref code, .. }) if code == "28P01"), "{wrong:?}");
     for target in ["", "a/b", &"t".repeat(33)] {
         let config = PostgresConfig { target: target.to_owned(), ..pg.config(1) };
         assert!(matches!(Postgres::new(config), Err(EngineError::Invalid { field: "target", .. })));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_is_the_only_one_and_takes_no_right() {
+    let pg = Pg::start(&[]).await;
+    let next = pg.credential();
+    let learnt = || SecretVec::new(next.password.clone().into_bytes());
+    // Not even the rights that ending principals takes.
+    pg.sql(&format!("REVOKE pg_read_all_stats, pg_signal_backend FROM {EXECUTOR}; ALTER ROLE {EXECUTOR} NOCREATEROLE"))
+        .await;
+    let engine = pg.engine(1);
+    engine.timeline().await.unwrap();
+    let bad = engine.set_password("hunter2").await;
+    assert!(matches!(bad, Err(EngineError::Invalid { field: "verifier", .. })), "a clear password: {bad:?}");
+    engine.set_password(&next.verifier).await.unwrap();
+    engine.timeline().await.expect("sessions go on");
+    let stale = engine.bind().await;
+    assert!(matches!(&stale, Err(EngineError::Refused { code, .. }) if code == "28P01"), "the old one: {stale:?}");
+    assert!(engine.login_refused().is_some_and(|why| why.contains("28P01")), "{:?}", engine.login_refused());
+    engine.learn_password(learnt());
+    engine.bind().await.expect("the new one is tried where the old one is refused");
+    assert_eq!(engine.login_refused(), None);
+    // The next executor knows both, and does not know which the server has.
+    pg.sql(&format!("GRANT pg_read_all_stats, pg_signal_backend TO {EXECUTOR}")).await;
+    let successor = pg.engine(2);
+    successor.learn_password(learnt());
+    assert_eq!(successor.take_over().await.unwrap(), 2, "the sessions of the older term");
+    let stranger = Postgres::new(PostgresConfig { passwords: SecretVec::new(b"x".to_vec()).into(), ..pg.config(2) });
+    let stranger = stranger.unwrap().bind().await;
+    assert!(matches!(&stranger, Err(EngineError::Refused { code, .. }) if code == "28P01"), "{stranger:?}");
 }

@@ -15,6 +15,7 @@ use quorate_crypto::keyring::KeyringClass;
 use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, check_label};
 use quorate_state::outcome::Outcome;
+use quorate_state::target::Standing;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
@@ -50,6 +51,15 @@ pub(crate) enum TargetCommand {
         name: String,
         #[command(flatten)]
         effect: Effect,
+    },
+    /// Say what the password of a target's administrative login is now, after it was changed there. It is sealed here, and taken up
+    /// by the cluster without a restart; then the cluster proves the target again.
+    Password {
+        /// Its name.
+        name: String,
+        /// Read it from the first line of this file.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
     },
     /// Say that this cluster is the one that counts, at a target that has seen more of it than it knows: after a restore, or when
     /// a copy of it has run elsewhere. `target show` says what that ends.
@@ -104,6 +114,13 @@ pub(crate) struct Add {
     /// Read its password from the first line of this file.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Have the vault replace the password by one that nobody knows, and again in each term of office of an executor. Give the vault a
+    /// login of its own then. Asked for on a terminal.
+    #[arg(long)]
+    rotate: bool,
+    /// Leave the password as it is.
+    #[arg(long, conflicts_with = "rotate")]
+    no_rotate: bool,
     /// Describe it only. No lease is issued there until `quorate target check` has succeeded.
     #[arg(long)]
     unproved: bool,
@@ -187,6 +204,18 @@ fn asked<T>(
     }
 }
 
+/// What `quorate target add` asks.
+const ROTATE: &str = "Have the vault replace the password whenever another node works with it? Nobody will know it then, so the login should be the vault's own";
+
+/// The answer to a question on a terminal, yes unless it is no; no where nobody can be asked.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let answer = asked(None, question, Some("yes"), "--rotate or --no-rotate")?;
+    Ok(!matches!(answer.to_lowercase().as_str(), "n" | "no"))
+}
+
 /// Runs `quorate target`.
 pub(crate) async fn target(
     command: TargetCommand,
@@ -212,9 +241,16 @@ pub(crate) async fn target(
                     let at = format!("{}:{}/{}", t.host, t.port, t.database);
                     let standing = if t.quarantine.is_some() { "QUARANTINED".to_owned() } else { t.standing.clone() };
                     let (active, ending) = (t.leases_active.to_string(), ending.to_string());
-                    [t.name.clone(), standing, at, t.user.clone(), protection(t).to_owned(), active, ending, oldest]
+                    let rotated = match (t.rotate, t.rotated_at) {
+                        (false, _) => "no".to_owned(),
+                        (true, 0) => "never yet".to_owned(),
+                        (true, at) => instant(at),
+                    };
+                    let (name, user, tls) = (t.name.clone(), t.user.clone(), protection(t).to_owned());
+                    [name, standing, at, user, tls, rotated, active, ending, oldest]
                 });
-                let header = ["TARGET", "STANDING", "WHERE", "USER", "TLS", "ACTIVE", "ENDING", "OLDEST END SINCE"];
+                let header =
+                    ["TARGET", "STANDING", "WHERE", "USER", "TLS", "ROTATED", "ACTIVE", "ENDING", "OLDEST END SINCE"];
                 table(header, rows)
             })
         }
@@ -234,6 +270,22 @@ pub(crate) async fn target(
                     "nothing is issued at target {name} any more; it goes when its last lease is proved to be revoked: quorate lease list --target {name}\n{effect}"
                 ),
             })
+        }
+        TargetCommand::Password { name, password_file } => {
+            let found = find(&client, &name).await?;
+            let keyring = cluster_keyring(client.profile())?;
+            let question = format!("Password of {} at {}:{} now: ", found.user, found.host, found.port);
+            let password = password(password_file.as_deref(), &question)?;
+            let done = client.replace_password(&name, password.expose(), keyring).await?;
+            if found.standing == Standing::Removing.to_string() {
+                return output.show(&json!({ "name": name, "index": done.index }), || {
+                    format!("target {name}: the vault logs in with this password from now on")
+                });
+            }
+            let proof = prove(&client, &name).await?;
+            judge(&name, &proof)?;
+            let document = json!({ "name": name, "index": done.index, "proof": proof_document(&proof) });
+            output.show(&document, || proved(&name, &proof))
         }
         TargetCommand::TakeOver { name, counter, signers } => {
             let keys = signers.open(passphrases)?;
@@ -268,6 +320,7 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     };
     let keyring = cluster_keyring(client.profile())?;
     let password = password(add.password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
+    let rotate = !add.no_rotate && (add.rotate || confirmed(ROTATE)?);
     let spec = TargetSpec {
         host,
         port,
@@ -277,6 +330,7 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         databases: add.databases,
         standbys: add.standbys,
         owner: add.owner,
+        rotate,
     };
     let done = client.put_target(&name, &spec, password.expose(), keyring).await?;
     if add.unproved {
@@ -369,11 +423,26 @@ fn document(t: &Target) -> Value {
         "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
         "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
         "oldest_revoking": t.oldest_revoking,
+        "rotate": t.rotate, "rotated": { "index": t.rotated_index, "at": t.rotated_at }, "rotating": t.rotating,
+        "password_index": t.password_index,
         "proof": t.proof.as_ref().map(proof_document),
         "quarantine": t.quarantine.as_ref().map(|q| json!({
             "counter": q.counter, "index": q.index, "unknown": q.unknown, "missing": q.missing, "sample": q.sample,
         })),
     })
+}
+
+/// What is known of a target's password.
+fn rotation(t: &Target) -> String {
+    let last = match t.rotated_index {
+        0 => "never rotated yet".to_owned(),
+        index => format!("last rotated {} (log index {index})", instant(t.rotated_at)),
+    };
+    match (t.rotate, t.rotating) {
+        (false, _) => "is not rotated".to_owned(),
+        (true, false) => last,
+        (true, true) => format!("{last}; being rotated"),
+    }
 }
 
 fn shown(t: &Target) -> String {
@@ -388,6 +457,7 @@ fn shown(t: &Target) -> String {
         ["standbys".to_owned(), list(&t.standbys, "none: sessions are looked for at the primary only")],
         ["also cleaned up in".to_owned(), list(&t.databases, "-")],
         ["what logins own".to_owned(), owner],
+        ["password".to_owned(), rotation(t)],
         ["leases".to_owned(), format!("{} active, {ending} ending, {} being made", t.leases_active, t.leases_intent)],
     ];
     if t.oldest_revoking > 0 {

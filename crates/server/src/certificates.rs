@@ -119,7 +119,13 @@ impl Core {
             );
             Alarm { code: "target_quarantined", message }
         });
-        Ok(roots.chain(own).chain(self.absences.alarms()).chain(quarantined).collect())
+        let refused = self.refused_logins().into_iter().map(|(target, why)| {
+            let message = format!(
+                "target {target} does not let the vault in ({why}), and leases there do not end: say what its password is now, `quorate target password {target}`"
+            );
+            Alarm { code: "target_credential_refused", message }
+        });
+        Ok(roots.chain(own).chain(self.absences.alarms()).chain(quarantined).chain(refused).collect())
     }
 
     /// The task that renews this node's certificate and tells what ends.

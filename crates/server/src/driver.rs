@@ -99,6 +99,11 @@ impl Core {
                 let (core, target) = (Arc::clone(self), name.clone());
                 rounds.watches.insert(name.clone(), tokio::spawn(async move { core.watch(&target, term).await }));
             }
+            if rounds.rotations.get(&name).is_none_or(JoinHandle::is_finished) {
+                let (core, target) = (Arc::clone(self), name.clone());
+                let task = tokio::spawn(async move { core.keep_rotating(&target, term).await });
+                rounds.rotations.insert(name.clone(), task);
+            }
             if self.read(|store, _| quarantine(store, &name))?.is_some() {
                 // Nothing is touched there. What taking over would end is counted again.
                 if rounds.looks.get(&name).is_none_or(|(at, task)| at.elapsed() > RECONCILE && task.is_finished()) {
@@ -355,6 +360,7 @@ struct Rounds {
     barren: BTreeMap<String, Arc<AtomicBool>>,
     proofs: BTreeMap<String, JoinHandle<()>>,
     watches: BTreeMap<String, JoinHandle<()>>,
+    rotations: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Rounds {
@@ -367,7 +373,8 @@ impl Rounds {
         {
             task.abort();
         }
-        for task in [&mut self.proofs, &mut self.watches].into_iter().flat_map(std::mem::take).map(|(_, task)| task) {
+        let tasks = [&mut self.proofs, &mut self.watches, &mut self.rotations];
+        for task in tasks.into_iter().flat_map(std::mem::take).map(|(_, task)| task) {
             task.abort();
         }
         self.barren.clear();

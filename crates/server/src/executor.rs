@@ -15,7 +15,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Executor, Target, TargetTls, executor, quarantine, role, target};
+use quorate_state::target::{Credential, Executor, Target, TargetTls, executor, quarantine, role, target};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -39,11 +39,18 @@ pub(crate) struct Executors {
     /// When this node last endorsed a request for a lease at a target, or saw one proved to have ended there, by its own
     /// clock.
     wanted: std::sync::Mutex<BTreeMap<String, u64>>,
+    /// The engines of the offices that this node has taken: to be asked whether their logins are refused.
+    taken: std::sync::Mutex<BTreeMap<String, Arc<dyn Engine>>>,
 }
 
 impl Executors {
     pub(crate) fn new(make: Box<MakeEngine>) -> Self {
-        Self { make, by_target: Mutex::default(), wanted: std::sync::Mutex::default() }
+        Self {
+            make,
+            by_target: Mutex::default(),
+            wanted: std::sync::Mutex::default(),
+            taken: std::sync::Mutex::default(),
+        }
     }
 }
 
@@ -56,6 +63,15 @@ pub(crate) fn make_real() -> Box<MakeEngine> {
 struct Seat {
     office: Office,
     entered: bool,
+    /// The passwords that its engines know, by log index.
+    known: Vec<u64>,
+}
+
+impl Seat {
+    /// Whether it is of a term, and logs in with what the log calls the target's password.
+    fn is_of(&self, term: u64, described: Option<&Target>) -> bool {
+        self.office.term == term && described.is_none_or(|t| self.known.contains(&t.current.index))
+    }
 }
 
 /// How a login with a password connects to one target.
@@ -108,10 +124,12 @@ impl Core {
         if !status.is_leader {
             return Err(crate::submit::no_leader());
         }
-        // The credential is opened once in a term, however often the target does not answer.
-        let seat = match held.take().filter(|seat| seat.office.term == status.term) {
+        // The credential is opened once in a term, however often the target does not answer; and again when people say what
+        // it is now, or describe another target by that name.
+        let described = self.read(|store, _| target(store, name))?;
+        let seat = match held.take().filter(|seat| seat.is_of(status.term, described.as_ref())) {
             Some(seat) => held.insert(seat),
-            None => held.insert(Seat { office: self.take_office(name, status.term).await?, entered: false }),
+            None => held.insert(self.take_office(name, status.term, described).await?),
         };
         if let Some(found) = self.read(|store, _| quarantine(store, name))?.filter(|_| seat.entered) {
             seat.entered = false;
@@ -147,6 +165,36 @@ impl Core {
         held.as_ref().map(|seat| seat.office.clone()).filter(|office| office.term == term)
     }
 
+    /// This node's office at a target, if it was taken and entered, with the password that the log names.
+    pub(crate) async fn entered(&self, name: &str, term: u64) -> Option<Office> {
+        let described = self.read(|store, _| Ok((target(store, name)?, quarantine(store, name)?.is_none()))).ok();
+        let (described, _) = described.filter(|(_, undisturbed)| *undisturbed)?;
+        let slot = self.executors.by_target.lock().await.get(name).cloned()?;
+        let held = slot.lock().await;
+        let seat = held.as_ref().filter(|seat| seat.entered && seat.is_of(term, described.as_ref()));
+        seat.map(|seat| seat.office.clone())
+    }
+
+    /// From here on an office logs in with this password too.
+    pub(crate) async fn learn(&self, name: &str, office: &Office, index: u64, password: &SecretVec) {
+        let Some(slot) = self.executors.by_target.lock().await.get(name).cloned() else { return };
+        let mut held = slot.lock().await;
+        if let Some(seat) = held.as_mut().filter(|seat| Arc::ptr_eq(&seat.office.engine, &office.engine))
+            && !seat.known.contains(&index)
+        {
+            for engine in [&office.engine, &office.bulk] {
+                engine.learn_password(SecretVec::new(password.expose().to_vec()));
+            }
+            seat.known.push(index);
+        }
+    }
+
+    /// The targets that refuse this executor's login, and what they say.
+    pub(crate) fn refused_logins(&self) -> Vec<(String, String)> {
+        let taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.iter().filter_map(|(name, engine)| Some((name.clone(), engine.login_refused()?))).collect()
+    }
+
     /// Has the log say that this member is in office at a target in its term as leader.
     pub(crate) async fn claim_office(self: &Arc<Self>, name: &str, term: u64) -> Result<(), Failure> {
         let held = || self.read(|store, _| executor(store, name));
@@ -163,14 +211,14 @@ impl Core {
         }
     }
 
-    async fn take_office(self: &Arc<Self>, name: &str, term: u64) -> Result<Office, Failure> {
-        let described = self.read(|store, _| target(store, name))?;
+    async fn take_office(self: &Arc<Self>, name: &str, term: u64, described: Option<Target>) -> Result<Seat, Failure> {
         let described = described.ok_or_else(|| Failure::from(Refusal::not_found("target")))?;
         self.claim_office(name, term).await?;
-        let password = self.open_credential(name, &described, term).await?;
+        let Target { spec, current, next, .. } = described;
+        let password = self.open_credential(name, &current, term).await?;
         #[cfg(feature = "failpoints")]
         self.leak("leak.credential", password.expose()).await;
-        let spec = described.spec;
+        let mut known = vec![current.index];
         let tls = protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
         let endpoint = |e: &quorate_state::target::Endpoint| Endpoint { host: e.host.clone(), port: e.port };
         let owned =
@@ -183,7 +231,7 @@ impl Core {
             databases: spec.databases.clone(),
             standbys: spec.standbys.iter().map(endpoint).collect(),
             user: user.to_owned(),
-            password,
+            passwords: password.into(),
             tls: tls.clone(),
             target: label.clone(),
             term,
@@ -195,33 +243,54 @@ impl Core {
         let make = |password| (self.executors.make)(config(&user, password)).map_err(|e| engine_failure(name, &e));
         let bulk = make(SecretVec::new(password.expose().to_vec()))?;
         let engine = make(password)?;
+        // The target may have this one already. Who sealed it so that nobody can open it keeps nobody from the other.
+        match &next {
+            Some(next) => match self.open_credential(name, next, term).await {
+                Ok(password) => {
+                    for engine in [&engine, &bulk] {
+                        engine.learn_password(SecretVec::new(password.expose().to_vec()));
+                    }
+                    known.push(next.index);
+                }
+                Err(error) => {
+                    tracing::warn!(target = name, error = error.message, "the password under way is not opened");
+                }
+            },
+            None => {}
+        }
+        self.executors
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), Arc::clone(&engine));
         self.record(
             self.internal_entry("executor.office", term).resource(&format!("target {name}")).term(term),
             Class::Essential,
         )
         .await?;
-        Ok(Office { term, engine, bulk, config: Arc::new(config) })
+        let office = Office { term, engine, bulk, config: Arc::new(config) };
+        Ok(Seat { office, entered: false, known })
     }
 
-    /// Opens a target's administrative password with the parts of t members, this one's among them.
-    async fn open_credential(
+    /// Opens an administrative password of a target with the parts of t members, this one's among them.
+    pub(crate) async fn open_credential(
         self: &Arc<Self>,
         name: &str,
-        described: &Target,
+        credential: &Credential,
         term: u64,
     ) -> Result<SecretVec, Failure> {
         let request = RequestId(self.env.random());
         let damaged = |what: &str| Failure::new("storage_failed", format!("the credential of target {name} {what}"));
-        let header = Header::decode(&described.header).map_err(|_| damaged("cannot be read"))?;
+        let header = Header::decode(&credential.header).map_err(|_| damaged("cannot be read"))?;
         let id = KeyringId(header.wrap().keyring_id);
         let (ring, index) = self.read(|store, applied| Ok((keyring(store, &id)?, applied)))?;
         let ring = ring.ok_or_else(|| damaged("is sealed to a keyring that is not here"))?;
-        let own = self.target_part(name, self.me, term, &request).await?;
+        let own = self.target_part((name, credential.index), self.me, term, &request).await?;
         let mut parts = vec![(self.me, own.partial)];
         let mut asked = JoinSet::new();
         for (member, mut peer) in self.peers.all() {
-            let ask =
-                OpenTargetRequest { target: name.to_owned(), term, request_id: request.0.to_vec(), min_index: index };
+            let (target, credential) = (name.to_owned(), credential.index);
+            let ask = OpenTargetRequest { target, term, request_id: request.0.to_vec(), min_index: index, credential };
             asked.spawn(async move { (member, timeout(PART, peer.open_target(ask)).await) });
         }
         let mut why = Vec::new();
@@ -243,7 +312,7 @@ impl Core {
             // A wrong part shows only when the whole does not open: then others are tried in its place.
             for chosen in with_newest(&parts, self.threshold()) {
                 let opened = threshold::combine(&chosen).map_err(|e| e.to_string()).and_then(|p| {
-                    sealed::open(&header, &described.payload, &ring.y, &p, &[]).map_err(|e| e.to_string())
+                    sealed::open(&header, &credential.payload, &ring.y, &p, &[]).map_err(|e| e.to_string())
                 });
                 match opened {
                     Ok(password) => return Ok(password),
@@ -260,11 +329,11 @@ impl Core {
         Err(Failure::new("not_enough_members", what))
     }
 
-    /// This member's part of a target's credential, for the member that its own state and its own view of the log
+    /// This member's part of a target's credential of a log index, for the member that its own state and its own view of the log
     /// call the executor.
     pub(crate) async fn target_part(
         self: &Arc<Self>,
-        name: &str,
+        (name, credential): (&str, u64),
         asking: MemberIndex,
         term: u64,
         request: &RequestId,
@@ -278,12 +347,13 @@ impl Core {
             return Err(refuse("it does not lead in that term"));
         }
         let wanted = asking == self.me || self.is_wanted(name);
-        let (described, held, ring, busy, index) = self.read(|store, applied| {
+        let (described, held, (header, ring), busy, index) = self.read(|store, applied| {
             let described = target(store, name)?;
-            let header = described.as_ref().and_then(|t| Header::decode(&t.header).ok());
+            let sealed = described.as_ref().and_then(|t| t.credential(credential));
+            let header = sealed.map(|sealed| Header::decode(&sealed.header));
             let ring = match &header {
-                Some(header) => keyring(store, &KeyringId(header.wrap().keyring_id))?,
-                None => None,
+                Some(Ok(header)) => keyring(store, &KeyringId(header.wrap().keyring_id))?,
+                _ => None,
             };
             // To be proved: t members endorsed that.
             let asked = described.as_ref().is_some_and(|t| t.asked > t.proof.as_ref().map_or(0, |p| p.asked));
@@ -291,7 +361,7 @@ impl Core {
             for queue in Queue::ALL {
                 busy = busy || lease::tally(store, name, queue)? > 0;
             }
-            Ok((described, executor(store, name)?, header.zip(ring), busy, applied))
+            Ok((described, executor(store, name)?, (header, ring), busy, applied))
         })?;
         if described.is_none() {
             return Err(Failure::from(Refusal::not_found("target")));
@@ -304,7 +374,9 @@ impl Core {
             return Err(refuse("no lease is there, and this member has endorsed none and seen none end of late"));
         }
         let damaged = || Failure::new("storage_failed", format!("the credential of target {name} cannot be read"));
-        let (header, ring) = ring.ok_or_else(damaged)?;
+        // Replaced meanwhile.
+        let header = header.ok_or_else(|| refuse("the target has another password"))?.map_err(|_| damaged())?;
+        let ring = ring.ok_or_else(damaged)?;
         let share = self.share(&ring)?;
         self.record(
             self.internal_entry("executor.credential", term)
@@ -347,6 +419,7 @@ impl Core {
     /// Drops every office: this node leads no more.
     pub(crate) async fn leave_offices(&self) {
         self.executors.by_target.lock().await.clear();
+        self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -56,6 +56,7 @@ mod query;
 mod reconcile;
 mod relay;
 mod room;
+mod rotation;
 mod run;
 mod services;
 mod store;

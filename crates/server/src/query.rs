@@ -479,7 +479,7 @@ fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::
     let count = |queue| lease::tally(store, &name, queue);
     let oldest = [Queue::Due, Queue::Asked].map(|queue| lease::work(store, &name, queue, None, 1));
     let oldest = oldest.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let Target { spec, standing, asked, proof, .. } = target;
+    let Target { spec, standing, asked, proof, rotated, current, next, .. } = target;
     Ok(wire::Target {
         leases_intent: count(Queue::Making)?,
         leases_active: count(Queue::Living)?,
@@ -497,6 +497,11 @@ fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::
         databases: spec.databases,
         standbys: spec.standbys.iter().map(ToString::to_string).collect(),
         owner: spec.owner,
+        rotate: spec.rotate,
+        rotated_index: rotated.map_or(0, |r| r.index),
+        rotated_at: rotated.map_or(0, |r| r.at),
+        rotating: next.is_some(),
+        password_index: current.index,
         standing: standing.to_string(),
         asked,
         proof: proof.map(wire_proof),

@@ -191,6 +191,7 @@ fn grows(kind: Kind) -> bool {
         | Kind::ProveTarget
         | Kind::SetQuota
         | Kind::TakeOver
+        | Kind::ReplacePassword
         | Kind::RevokeLease
         | Kind::RevokeLeases
         | Kind::OpenSecret
@@ -234,6 +235,7 @@ pub(crate) fn lessens(kind: Kind) -> bool {
         | Kind::ProveTarget
         | Kind::SetQuota
         | Kind::TakeOver
+        | Kind::ReplacePassword
         | Kind::IssueLease
         | Kind::RenewLease
         | Kind::OpenSecret

@@ -231,7 +231,7 @@ impl Peer for PeerPort {
                 .map(RequestId)
                 .map_err(|_| Failure::from(Refusal::invalid("request_id", "must have 16 bytes")))?;
             self.0.wait_applied(ask.min_index, std::time::Duration::from_secs(1)).await?;
-            self.0.target_part(&ask.target, member, ask.term, &id).await
+            self.0.target_part((&ask.target, ask.credential), member, ask.term, &id).await
         };
         let reply = match part.await {
             Ok(part) => pw::OpenTargetReply {

@@ -206,6 +206,15 @@ pub enum Change {
         /// What the quarantine says that the target has seen.
         counter: u64,
     },
+    /// Says what a target's administrative password is now, after somebody has changed it there.
+    ReplacePassword {
+        /// The target.
+        name: String,
+        /// The password, sealed as that of [`Change::PutTarget`].
+        header: Vec<u8>,
+        /// The sealed payload.
+        payload: Vec<u8>,
+    },
 }
 
 /// What only looks. Answered by nodes from their own state, never logged in Raft.
@@ -340,6 +349,8 @@ kinds! {
     SetQuota = "quota.set", "quota:set", "Submit";
     /// [`Change::TakeOver`]
     TakeOver = "target.take-over", "target:take-over", "Submit";
+    /// [`Change::ReplacePassword`]
+    ReplacePassword = "target.password", "target:password", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -438,6 +449,7 @@ impl Change {
             Self::DeleteTarget { .. } => Kind::DeleteTarget,
             Self::SetQuota { .. } => Kind::SetQuota,
             Self::TakeOver { .. } => Kind::TakeOver,
+            Self::ReplacePassword { .. } => Kind::ReplacePassword,
         }
     }
 
@@ -464,9 +476,10 @@ impl Change {
                 Resource::Cluster
             }
             Self::RecordMember { name, .. } => Resource::Member(name.clone()),
-            Self::PutTarget { name, .. } | Self::ProveTarget { name } | Self::DeleteTarget { name } => {
-                Resource::Target(name.clone())
-            }
+            Self::PutTarget { name, .. }
+            | Self::ProveTarget { name }
+            | Self::DeleteTarget { name }
+            | Self::ReplacePassword { name, .. } => Resource::Target(name.clone()),
             Self::TakeOver { target, .. } => Resource::Target(target.clone()),
             Self::SetQuota { subject, .. } => match subject {
                 Subject::Target(name) => Resource::Target(name.clone()),
@@ -511,6 +524,7 @@ impl Change {
             | Self::UnblockIdentity { .. }
             | Self::BeginKeyGeneration { .. }
             | Self::PutTarget { .. }
+            | Self::ReplacePassword { .. }
             | Self::ProveTarget { .. }
             | Self::SetQuota { .. }
             | Self::TakeOver { .. }
@@ -540,6 +554,7 @@ impl Change {
             | Self::CreateMount { .. }
             | Self::RegisterCustomerKey { .. }
             | Self::PutTarget { .. }
+            | Self::ReplacePassword { .. }
             | Self::PutRole { .. }
             | Self::DeleteRole { .. }
             | Self::IssueLease { .. }

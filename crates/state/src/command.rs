@@ -114,6 +114,26 @@ pub enum Command {
         /// What was found there.
         found: Quarantine,
     },
+    /// The executor is about to give a target another administrative password.
+    RotatePassword {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+        /// The password's sealed header; its author is [`crate::target::executor_author`].
+        header: Vec<u8>,
+        /// Its sealed payload.
+        payload: Vec<u8>,
+    },
+    /// The target lets the executor in with the password that is under way.
+    PasswordRotated {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+        /// The log index of its [`Command::RotatePassword`].
+        index: u64,
+    },
 }
 
 /// What the leader adds to an endorsed request.
@@ -188,6 +208,8 @@ impl Command {
             Self::Sweep { .. } => "sweep",
             Self::TargetProved { .. } => "target-proved",
             Self::Quarantine { .. } => "quarantine",
+            Self::RotatePassword { .. } => "rotate-password",
+            Self::PasswordRotated { .. } => "password-rotated",
         }
     }
 }

@@ -52,6 +52,8 @@ fn of_command(command: &Command) -> Footprint {
         | Command::Sweep { .. }
         | Command::Quarantine { .. }
         | Command::TargetProved { .. }
+        | Command::RotatePassword { .. }
+        | Command::PasswordRotated { .. }
         | Command::Ceremony { .. } => Footprint::Everything,
     }
 }
@@ -78,6 +80,7 @@ fn of_change(change: &Change) -> Footprint {
         | Change::DeleteTarget { .. }
         | Change::SetQuota { .. }
         | Change::TakeOver { .. }
+        | Change::ReplacePassword { .. }
         | Change::RevokeLease { .. }
         | Change::RevokeLeases { .. }
         | Change::SetClientRoots { .. }

@@ -84,9 +84,17 @@ pub fn apply(
         Command::Quarantine { term, target, found } if *term == at.term => {
             target::quarantine_at(&mut tx, at.index, *term, target, found)?
         }
+        Command::RotatePassword { term, target, header, payload } if *term == at.term => {
+            target::rotate_password(&mut tx, cluster, at.index, *term, (target, header, payload))?
+        }
+        Command::PasswordRotated { term, target, index } if *term == at.term => {
+            target::password_rotated(&mut tx, at.index, *term, target, *index)?
+        }
         Command::Expire { .. }
         | Command::TargetProved { .. }
         | Command::Quarantine { .. }
+        | Command::RotatePassword { .. }
+        | Command::PasswordRotated { .. }
         | Command::Sweep { .. }
         | Command::Executor { .. }
         | Command::LeaseActive { .. }
@@ -212,6 +220,9 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
         Change::PutTarget { name, spec, header, payload } => {
             let described = Described { label: name, spec, header, payload };
             target::put_target(tx, who.cluster, index, &request.principal, &described)
+        }
+        Change::ReplacePassword { name, header, payload } => {
+            target::replace_password(tx, who.cluster, index, &request.principal, (name, header, payload))
         }
         Change::ProveTarget { name } => target::ask(tx, index, name),
         Change::DeleteTarget { name } => target::delete_target(tx, index, name),

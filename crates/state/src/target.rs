@@ -1,21 +1,22 @@
 //! Targets, roles, and who is in office as a target's executor.
 
+mod credential;
 mod office;
 mod proof;
 
+pub use credential::{Credential, Rotated, credential_path, executor_author};
+pub(crate) use credential::{password_rotated, replace_password, rotate_password};
 pub use office::{Executor, Quarantine, claim, claim_prefix, executor, judge, quarantine, quarantines};
 pub use office::{Judged, MAX_COUNT, MAX_PAST, MAX_SAMPLE};
 pub(crate) use office::{quarantine_at, take_office, take_over};
 pub use proof::{Finding, MAX_FINDING, MAX_FINDINGS, Proof};
 pub(crate) use proof::{ask, proved};
 
-use crate::access::{SYSTEM_NAMESPACE, has_namespace, keyring};
-use crate::change::KeyringClass;
-use crate::ids::{ClusterId, KeyringId, Millis, check_label};
+use crate::access::has_namespace;
+use crate::ids::{ClusterId, Millis, check_label};
 use crate::lease::{Selector, Username, Why, end_all, forget_quota, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
-use crate::secrets::{Sealing, accept};
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
@@ -46,6 +47,8 @@ pub struct TargetSpec {
     pub standbys: Vec<Endpoint>,
     /// Who gets what leased logins own: a role without any right; empty when it is dropped with them.
     pub owner: String,
+    /// Whether the executor replaces the password by one that nobody knows, once in each of its terms of office.
+    pub rotate: bool,
 }
 
 /// A server of a target besides its primary.
@@ -84,15 +87,17 @@ impl fmt::Display for Standing {
     }
 }
 
-/// A target system. Its administrative password is sealed: only t members together open it, for its executor.
+/// A target system.
 #[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Target {
     /// Where it is.
     pub spec: TargetSpec,
-    /// The sealed password's header.
-    pub header: Vec<u8>,
-    /// The sealed password.
-    pub payload: Vec<u8>,
+    /// Its administrative password.
+    pub current: Credential,
+    /// What the password is being replaced by: the target may have it already.
+    pub next: Option<Credential>,
+    /// When the password was last replaced by the executor.
+    pub rotated: Option<Rotated>,
     /// The log index of this description.
     pub index: u64,
     /// Whether leases are issued there.
@@ -162,12 +167,6 @@ impl Role {
             Ok(_) | Err(_) => Ok(()),
         }
     }
-}
-
-/// The path under which a target's password is sealed.
-#[must_use]
-pub fn credential_path(target: &str) -> String {
-    format!("target/{target}")
 }
 
 /// The target of a name.
@@ -308,33 +307,17 @@ pub(crate) fn put_target(
         // Leases at the old server would have an executor that looks at another one.
         return refuse(Refusal::exists("target"));
     }
-    // The executor must be able to open it without a customer: revocation waits for nobody.
-    let ring = match quorate_crypto::sealed::Header::decode(d.header) {
-        Ok(header) => keyring(tx, &KeyringId(header.wrap().keyring_id))?,
-        Err(why) => return refuse(Refusal::unacceptable(why)),
+    let current = match credential::sealed(tx, (cluster, d.label), author, d.header, d.payload)? {
+        Ok(()) => Credential { header: d.header.to_vec(), payload: d.payload.to_vec(), index, term: 0 },
+        Err(refusal) => return refuse(refusal),
     };
-    let Some(ring) = ring.filter(|r| r.class == KeyringClass::Cluster) else {
-        return refuse(Refusal::unacceptable("a target's password must be sealed to a keyring of class cluster"));
-    };
-    let path = credential_path(d.label);
-    let sealing = Sealing {
-        cluster,
-        namespace: SYSTEM_NAMESPACE,
-        path: &path,
-        author,
-        y: &ring.y,
-        class: ring.class,
-        customers: &[],
-    };
-    if let Err(refusal) = accept(&sealing, d.header, d.payload) {
-        return refuse(refusal);
-    }
     tx.put(
         key(Table::Target, &[&name(d.label)]),
         &Target {
             spec: d.spec.clone(),
-            header: d.header.to_vec(),
-            payload: d.payload.to_vec(),
+            current,
+            next: None,
+            rotated: None,
             index,
             standing: Standing::Unproved,
             asked: 0,

@@ -184,13 +184,15 @@ async fn what_it_asks_others(stage: &Stage<'_>, stolen: &Stolen, honest: MemberI
         )
         .await;
     let term = cluster.status(honest).await.unwrap().unwrap().term;
+    let targets = cluster.admin().unwrap().roles().await.unwrap().targets;
+    let credential = targets.iter().find(|t| t.name == "pg").unwrap().password_index;
     for (what, target, term, id, code) in [
         ("while another is in office", "pg", term, vec![1; 16], "not_in_office"),
         ("of a later term", "pg", term + 1, vec![1; 16], "not_in_office"),
         ("of no target", "gp", term, vec![1; 16], "not_in_office"),
         ("with an id of 3 bytes", "pg", term, vec![1; 3], "invalid_argument"),
     ] {
-        let ask = OpenTargetRequest { target: target.to_owned(), term, request_id: id, min_index: 0 };
+        let ask = OpenTargetRequest { target: target.to_owned(), term, request_id: id, min_index: 0, credential };
         let reply = stolen.peer(cluster, honest).unwrap().open_target(ask).await.unwrap().into_inner();
         assert!(reply.partial.is_empty(), "a part of the target's password, {what}, is given away");
         let answer: Result<(), Failure> = Err(Failure::from_words(&reply.refusal, reply.reason));

@@ -343,13 +343,31 @@ impl Client {
         password: &[u8],
         keyring: KeyringId,
     ) -> Result<Submitted, Failure> {
+        let Sealed { header, payload } = self.seal_password(name, password, keyring)?;
+        self.change(Change::PutTarget { name: name.to_owned(), spec: spec.clone(), header, payload }).await
+    }
+
+    /// Says what the password of a target's administrative login is now, after it was changed there; sealed as by
+    /// [`Client::put_target`]. Whoever is in office takes it up at once.
+    ///
+    /// # Errors
+    /// As [`Client::put_target`].
+    pub async fn replace_password(
+        &self,
+        name: &str,
+        password: &[u8],
+        keyring: KeyringId,
+    ) -> Result<Submitted, Failure> {
+        let Sealed { header, payload } = self.seal_password(name, password, keyring)?;
+        self.change(Change::ReplacePassword { name: name.to_owned(), header, payload }).await
+    }
+
+    fn seal_password(&self, target: &str, password: &[u8], keyring: KeyringId) -> Result<Sealed, Failure> {
         let pinned =
             self.profile.keyring(&keyring.0).filter(|k| k.class == KeyringClass::Cluster).ok_or_else(|| {
                 Failure::new(NOT_PINNED, format!("keyring {keyring} is not a pinned one of class cluster"))
             })?;
-        let path = credential_path(name);
-        let Sealed { header, payload } = self.seal(password, self.random(), (SYSTEM_NAMESPACE, &path), pinned, &[])?;
-        self.change(Change::PutTarget { name: name.to_owned(), spec: spec.clone(), header, payload }).await
+        self.seal(password, self.random(), (SYSTEM_NAMESPACE, &credential_path(target)), pinned, &[])
     }
 
     /// Has the cluster find out whether a target does what leases need: its rights are looked at, and one credential is issued

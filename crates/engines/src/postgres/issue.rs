@@ -44,7 +44,7 @@ fn unknown(reason: &str) -> EngineError {
     EngineError::Unknown { reason: reason.to_owned() }
 }
 
-const HAND_OVER: &str = "SELECT set_config('quorate.verifier', $1, false) IS NULL";
+pub(super) const HAND_OVER: &str = "SELECT set_config('quorate.verifier', $1, false) IS NULL";
 const OID_OF: &str = "SELECT oid FROM pg_roles WHERE rolname = $1";
 
 /// One statement, and so one transaction.

@@ -19,6 +19,7 @@ mod clean;
 mod inspect;
 mod issue;
 mod kept;
+mod password;
 mod prepared;
 mod quote;
 mod revoke;
@@ -36,10 +37,10 @@ use self::inspect::Position;
 use self::kept::Kept;
 use self::session::{Session, within};
 pub use self::tls::Trust;
-use crate::engine::{MAX_NAME, check_name, check_names};
+use crate::engine::{MAX_NAME, check_name, check_names, check_verifier};
 use crate::{
-    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fault, Fenced, Ghost, Principal, Refused,
-    Seen,
+    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fault, Fenced, Ghost, Passwords, Principal,
+    Refused, Seen,
 };
 
 /// How long a statement that ends principals waits for a lock. A leased user can hold one for ever.
@@ -62,8 +63,8 @@ pub struct PostgresConfig {
     pub standbys: Vec<Endpoint>,
     /// The administrative role.
     pub user: String,
-    /// Its password.
-    pub password: SecretVec,
+    /// Its password, or two while one is being replaced.
+    pub passwords: Passwords,
     /// Whether the connection is encrypted.
     pub tls: Tls,
     /// Names the target in `application_name`: 1 to 32 of `a-z`, `0-9`, `_` and `-`.
@@ -385,5 +386,20 @@ impl Engine for Postgres {
         let taken = self.revocation.take(&self.config).await?;
         let result = within(self.config.answer_timeout(), claim::disclaim(&taken.session, names)).await;
         taken.settle(result)
+    }
+
+    async fn set_password(&self, verifier: &str) -> Result<(), EngineError> {
+        check_verifier(verifier)?;
+        let taken = self.revocation.take(&self.config).await?;
+        let result = within(self.config.answer_timeout(), password::set(&taken.session, verifier)).await;
+        taken.settle(result)
+    }
+
+    fn learn_password(&self, password: SecretVec) {
+        self.config.passwords.learn(password);
+    }
+
+    fn login_refused(&self) -> Option<String> {
+        self.config.passwords.last_refusal()
     }
 }

@@ -5,6 +5,7 @@ use core::future::Future;
 use core::time::Duration;
 
 use bytes::BytesMut;
+use quorate_crypto::secret::SecretVec;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -37,6 +38,33 @@ impl Session {
         dbname: &str,
         lock_timeout_ms: u128,
     ) -> Result<Self, EngineError> {
+        let mut refused = Err(EngineError::Unavailable { reason: "there is no password".to_owned() });
+        for password in config.passwords.all() {
+            match Self::open_with(config, &password, endpoint, dbname, lock_timeout_ms).await {
+                Err(error) if error.is_login_refused() => refused = Err(error),
+                Ok(session) => {
+                    config.passwords.let_in(&password);
+                    return Ok(session);
+                }
+                other => return other,
+            }
+        }
+        // A standby may be behind, or have other rules for who connects.
+        if let Err(error) = &refused
+            && *endpoint == config.endpoint()
+        {
+            config.passwords.refused(error);
+        }
+        refused
+    }
+
+    async fn open_with(
+        config: &PostgresConfig,
+        password: &SecretVec,
+        endpoint: &Endpoint,
+        dbname: &str,
+        lock_timeout_ms: u128,
+    ) -> Result<Self, EngineError> {
         let statement_timeout_ms = config.statement_timeout.as_millis();
         // What the role or the database sets by default must not change what our statements mean, nor how sure a commit
         // is. A leased user may own functions and operators in any schema it can write to, so none of them is searched.
@@ -51,7 +79,7 @@ impl Session {
             .port(endpoint.port)
             .dbname(dbname)
             .user(&config.user)
-            .password(config.password.expose())
+            .password(password.expose())
             .application_name(config.application_name())
             .options(options)
             .connect_timeout(config.connect_timeout)

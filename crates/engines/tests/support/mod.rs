@@ -106,7 +106,7 @@ impl Pg {
             databases: Vec::new(),
             standbys: Vec::new(),
             user: EXECUTOR.into(),
-            password: SecretVec::new(EXECUTOR_PASSWORD.as_bytes().to_vec()),
+            passwords: SecretVec::new(EXECUTOR_PASSWORD.as_bytes().to_vec()).into(),
             tls: Tls::Disabled,
             target: "t1".into(),
             term,

@@ -1,11 +1,11 @@
 //! What becomes of targets: proved, failed over, quarantined, taken over, removed.
 
-use crate::world::World;
+use crate::world::{World, verifier};
 use crate::{founded, take};
 use quorate_api::client::{Client, Role};
-use quorate_api::vault::{Lease, Target};
+use quorate_api::vault::{Lease, ReadStatusReply, Target};
 use quorate_engines::Engine as _;
-use quorate_engines::fake::Step;
+use quorate_engines::fake::{FakeTarget, Fault, Step};
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::principal;
@@ -257,5 +257,109 @@ async fn a_target_is_removed_with_its_last_lease() {
     assert_eq!(target.exposure().0.len(), 0);
     // The same name again.
     world.describe("t", &["readers"]).await;
+    take(&app, "t-readers", 1, 60_000).await;
+}
+
+/// Waits until the target's password is another one than the verifier's, and nothing is under way.
+async fn rotated(admin: &Client, target: &FakeTarget, before: &str) -> (Target, String) {
+    let begun = Instant::now();
+    loop {
+        let (found, now) = (shown(admin, "t").await, target.administrator().unwrap());
+        if now != before && !found.rotating && found.rotated_index > 0 {
+            return (found, now);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(130), "the password is rotated: {found:?}");
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_password_is_rotated_once_in_a_term_and_the_former_executor_is_locked_out() {
+    let world = founded(31).await;
+    world.describe_rotating("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let (first, by_first) = rotated(&admin, target, &verifier(b"a password")).await;
+    let kept = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(target.administrator().unwrap(), by_first, "not twice in one term");
+    assert_eq!(target.turned_away(), 0, "nobody tries what is not the password");
+    let due = take(&app, "t-readers", 1, 20_000).await.remove(0);
+    world.have_lead(world.leader().await % 3 + 1).await;
+    let (second, by_second) = rotated(&admin, target, &by_first).await;
+    assert!(second.rotated_index > first.rotated_index && second.rotated_at > first.rotated_at, "{second:?}");
+    lease_in(&app, due.lease, "revoked", LONG).await;
+    assert!(target.enter(None, &kept.username).is_some(), "leases go on");
+    // The connections that it has now are lost: those that come instead know the password.
+    target.part();
+    take(&app, "t-readers", 1, 60_000).await;
+    assert_eq!(target.administrator().unwrap(), by_second);
+    assert_eq!(target.turned_away(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_that_is_cut_off_is_completed_with_the_same_password() {
+    let world = founded(32).await;
+    let target = world.target("t");
+    // The target gets it and nobody hears of that; then it gets nothing.
+    for (fault, changed) in [(Fault::After, true), (Fault::Before, false)] {
+        for _ in 0..2 {
+            target.fail(Step::SetPassword, fault);
+        }
+        if changed {
+            world.describe_rotating("t", &["readers"]).await;
+        }
+        let (admin, app) = (world.client("admin/first"), world.client("app"));
+        let before = target.administrator().unwrap();
+        // Whatever the target has, all goes on, with new connections too.
+        target.part();
+        take(&app, "t-readers", 1, 60_000).await;
+        world.have_lead(world.leader().await % 3 + 1).await;
+        take(&app, "t-readers", 1, 60_000).await;
+        rotated(&admin, target, &before).await;
+        target.part();
+        take(&app, "t-readers", 1, 60_000).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_changes_the_password_by_hand_is_alarmed_and_says_what_it_is() {
+    let world = founded(33).await;
+    world.describe_rotating("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    rotated(&admin, target, &verifier(b"a password")).await;
+    let due = take(&app, "t-readers", 1, 20_000).await.remove(0);
+    target.guard(&verifier(b"by hand"), target.matcher().unwrap());
+    target.part();
+    let alarm = "target_credential_refused";
+    let alarmed =
+        |all: &[Option<ReadStatusReply>]| all.iter().flatten().any(|s| s.alarms.iter().any(|a| a.code == alarm));
+    let all = world.until("alarm", alarmed).await;
+    let said = all.iter().flatten().flat_map(|s| &s.alarms).find(|a| a.code == alarm).unwrap();
+    assert!(said.message.contains("quorate target password t") && said.message.contains("28P01"), "{said:?}");
+    sleep(Duration::from_secs(25)).await;
+    assert_eq!(app.lease(due.lease).await.unwrap().state, "revoking", "its time is over, and nobody can end it");
+    // What is wrong changes nothing.
+    world.replace_password("t", b"something else").await.unwrap();
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(app.lease(due.lease).await.unwrap().state, "revoking");
+    let by_hand = target.administrator().unwrap();
+    world.replace_password("t", b"by hand").await.unwrap();
+    lease_in(&app, due.lease, "revoked", LONG).await;
+    world.until("end of the alarm", |all| !alarmed(all)).await;
+    // Nobody is to know it.
+    rotated(&admin, target, &by_hand).await;
+    take(&app, "t-readers", 1, 60_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_described_anew_is_spoken_to_as_it_is_now() {
+    let world = founded(34).await;
+    world.describe_rotating("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    rotated(&admin, target, &verifier(b"a password")).await;
+    admin.change(Change::DeleteTarget { name: "t".to_owned() }).await.unwrap();
+    target.part();
+    // In the same term of office.
+    world.describe_rotating("t", &["readers"]).await;
     take(&app, "t-readers", 1, 60_000).await;
 }

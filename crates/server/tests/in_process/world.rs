@@ -2,10 +2,13 @@
 //! clocks, randomness and a target in memory.
 
 use crate::net::Hub;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use quorate_api::client::{
     Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, Role, Seams, Submitted, TargetSpec,
 };
 use quorate_api::peer::peer_client::PeerClient;
+use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_api::tls::{PEER, TlsIdentity, connect_over};
 use quorate_api::vault::ReadStatusReply;
@@ -55,6 +58,18 @@ fn peer_port(index: u8) -> SocketAddr {
 
 fn api_port(index: u8) -> SocketAddr {
     SocketAddr::new(host(index), 7_100)
+}
+
+/// What a target stores of a password.
+pub(crate) fn verifier(password: &[u8]) -> String {
+    scram::verifier(password, &[5; 16], 1)
+}
+
+/// Whether a password is that of a verifier.
+fn matches(password: &[u8], verifier: &str) -> bool {
+    let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$").unwrap().split_once(':').unwrap();
+    let salt = STANDARD.decode(rest.split_once('$').unwrap().0).unwrap().try_into().unwrap();
+    scram::verifier(password, &salt, iterations.parse().unwrap()) == verifier
 }
 
 /// Virtual time: the runtime's, or what a test makes of it.
@@ -281,9 +296,27 @@ impl World {
         assert!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
     }
 
+    /// The same, with a password that the target asks for, and that is rotated.
+    pub(crate) async fn describe_rotating(&self, name: &str, groups: &[&str]) {
+        self.target(name).guard(&verifier(b"a password"), matches);
+        self.describe_as(name, groups, true).await;
+        let proof = self.client("admin/first").prove_target(name, Duration::from_secs(40)).await.unwrap();
+        assert!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
+    }
+
     pub(crate) async fn describe_unproved(&self, name: &str, groups: &[&str]) {
+        self.describe_as(name, groups, false).await;
+    }
+
+    pub(crate) async fn replace_password(&self, name: &str, password: &[u8]) -> Result<Submitted, Failure> {
+        let ring = KeyringId(self.profile.keyrings[0].id());
+        self.client("admin/first").replace_password(name, password, ring).await
+    }
+
+    pub(crate) async fn describe_as(&self, name: &str, groups: &[&str], rotate: bool) {
         let admin = self.client("admin/first");
         let target = TargetSpec {
+            rotate,
             host: "127.0.0.1".to_owned(),
             port: 5_432,
             database: "d".to_owned(),
@@ -337,7 +370,10 @@ impl World {
             api_listener: env.net.listen(api_port(index)).await.unwrap(),
             engines: Box::new(move |config| {
                 let target = &targets[&config.target];
-                Ok(Arc::new(if config.user == "u" { target.executor() } else { target.as_login(&config.user) }))
+                Ok(Arc::new(match config.user.as_str() {
+                    "u" => target.executor_in(config.term, config.passwords),
+                    login => target.as_login(login),
+                }))
             }),
             attest_every: 16,
             env,

@@ -11,7 +11,7 @@ use crate::lease::{self, Lease, Queue, State, lease_of, leases};
 use crate::request::Remembered;
 use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
 use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
-use crate::target::Standing;
+use crate::target::{Credential, Standing, credential_path};
 use crate::{absence, access, ceremony, target};
 use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::keyring::{KeyringClass, keyring_id};
@@ -180,6 +180,13 @@ fn places(store: &dyn Store) -> Result<(), Violation> {
         holds(!over, "it is to be removed, and nothing is left at it")?;
         let proved = found.proof.as_ref().is_some_and(|p| p.asked <= found.asked);
         holds(found.standing != Standing::Enabled || proved, "it is enabled and was never proved")?;
+        let later = |next: &Credential| found.spec.rotate && next.term > 0 && next.index > found.current.index;
+        holds(found.next.as_ref().is_none_or(later), "a password is under way that no executor made")?;
+        let its_own = |c: &Credential| {
+            Header::decode(&c.header)
+                .is_ok_and(|h| h.wrap().path == credential_path(&label) && h.check_payload(&c.payload).is_ok())
+        };
+        holds(found.credentials().all(its_own), "a password is not sealed for it")?;
     }
     for label in target::quarantines(store)?.keys() {
         let there = target::target(store, label)?.is_some();

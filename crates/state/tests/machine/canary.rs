@@ -73,6 +73,14 @@ fn sealed_versions_do_not_show() {
     let stored = target(&world.store, "db").unwrap().unwrap();
     shown.extend([format!("{stored:?}"), format!("{stored:#?}")]);
     hides(&shown, &[header, &header[header.len() - 100..], payload, &payload[24..]]);
+    let rotation = world.rotation("db", 1);
+    let Command::RotatePassword { header, payload, .. } = &rotation else { panic!() };
+    assert_eq!(world.apply(&office("db", 1, world.term)), Outcome::Done);
+    assert_eq!(world.apply(&rotation), Outcome::Done);
+    let stored = target(&world.store, "db").unwrap().unwrap();
+    let shown = [&stored.current, stored.next.as_ref().unwrap()].map(|credential| format!("{credential:?}"));
+    let shown = [format!("{rotation:?}"), format!("{rotation}"), format!("{stored:?}")].into_iter().chain(shown);
+    hides(&shown.collect::<Vec<_>>(), &[header, &header[header.len() - 100..], payload, &payload[24..]]);
 }
 
 #[test]

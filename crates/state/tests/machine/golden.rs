@@ -18,7 +18,7 @@ use quorate_state::lease::{Selector, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request};
 use quorate_state::store::{MemStore, Table, key as row};
-use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, TargetTls};
+use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, TargetTls, target};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -94,6 +94,7 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
         Change::DeleteTarget { name: "db".to_owned() },
         Change::SetQuota { subject: Subject::Namespace("team".to_owned()), limit: Some(9) },
         Change::TakeOver { target: "db".to_owned(), counter: 9 },
+        Change::ReplacePassword { name: "db".to_owned(), header: vec![1; 9], payload: vec![2; 9] },
     ]
 }
 
@@ -141,6 +142,8 @@ fn commands_are_frozen() {
         Command::Sweep { term },
         Command::TargetProved { term, target: "db".to_owned(), proof },
         Command::Quarantine { term, target: "db".to_owned(), found },
+        world.rotation("db", 2),
+        Command::PasswordRotated { term, target: "db".to_owned(), index: 8 },
     ];
 
     for command in commands {
@@ -243,6 +246,15 @@ fn the_state_is_frozen() {
     let lie = Body::Complaint(Complaint { dealer: 1, key_seed: [7; 32] });
     let lie = quorate_crypto::reshare::Message::sign(ceremony.params(), 3, lie, &node(3)).encode();
     world.apply(&Command::Ceremony { message: lie });
+    // A target whose password was rotated, and is being rotated again.
+    let rotation = world.rotation("db", 1);
+    world.apply(&rotation);
+    let index = target(&world.store, "db").unwrap().unwrap().next.unwrap().index;
+    world.apply(&Command::PasswordRotated { term: world.term, target: "db".to_owned(), index });
+    world.term += 1;
+    world.apply(&office("db", 1, world.term));
+    let rotation = world.rotation("db", 1);
+    assert_eq!(world.apply(&rotation), Outcome::Done);
     assert_eq!(world.submit(gone(2, Some(Absence::PoweredOff))), Outcome::Done);
     let rows = |store: &MemStore, table: u8| store.0.iter().filter(|(k, _)| k[0] == table).count();
     for table in Table::Hash as u8..=Table::LeaseOrigin as u8 {

@@ -417,3 +417,130 @@ fn what_is_due_at_a_target_waits_for_no_thousands_at_another() {
     assert_eq!(changed.len(), MAX_PER_COMMAND / 2, "alone, they have it for themselves");
     assert_eq!(quorate_state::lease::next_due(&world.store).unwrap(), None);
 }
+
+#[test]
+fn a_password_is_rotated_once_in_a_term_and_what_is_under_way_is_only_completed() {
+    let mut world = World::with_target();
+    let of = |world: &World| target(&world.store, "db").unwrap().unwrap();
+    let first = of(&world).current;
+    assert_eq!(first.term, 0, "people gave it");
+    let done = |world: &World, index| Command::PasswordRotated { term: world.term, target: "db".to_owned(), index };
+    // Not in office, or not in this term, or sealed by anybody but the member in office, or for something else.
+    let good = world.rotation("db", 1);
+    let Command::RotatePassword { header, payload, .. } = good.clone() else { panic!() };
+    let early = Command::RotatePassword { term: world.term - 1, target: "db".to_owned(), header, payload };
+    world.untouched(&early, Refusal::Unjustified);
+    let nowhere = world.rotation("nowhere", 1);
+    world.untouched(&nowhere, Refusal::not_found("target"));
+    let refused = |world: &mut World, command: Command, why: &str| match world.apply(&command) {
+        Outcome::Refused(Refusal::Unacceptable { why: found }) => assert!(found.contains(why), "{found}"),
+        other => panic!("{why}: {other:?}"),
+    };
+    let foreign = world.rotation("db", 2);
+    refused(&mut world, foreign, "writer");
+    let relabelled = |world: &mut World, alter: &dyn Fn(&World, &mut Seal)| {
+        let mut seal = world.seal("app/none");
+        (seal.namespace, seal.path) = ("sys".to_owned(), "target/db".to_owned());
+        (seal.writer, seal.wrapped_by) = ("executor/1".to_owned(), "executor/1".to_owned());
+        alter(world, &mut seal);
+        let Sealed { header, payload } = seal.make();
+        Command::RotatePassword { term: world.term, target: "db".to_owned(), header, payload }
+    };
+    let bad = relabelled(&mut world, &|_, seal| seal.path = "target/other".to_owned());
+    refused(&mut world, bad, "path");
+    let bad = relabelled(&mut world, &|_, seal| seal.wrapped_by = ALICE.to_owned());
+    refused(&mut world, bad, "wrapped by");
+    let bad = relabelled(&mut world, &|world, seal| {
+        seal.ring = world.ring(KeyringClass::Customer);
+        seal.customers = vec![customer(1).public().clone()];
+    });
+    refused(&mut world, bad, "class cluster");
+    let Command::RotatePassword { term, target: name, header, mut payload } = world.rotation("db", 1) else { panic!() };
+    payload[0] ^= 1;
+    let bad = Command::RotatePassword { term, target: name, header, payload };
+    refused(&mut world, bad, "payload");
+    assert_eq!(of(&world).next, None);
+    // Nothing is under way yet.
+    let none = done(&world, first.index);
+    world.untouched(&none, Refusal::Unjustified);
+
+    assert_eq!(world.apply(&good), Outcome::Done);
+    let under_way = of(&world).next.unwrap();
+    assert_eq!((of(&world).current, under_way.term), (first.clone(), world.term));
+    assert_eq!(of(&world).credential(under_way.index), Some(&under_way), "members give parts of both");
+    // Neither this executor nor its successor puts another in its place.
+    let another = world.rotation("db", 1);
+    world.untouched(&another, Refusal::Unjustified);
+    let wrong = done(&world, first.index);
+    world.untouched(&wrong, Refusal::Unjustified);
+    let late = done(&world, under_way.index);
+    world.term += 1;
+    world.untouched(&late, Refusal::Unjustified);
+    let not_yet = done(&world, under_way.index);
+    world.untouched(&not_yet, Refusal::Unjustified);
+    assert_eq!(world.apply(&office("db", 2, world.term)), Outcome::Done);
+    let another = world.rotation("db", 2);
+    world.untouched(&another, Refusal::Unjustified);
+    let completed = done(&world, under_way.index);
+    assert_eq!(world.apply(&completed), Outcome::Done);
+    let found = of(&world);
+    assert_eq!((&found.current, &found.next), (&under_way, &None));
+    assert!(found.rotated.is_some_and(|r| r.index > under_way.index && r.at == world.now()), "{:?}", found.rotated);
+    world.untouched(&completed, Refusal::Unjustified);
+    // The successor has its own, once.
+    let own = world.rotation("db", 2);
+    assert_eq!(world.apply(&own), Outcome::Done);
+    let index = of(&world).next.unwrap().index;
+    let completed = done(&world, index);
+    assert_eq!(world.apply(&completed), Outcome::Done);
+    let again = world.rotation("db", 2);
+    world.untouched(&again, Refusal::Unjustified);
+}
+
+#[test]
+fn nothing_is_rotated_where_nobody_wants_it() {
+    let mut world = World::with_target();
+    let plain = described(&world.target("plain"), |_, spec| spec.rotate = false);
+    assert_eq!(world.submit(plain), Outcome::Done);
+    assert_eq!(world.apply(&office("plain", 1, world.term)), Outcome::Done);
+    let unwanted = world.rotation("plain", 1);
+    world.untouched(&unwanted, Refusal::Unjustified);
+    // In quarantine nothing is touched, and what is being removed only ends.
+    let wanted = world.rotation("db", 1);
+    let term = world.term;
+    let quarantined = Command::Quarantine { term, target: "db".to_owned(), found: found(9) };
+    assert_eq!(world.apply(&quarantined), Outcome::Done);
+    world.untouched(&wanted, Refusal::Unjustified);
+    assert_eq!(world.submit(Change::TakeOver { target: "db".to_owned(), counter: 9 }), Outcome::Done);
+    assert_eq!(world.apply(&office("db", 1, term)), Outcome::Done);
+    world.active(16_400);
+    world.submit(Change::DeleteTarget { name: "db".to_owned() });
+    world.untouched(&wanted, Refusal::Unjustified);
+}
+
+#[test]
+fn people_say_what_the_password_is() {
+    let mut world = World::with_target();
+    let of = |world: &World| target(&world.store, "db").unwrap().unwrap();
+    let say = |world: &mut World, name: &str, writer: &str| {
+        let Sealed { header, payload } = world.password("db", writer);
+        Change::ReplacePassword { name: name.to_owned(), header, payload }
+    };
+    let rotation = world.rotation("db", 1);
+    assert_eq!(world.apply(&rotation), Outcome::Done);
+    let (before, under_way) = (of(&world), of(&world).next.unwrap());
+    let change = say(&mut world, "nowhere", ALICE);
+    assert_eq!(world.submit(change), Outcome::Refused(Refusal::not_found("target")));
+    let change = say(&mut world, "db", "executor/1");
+    assert!(matches!(world.submit(change), Outcome::Refused(Refusal::Unacceptable { .. })), "an executor's name");
+    assert_eq!(of(&world), before);
+    let lease = world.active(16_400);
+    world.submit(Change::DeleteTarget { name: "db".to_owned() });
+    let change = say(&mut world, "db", ALICE);
+    assert_eq!(world.submit(change), Outcome::Done, "what is being removed has leases to end");
+    let now = of(&world);
+    assert!(now.current.index > under_way.index && now.current.term == 0 && now.next.is_none(), "{now:?}");
+    let late = Command::PasswordRotated { term: world.term, target: "db".to_owned(), index: under_way.index };
+    world.untouched(&late, Refusal::Unjustified);
+    world.end(lease);
+}

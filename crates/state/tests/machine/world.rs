@@ -361,10 +361,27 @@ impl World {
                 databases: Vec::new(),
                 standbys: Vec::new(),
                 owner: String::new(),
+                rotate: true,
             },
             header,
             payload,
         }
+    }
+
+    /// A password of a target, sealed by `writer`.
+    pub(crate) fn password(&mut self, target: &str, writer: &str) -> Sealed {
+        let mut seal = self.seal("app/none");
+        seal.namespace = "sys".to_owned();
+        seal.path = format!("target/{target}");
+        seal.writer = writer.to_owned();
+        seal.wrapped_by = writer.to_owned();
+        seal.make()
+    }
+
+    /// The member in office is about to give a target another password.
+    pub(crate) fn rotation(&mut self, target: &str, member: u8) -> Command {
+        let Sealed { header, payload } = self.password(target, &format!("executor/{member}"));
+        Command::RotatePassword { term: self.term, target: target.to_owned(), header, payload }
     }
 
     /// Asks for a proof of a target, and whoever is in office finds nothing wrong.
