@@ -33,11 +33,13 @@ pub struct Options {
     pub nodes: u8,
     /// Variables for every process, as FAILPOINTS.
     pub environment: Vec<(String, String)>,
+    /// Whether the executor rotates its password.
+    pub rotate: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, environment: Vec::new() }
+        Self { nodes: 3, environment: Vec::new(), rotate: false }
     }
 }
 
@@ -172,6 +174,7 @@ impl Cluster {
         let dev = Command::new(&program)
             .args(["dev", "--nodes", &options.nodes.to_string(), "--folder"])
             .arg(&home)
+            .args(options.rotate.then_some("--rotate"))
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

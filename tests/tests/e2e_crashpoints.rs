@@ -8,8 +8,9 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
+use quorate_api::client::Client;
 use quorate_tests::database::login_with;
-use quorate_tests::footprint::Footprint;
+use quorate_tests::footprint::{Footprint, TARGET};
 use quorate_tests::{Cluster, Options, Process};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ const POINTS: [&str; 11] = [
     "lease.p10",
     "lease.p11",
 ];
+/// Between the steps of `crates/server/src/rotation.rs`.
+const ROTATION: [&str; 3] = ["rotate.committed", "rotate.altered", "rotate.proved"];
 const TTL: Duration = Duration::from_secs(3);
 /// How long after its end nothing of a lease is left, with the loss of a leader in between.
 const BOUND: Duration = Duration::from_secs(12);
@@ -51,13 +54,85 @@ async fn run(action: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
-    let cluster = Cluster::start(&Options { environment, ..Options::default() }).await.unwrap();
+    let cluster = Cluster::start(&Options { environment, rotate: true, ..Options::default() }).await.unwrap();
     let mut table = format!("{:<16} {action:<6} {:<14} clean after the end of the lease\n", "point", "answer");
     for point in POINTS {
         let (answer, clean) = case(&cluster, &file, point, action).await;
         writeln!(table, "{point:<16} {action:<6} {answer:<14} {clean:.1?}").unwrap();
     }
+    for point in ROTATION {
+        let completed = rotation(&cluster, &file, point, action).await;
+        writeln!(table, "{point:<16} {action:<6} {:<14} {completed:.1?}", "rotated").unwrap();
+    }
     table
+}
+
+/// What the server stores of the executor's password.
+async fn stored(superuser: &tokio_postgres::Client) -> String {
+    let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'quorate_admin'";
+    superuser.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// One change of the executor's password through one point, in a new term of office. Returns how long it took.
+async fn rotation(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> Duration {
+    let what = format!("{action} at {point}");
+    let superuser = cluster.superuser().await.unwrap();
+    let admin = cluster.admin().unwrap();
+    let demo = cluster.client("demo").unwrap().with_timeout(Duration::from_secs(10));
+    let credential = demo.issue_lease("reader", Some(120_000)).await.unwrap();
+    let session = login_with(&credential).await.unwrap();
+    settled(&admin, &what).await;
+    let before = stored(&superuser).await;
+    std::fs::write(file, format!("{point}={action}")).unwrap();
+    let begin = Instant::now();
+    // A lease is there, so whoever leads next takes office, and has another password.
+    let leader = cluster.leader().await.unwrap().unwrap();
+    cluster.node(leader).unwrap().stop().unwrap();
+    wait(&what, "the point is reached", Duration::from_secs(30), || {
+        if begin.elapsed() > STOPPED {
+            cluster.node(leader).unwrap().cont().unwrap();
+        }
+        !file.exists()
+    })
+    .await;
+    cluster.node(leader).unwrap().cont().unwrap();
+    recover(cluster, file, &what, action).await;
+    // The successor takes office for the lease, completes what was begun, and rotates on its own account.
+    loop {
+        let after = stored(&superuser).await;
+        let shown = admin.roles().await.map(|r| r.targets.into_iter().find(|t| t.name == TARGET).unwrap());
+        if after != before && shown.as_ref().is_ok_and(|t| !t.rotating && t.rotated_at > 0) {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}: the password is rotated: {shown:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let took = begin.elapsed();
+    settled(&admin, &what).await;
+    // All its sessions are new ones now: they know the password.
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'quorate_admin'";
+    superuser.query(sql, &[]).await.unwrap();
+    demo.revoke(credential.lease).await.unwrap();
+    let done = admin.wait_revoked(credential.lease, Duration::from_secs(30)).await;
+    done.unwrap_or_else(|why| panic!("{what}: the lease ends: {why}"));
+    assert!(session.simple_query("SELECT 1").await.is_err(), "{what}: its session is ended");
+    took
+}
+
+/// Waits until the password of the target is that of the present term of office.
+async fn settled(admin: &Client, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut last = (0, Instant::now());
+    loop {
+        let shown = admin.roles().await.map(|r| r.targets.into_iter().find(|t| t.name == TARGET).unwrap());
+        match &shown {
+            Ok(t) if t.rotating || t.password_index != last.0 => last = (t.password_index, Instant::now()),
+            Ok(_) if last.1.elapsed() > Duration::from_secs(4) => return,
+            _ => {}
+        }
+        assert!(Instant::now() < deadline, "{what}: no more rotations: {shown:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// One lease through one point. Returns what the client was told, and when nothing was left of it.
@@ -71,7 +146,7 @@ async fn case(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> (
     let begin = Instant::now();
     let issuing = tokio::spawn(async move {
         let ttl = u64::try_from(TTL.as_millis()).unwrap();
-        let credential = demo.with_timeout(Duration::from_secs(10)).issue_lease("reader", Some(ttl)).await?;
+        let credential = demo.issue_lease("reader", Some(ttl)).await?;
         // A session, so that there is something to end besides the login.
         let session = login_with(&credential).await.ok();
         Ok::<_, quorate_api::status::Failure>((credential, session))

@@ -32,7 +32,8 @@ const ELECTION: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases() {
-    let cluster = Cluster::start(&Options::default()).await.unwrap();
+    let cluster = Cluster::start(&Options { rotate: true, ..Options::default() }).await.unwrap();
+    nobody_knows_the_password(&cluster).await;
     a_life(&cluster).await;
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster).await;
@@ -48,6 +49,7 @@ async fn leases() {
     a_program_with_a_login_of_its_own(&cluster).await;
     it_ends_again(&cluster, &restored).await;
     a_database_that_does_not_answer(&cluster).await;
+    a_password_that_was_changed_by_hand(&cluster).await;
     let superuser = cluster.superuser().await.unwrap();
     let left = cluster.footprint(&superuser).await.unwrap();
     assert!(left.is_empty(), "every lease has ended, and this is left at the database: {left:?}");
@@ -116,6 +118,85 @@ async fn a_life(cluster: &Cluster) {
     assert_eq!(failure.code, "not_found", "a role with a typo: {failure}");
     let failure = demo.issue_lease("reader", Some(601_000)).await.unwrap_err();
     assert_eq!(failure.code, "invalid_argument", "longer than the role allows: {failure}");
+}
+
+/// How the administrative login of the target connects.
+fn administrative(cluster: &Cluster, port: u16, password: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).dbname("postgres").user(cluster.text("/postgres/admin").unwrap());
+    config.password(password);
+    config
+}
+
+async fn port(superuser: &tokio_postgres::Client) -> u16 {
+    let port: String = superuser.query_one("SELECT current_setting('port')", &[]).await.unwrap().get(0);
+    port.parse().unwrap()
+}
+
+/// The one with which the target was described was replaced at once, by one that is in the vault only.
+async fn nobody_knows_the_password(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    let first = std::fs::read_to_string(cluster.text("/postgres/password_file").unwrap()).unwrap();
+    let config = administrative(cluster, port(&superuser).await, first.trim_end());
+    let begun = Instant::now();
+    let why = loop {
+        match quorate_tests::database::login(&config).await {
+            Err(why) => break why,
+            Ok(_) => assert!(begun.elapsed() < ENDED, "the first password is replaced"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(why.code().map(|code| code.code()), Some("28P01"), "the server refuses the first password: {why}");
+    let begun = Instant::now();
+    loop {
+        let shown = run(cluster, &["target", "show", TARGET]);
+        if shown.contains("last rotated") && !shown.contains("being rotated") {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "people see that: {shown}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let listed = run(cluster, &["target", "list"]);
+    assert!(listed.contains("ROTATED") && !listed.contains("never yet"), "{listed}");
+}
+
+/// Somebody has changed it at the server: the vault says so, and is told.
+async fn a_password_that_was_changed_by_hand(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let due = demo.issue_lease("reader", Some(8_000)).await.unwrap();
+    let session = login_with(&due).await.unwrap();
+    let sql = "ALTER ROLE quorate_admin PASSWORD 'by hand';
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'quorate_admin'";
+    superuser.batch_execute(sql).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let status = run(cluster, &["--output", "json", "status"]);
+        if status.contains("target_credential_refused") {
+            assert!(status.contains(&format!("quorate target password {TARGET}")), "what to do: {status}");
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "there is an alarm: {status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10).saturating_sub(begun.elapsed())).await;
+    assert!(session.simple_query("SELECT 1").await.is_ok(), "its time is over, and nobody gets in to end it");
+    let file = format!("{}/by-hand", cluster.text("/folder").unwrap());
+    std::fs::write(&file, "by hand\n").unwrap();
+    let said = run(cluster, &["target", "password", TARGET, "--password-file", &file]);
+    assert!(said.contains("is enabled"), "the target is proved with it: {said}");
+    assert_eq!(ended(cluster, due.lease).await.why, "expired");
+    assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
+    // Nobody is to know this one either.
+    let (config, begun) = (administrative(cluster, port(&superuser).await, "by hand"), Instant::now());
+    while quorate_tests::database::login(&config).await.is_ok() {
+        assert!(begun.elapsed() < ENDED, "the password that was given by hand is replaced");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let status = run(cluster, &["--output", "json", "status"]);
+    assert!(!status.contains("target_credential_refused"), "the alarm is over: {status}");
+    let last = demo.issue_lease("reader", None).await.unwrap();
+    demo.revoke(last.lease).await.unwrap();
+    ended(cluster, last.lease).await;
 }
 
 /// Encrypted, with a server that has proved who it is: one that has not gets no login made, and the password neither.

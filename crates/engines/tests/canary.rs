@@ -12,6 +12,7 @@ mod support;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use quorate_crypto::secret::SecretVec;
 use quorate_engines::Engine;
 use quorate_engines::conformance::{Target, order, principal};
 use support::{EXECUTOR_PASSWORD, Pg};
@@ -54,13 +55,27 @@ async fn no_secret_shows() {
     shown += &format!("{error:?} {error}");
     let this = [principal("c_canary", Some(oid))];
     shown += &format!("{:?}", engine.refuse(&this).await);
+    // Its own password, and errors about it: a lock that is not had, one that the server refuses.
+    let own = pg.credential();
+    let superuser = pg.superuser("postgres").await;
+    superuser.batch_execute("BEGIN; LOCK TABLE pg_authid IN SHARE MODE").await.unwrap();
+    shown += &format!("{:?}", engine.set_password(&own.verifier).await.unwrap_err());
+    superuser.batch_execute("ROLLBACK").await.unwrap();
+    engine.set_password(&own.verifier).await.unwrap();
+    let late = pg.engine(2);
+    shown += &format!("{:?} {:?}", late.bind().await.unwrap_err(), late.login_refused());
+    late.learn_password(SecretVec::new(own.password.clone().into_bytes()));
+    late.bind().await.unwrap();
+    shown += &format!("{late:?}");
 
     let log = String::from_utf8_lossy(&captured.0.lock().unwrap()).into_owned();
     assert!(log.contains("executing statement batch"), "the driver's log is not captured, so this proves nothing");
     let server_log = pg.server.lock().unwrap().log();
     assert!(server_log.contains("no_such_group"), "the server's log is not read, so this proves nothing");
-    let keys = credential.verifier.rsplit(['$', ':']).take(3);
-    for secret in keys.chain([EXECUTOR_PASSWORD, credential.password.as_str(), credential.verifier.as_str()]) {
+    assert!(server_log.contains("lock timeout"), "the refused change of the own password is in it");
+    let keys = [&credential, &own].into_iter().flat_map(|c| c.verifier.rsplit(['$', ':']).take(3));
+    let whole = [&credential, &own].into_iter().flat_map(|c| [c.password.as_str(), c.verifier.as_str()]);
+    for secret in keys.chain(whole).chain([EXECUTOR_PASSWORD]) {
         assert!(!shown.contains(secret), "in errors or Debug");
         assert!(!server_log.contains(secret), "in the target's log");
         // What this test itself sends as the superuser holds the executor's password.

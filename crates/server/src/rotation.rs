@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The longest pause after failures.
 const LONGEST: Duration = Duration::from_secs(60);
 /// For so long what is to end at the target goes first.
-const ENDS_FIRST: Duration = Duration::from_secs(60);
+const ENDS_FIRST: Duration = Duration::from_secs(10);
 /// How long sessions of earlier terms may take to end.
 const ENDING: Duration = Duration::from_secs(10);
 /// Of the verifier. The password cannot be guessed, and drivers may refuse fewer.

@@ -28,6 +28,9 @@ pub(crate) struct Dev {
     /// How many members: 3, 5, 7 or 9.
     #[arg(long, value_name = "N", default_value_t = 3)]
     nodes: usize,
+    /// Have the vault rotate the password with which it logs in to the database.
+    #[arg(long)]
+    rotate: bool,
     /// Keep the folder at the end.
     #[arg(long)]
     keep: bool,
@@ -57,7 +60,7 @@ pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
     let layout = Layout::choose(folder.clone(), dev.nodes, &env)?;
     let mut children = Children::new(layout.logs())?;
     let work = async {
-        let ready = setup::set_up(&layout, &mut children, &env).await?;
+        let ready = setup::set_up(&layout, &mut children, &env, dev.rotate).await?;
         setup::publish(&layout, &children, &ready)?;
         children.watch().await;
         anyhow::Ok(())

@@ -48,7 +48,7 @@ struct Postgres {
 }
 
 /// Does everything.
-pub(crate) async fn set_up(layout: &Layout, children: &mut Children, env: &Env) -> anyhow::Result<Ready> {
+pub(crate) async fn set_up(layout: &Layout, children: &mut Children, env: &Env, rotate: bool) -> anyhow::Result<Ready> {
     files::make(&layout.passphrase(), format!("{}\n", hex(&env.random::<16>())).as_bytes(), files::PRIVATE)?;
     let passphrases = Passphrases::file(&layout.passphrase());
 
@@ -79,7 +79,7 @@ pub(crate) async fn set_up(layout: &Layout, children: &mut Children, env: &Env) 
     let client = layout.admin().connect(operator.profile()?, CustomerSource::None)?;
     put_policies(&client, &operator, &passphrases).await?;
     if let Some(postgres) = &postgres {
-        describe_target(layout, &client, postgres).await?;
+        describe_target(layout, &client, postgres, rotate).await?;
     }
     let custodian_key = customer.server_key()?;
     custodian_up(layout, &custodian_key, children).await?;
@@ -248,7 +248,7 @@ async fn postgres_up(layout: &Layout, children: &mut Children) -> anyhow::Result
     }
 }
 
-async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres) -> anyhow::Result<()> {
+async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres, rotate: bool) -> anyhow::Result<()> {
     let password = first_line(&layout.file("postgres.password"))?;
     let keyring = crate::target::cluster_keyring(client.profile())?;
     let target = TargetSpec {
@@ -261,6 +261,7 @@ async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres) 
             server_name: String::new(),
             require_binding: true,
         }),
+        rotate,
         ..TargetSpec::default()
     };
     client.put_target("pg", &target, password.expose(), keyring).await?;
