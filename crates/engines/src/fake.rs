@@ -81,6 +81,8 @@ struct State {
     /// What the administrative account's password has to match, and whether one does.
     administrator: Option<(String, Matches)>,
     turned_away: usize,
+    /// With what the administrative account was last let in.
+    let_in_with: Vec<u8>,
     /// The newest term of an executor here, and a number that changes when administrative sessions end.
     term: u64,
     reign: u64,
@@ -292,6 +294,12 @@ impl FakeTarget {
     #[must_use]
     pub fn administrator(&self) -> Option<String> {
         self.lock().administrator.as_ref().map(|(verifier, _)| verifier.clone())
+    }
+
+    /// With which password the administrative account was last let in.
+    #[must_use]
+    pub fn let_in_with(&self) -> Vec<u8> {
+        self.lock().let_in_with.clone()
     }
 
     /// What compares the administrative account's password.
@@ -527,6 +535,7 @@ impl Fake {
         if let Some(right) = self.passwords.all().iter().find(|password| matches(password.expose(), verifier)) {
             self.passwords.let_in(right);
             *session = Some(s.reign);
+            s.let_in_with = right.expose().to_vec();
             return Ok(());
         }
         s.turned_away += 1;

@@ -244,8 +244,8 @@ impl Core {
         let bulk = make(SecretVec::new(password.expose().to_vec()))?;
         let engine = make(password)?;
         // The target may have this one already. Who sealed it so that nobody can open it keeps nobody from the other.
-        match &next {
-            Some(next) => match self.open_credential(name, next, term).await {
+        if let Some(next) = &next {
+            match self.open_credential(name, next, term).await {
                 Ok(password) => {
                     for engine in [&engine, &bulk] {
                         engine.learn_password(SecretVec::new(password.expose().to_vec()));
@@ -255,8 +255,7 @@ impl Core {
                 Err(error) => {
                     tracing::warn!(target = name, error = error.message, "the password under way is not opened");
                 }
-            },
-            None => {}
+            }
         }
         self.executors
             .taken

@@ -1,6 +1,6 @@
 //! What becomes of targets: proved, failed over, quarantined, taken over, removed.
 
-use crate::world::{World, verifier};
+use crate::world::{World, matches, verifier};
 use crate::{founded, take};
 use quorate_api::client::{Client, Role};
 use quorate_api::vault::{Lease, ReadStatusReply, Target};
@@ -10,8 +10,13 @@ use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::principal;
 use quorate_state::target::{Executor, claim, claim_prefix};
+use std::fmt::{Debug, Write as _};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 const LONG: Duration = Duration::from_secs(40);
 
@@ -294,6 +299,63 @@ async fn the_password_is_rotated_once_in_a_term_and_the_former_executor_is_locke
     take(&app, "t-readers", 1, 60_000).await;
     assert_eq!(target.administrator().unwrap(), by_second);
     assert_eq!(target.turned_away(), 0);
+}
+
+/// Everything that is said at any level, by anybody.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<String>>);
+
+impl Visit for Said {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0.lock().unwrap(), "{field}={value:?} ").unwrap();
+    }
+}
+
+impl Subscriber for Said {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        span.record(&mut self.clone());
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, values: &Record<'_>) {
+        values.record(&mut self.clone());
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_password_is_kept_and_said_by_nobody() {
+    let said = Said::default();
+    let _listening = tracing::subscriber::set_default(said.clone());
+    let world = founded(35).await;
+    let (admin, target) = (world.client("admin/first"), world.target("t"));
+    world.describe_rotating("t", &["readers"]).await;
+    let (_, now) = rotated(&admin, target, &verifier(b"a password")).await;
+    let secret = target.let_in_with();
+    assert!(matches(&secret, &now) && secret.len() == 43, "what is looked for is what the target asks for");
+    let text = String::from_utf8(secret).unwrap();
+    let said = said.0.lock().unwrap().clone();
+    assert!(said.contains("the target's password is rotated"), "what is said is not heard, so this proves nothing");
+    assert!(!said.contains(&text), "it was said");
+    let (kept, numbers) = (world.kept(), |text: &str| format!("{:?}", text.as_bytes()));
+    let keeps = |text: &str| kept.contains(text) || kept.contains(numbers(text).trim_matches(['[', ']']));
+    assert!(keeps("executor.rotate") && keeps("executor/"), "what is kept is not seen, so this proves nothing");
+    assert!(!keeps(&text), "it was kept in clear");
+    let stored = now.rsplit(':').next().unwrap();
+    assert!(!said.contains(stored) && !keeps(stored), "nor is its verifier anybody's business");
 }
 
 #[tokio::test(start_paused = true)]

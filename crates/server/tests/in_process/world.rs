@@ -66,7 +66,7 @@ pub(crate) fn verifier(password: &[u8]) -> String {
 }
 
 /// Whether a password is that of a verifier.
-fn matches(password: &[u8], verifier: &str) -> bool {
+pub(crate) fn matches(password: &[u8], verifier: &str) -> bool {
     let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$").unwrap().split_once(':').unwrap();
     let salt = STANDARD.decode(rest.split_once('$').unwrap().0).unwrap().try_into().unwrap();
     scram::verifier(password, &salt, iterations.parse().unwrap()) == verifier
@@ -407,6 +407,23 @@ impl World {
     pub(crate) async fn power_on(&mut self, index: u8) {
         self.hub.heal(host(index));
         self.start(index).await;
+    }
+
+    /// What members keep, as text: their logs, states, keys and, as numbers, audit logs.
+    pub(crate) fn kept(&self) -> String {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut all = String::new();
+        for place in self.places.values() {
+            for (key, value) in
+                Table::ALL.into_iter().flat_map(|t| place.kv.scan(t, &[], &[255; 64], usize::MAX).unwrap())
+            {
+                all += &text(&key);
+                all += &text(&value);
+            }
+            place.folder.0.lock().unwrap().values().for_each(|file| all += &text(file));
+            all += &format!("{:?}", place.disk.hold());
+        }
+        all
     }
 
     /// A member's clocks.
