@@ -119,7 +119,7 @@ impl Core {
             );
             Alarm { code: "target_quarantined", message }
         });
-        let refused = self.refused_logins().into_iter().map(|(target, why)| {
+        let refused = self.refused_logins()?.into_iter().map(|(target, why)| {
             let message = format!(
                 "target {target} does not let the vault in ({why}), and leases there do not end: say what its password is now, `quorate target password {target}`"
             );

@@ -15,7 +15,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Credential, Executor, Target, TargetTls, executor, quarantine, role, target};
+use quorate_state::target::{Credential, Executor, Target, TargetTls, executor, quarantine, role, target, targets};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -167,11 +167,11 @@ impl Core {
 
     /// This node's office at a target, if it was taken and entered, with the password that the log names.
     pub(crate) async fn entered(&self, name: &str, term: u64) -> Option<Office> {
-        let described = self.read(|store, _| Ok((target(store, name)?, quarantine(store, name)?.is_none()))).ok();
-        let (described, _) = described.filter(|(_, undisturbed)| *undisturbed)?;
+        let read = self.read(|store, _| Ok((target(store, name)?, quarantine(store, name)?)));
+        let (Some(described), None) = read.ok()? else { return None };
         let slot = self.executors.by_target.lock().await.get(name).cloned()?;
         let held = slot.lock().await;
-        let seat = held.as_ref().filter(|seat| seat.entered && seat.is_of(term, described.as_ref()));
+        let seat = held.as_ref().filter(|seat| seat.entered && seat.is_of(term, Some(&described)));
         seat.map(|seat| seat.office.clone())
     }
 
@@ -190,9 +190,13 @@ impl Core {
     }
 
     /// The targets that refuse this executor's login, and what they say.
-    pub(crate) fn refused_logins(&self) -> Vec<(String, String)> {
+    pub(crate) fn refused_logins(&self) -> Result<Vec<(String, String)>, Failure> {
         let taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.iter().filter_map(|(name, engine)| Some((name.clone(), engine.login_refused()?))).collect()
+        let refused = taken.iter().filter_map(|(name, engine)| Some((name.clone(), engine.login_refused()?)));
+        let mut refused: Vec<_> = refused.collect();
+        let there = self.read(|store, _| targets(store))?;
+        refused.retain(|(name, _)| there.iter().any(|(known, _)| known == name));
+        Ok(refused)
     }
 
     /// Has the log say that this member is in office at a target in its term as leader.
@@ -383,6 +387,7 @@ impl Core {
                 .index(index)
                 .term(term)
                 .detail("executor", Detail::number(u64::from(asking)))
+                .detail("credential", Detail::number(credential))
                 .detail("request", Detail::id(&request.0)),
             Class::Essential,
         )
