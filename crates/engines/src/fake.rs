@@ -806,7 +806,7 @@ impl Engine for Fake {
                     s.accounts.remove(name);
                 }
             }
-            Ok(names.iter().filter(|name| s.accounts.has(*name)).cloned().collect())
+            Ok(names.iter().filter(|name| s.accounts.has(name)).cloned().collect())
         };
         self.call(Step::Disclaim, disclaim).await
     }
