@@ -399,6 +399,8 @@ async fn a_target_that_is_typed(cluster: &Cluster) {
         wait("Administrative login: ", "weak\n"),
         hide("\n"),
         hide("a weak password\n"),
+        wait("the vault's own [yes]: ", "perhaps\n"),
+        wait("the vault's own [yes]: ", "no\n"),
     ];
     let shown = at("a whole description", &add, &answers, 0);
     assert!(

@@ -212,8 +212,11 @@ fn confirmed(question: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }
-    let answer = asked(None, question, Some("yes"), "--rotate or --no-rotate")?;
-    Ok(!matches!(answer.to_lowercase().as_str(), "n" | "no"))
+    asked(None, question, Some("yes"), "--rotate or --no-rotate", |answer| match answer.to_lowercase().as_str() {
+        "y" | "yes" => Ok(true),
+        "n" | "no" => Ok(false),
+        _ => Err("yes or no".to_owned()),
+    })
 }
 
 /// Runs `quorate target`.
