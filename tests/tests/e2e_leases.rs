@@ -413,6 +413,7 @@ async fn a_target_that_is_typed(cluster: &Cluster) {
     let text = |key: &str| described[key].to_string().trim_matches('"').to_owned();
     let found = ["name", "host", "port", "database", "user"].map(text);
     assert_eq!(found, ["typed", "127.0.0.1", &port, "postgres", "weak"], "{described}");
+    assert_eq!(described["rotate"], false, "as was answered: {described}");
     assert_eq!(text("standing"), "enabled", "with the password that was typed: {described}");
     run(cluster, &["target", "remove", "typed"]);
 }

@@ -31,7 +31,7 @@ async fn an_auditor_finds_nothing_wrong() {
     let (seed, minutes) = (number("QUORATE_SEED").unwrap_or_else(now), number("QUORATE_MINUTES").unwrap_or(2));
     println!("QUORATE_SEED={seed} QUORATE_MINUTES={minutes}");
     let mut random = Random(seed);
-    let cluster = Cluster::start(&Options { rotate: true, ..Options::default() }).await.unwrap();
+    let cluster = Cluster::start(&Options::default()).await.unwrap();
     let (users, purges) = people(&cluster).await;
     let book = Arc::new(Book::default());
     // Floors that a slow machine reaches too.

@@ -281,7 +281,7 @@ async fn rotated(admin: &Client, target: &FakeTarget, before: &str) -> (Target, 
 #[tokio::test(start_paused = true)]
 async fn the_password_is_rotated_once_in_a_term_and_the_former_executor_is_locked_out() {
     let world = founded(31).await;
-    world.describe_rotating("t", &["readers"]).await;
+    world.describe_rotating("t", &["readers"], b"a password").await;
     let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
     let (first, by_first) = rotated(&admin, target, &verifier(b"a password")).await;
     let kept = take(&app, "t-readers", 1, 600_000).await.remove(0);
@@ -342,7 +342,7 @@ async fn a_rotated_password_is_kept_and_said_by_nobody() {
     let _listening = tracing::subscriber::set_default(said.clone());
     let world = founded(35).await;
     let (admin, target) = (world.client("admin/first"), world.target("t"));
-    world.describe_rotating("t", &["readers"]).await;
+    world.describe_rotating("t", &["readers"], b"a password").await;
     let (_, now) = rotated(&admin, target, &verifier(b"a password")).await;
     let secret = target.let_in_with();
     assert!(matches(&secret, &now) && secret.len() == 43, "what is looked for is what the target asks for");
@@ -368,7 +368,7 @@ async fn a_rotation_that_is_cut_off_is_completed_with_the_same_password() {
             target.fail(Step::SetPassword, fault);
         }
         if changed {
-            world.describe_rotating("t", &["readers"]).await;
+            world.describe_rotating("t", &["readers"], b"a password").await;
         }
         let (admin, app) = (world.client("admin/first"), world.client("app"));
         let before = target.administrator().unwrap();
@@ -386,7 +386,7 @@ async fn a_rotation_that_is_cut_off_is_completed_with_the_same_password() {
 #[tokio::test(start_paused = true)]
 async fn who_changes_the_password_by_hand_is_alarmed_and_says_what_it_is() {
     let world = founded(33).await;
-    world.describe_rotating("t", &["readers"]).await;
+    world.describe_rotating("t", &["readers"], b"a password").await;
     let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
     rotated(&admin, target, &verifier(b"a password")).await;
     let due = take(&app, "t-readers", 1, 20_000).await.remove(0);
@@ -416,12 +416,12 @@ async fn who_changes_the_password_by_hand_is_alarmed_and_says_what_it_is() {
 #[tokio::test(start_paused = true)]
 async fn a_target_that_is_described_anew_is_spoken_to_as_it_is_now() {
     let world = founded(34).await;
-    world.describe_rotating("t", &["readers"]).await;
+    world.describe_rotating("t", &["readers"], b"a password").await;
     let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
     rotated(&admin, target, &verifier(b"a password")).await;
     admin.change(Change::DeleteTarget { name: "t".to_owned() }).await.unwrap();
     target.part();
     // In the same term of office.
-    world.describe_rotating("t", &["readers"]).await;
+    world.describe_rotating("t", &["readers"], b"another password").await;
     take(&app, "t-readers", 1, 60_000).await;
 }

@@ -297,15 +297,15 @@ impl World {
     }
 
     /// The same, with a password that the target asks for, and that is rotated.
-    pub(crate) async fn describe_rotating(&self, name: &str, groups: &[&str]) {
-        self.target(name).guard(&verifier(b"a password"), matches);
-        self.describe_as(name, groups, true).await;
+    pub(crate) async fn describe_rotating(&self, name: &str, groups: &[&str], password: &[u8]) {
+        self.target(name).guard(&verifier(password), matches);
+        self.describe_as(name, groups, password, true).await;
         let proof = self.client("admin/first").prove_target(name, Duration::from_secs(40)).await.unwrap();
         assert!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
     }
 
     pub(crate) async fn describe_unproved(&self, name: &str, groups: &[&str]) {
-        self.describe_as(name, groups, false).await;
+        self.describe_as(name, groups, b"a password", false).await;
     }
 
     pub(crate) async fn replace_password(&self, name: &str, password: &[u8]) -> Result<Submitted, Failure> {
@@ -313,7 +313,7 @@ impl World {
         self.client("admin/first").replace_password(name, password, ring).await
     }
 
-    pub(crate) async fn describe_as(&self, name: &str, groups: &[&str], rotate: bool) {
+    async fn describe_as(&self, name: &str, groups: &[&str], password: &[u8], rotate: bool) {
         let admin = self.client("admin/first");
         let target = TargetSpec {
             rotate,
@@ -323,7 +323,7 @@ impl World {
             user: "u".to_owned(),
             ..TargetSpec::default()
         };
-        admin.put_target(name, &target, b"a password", KeyringId(self.profile.keyrings[0].id())).await.unwrap();
+        admin.put_target(name, &target, password, KeyringId(self.profile.keyrings[0].id())).await.unwrap();
         for group in groups {
             let role = Role {
                 target: name.to_owned(),
