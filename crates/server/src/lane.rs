@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep};
 pub(crate) const ROUND: usize = 500;
 /// How many such rounds are under way at once, each at another step.
 const ABREAST: usize = 4;
-/// How many of those that failed before are tried again together: each may take seconds.
+/// How many of those that failed before are tried again together: each may take seconds. Twice as many as the last time when all of
+/// those have ended: what held thousands up, a standby that stood still say, may be over.
 const STUCK_ROUND: usize = 4;
 /// How soon what comes while rounds are under way is begun beside them.
 const MEANWHILE: Duration = Duration::from_millis(100);
@@ -55,11 +56,11 @@ impl Stuck {
     }
 
     /// The few that have waited longest past their time.
-    fn ready(&self, now: Instant) -> Vec<LeaseId> {
+    fn ready(&self, now: Instant, few: usize) -> Vec<LeaseId> {
         let mut ready: Vec<_> =
             self.0.iter().filter(|(_, (_, at))| *at <= now).map(|(id, (_, at))| (*at, *id)).collect();
         ready.sort();
-        ready.into_iter().take(STUCK_ROUND).map(|(_, id)| id).collect()
+        ready.into_iter().take(few).map(|(_, id)| id).collect()
     }
 }
 
@@ -74,6 +75,8 @@ struct Lane {
     in_hand: BTreeSet<LeaseId>,
     /// Whether a round is about some that failed before.
     retrying: bool,
+    /// How many times two: see [`STUCK_ROUND`].
+    doubled: u32,
 }
 
 /// Leases that are ended together, and whether it is for the first time.
@@ -95,7 +98,15 @@ impl Lane {
         self.retrying &= round.first;
     }
 
+    /// How many that failed before are tried again together.
+    fn few(&self) -> usize {
+        STUCK_ROUND.checked_shl(self.doubled).unwrap_or(ROUND).min(ROUND)
+    }
+
     fn settle(&mut self, target: &str, round: &Round, failed: &BTreeMap<LeaseId, String>) {
+        if !round.first {
+            self.doubled = if failed.is_empty() { (self.doubled + 1).min(ROUND.ilog2()) } else { 0 };
+        }
         self.give_back(round);
         self.stuck.settle(target, &round.ending, failed);
     }
@@ -114,6 +125,7 @@ impl Core {
         let (mut pause, mut failure) = (SHORTEST_PAUSE, None::<Failure>);
         let (mut lane, mut rounds) = (Lane::default(), JoinSet::new());
         while self.leads_in(term) {
+            let looked = Instant::now();
             if failure.is_none() {
                 match self.next_rounds(target, queue, term, &mut lane, rounds.len()).await {
                     Ok(begun) if begun.is_empty() && rounds.is_empty() && lane.stuck.0.is_empty() => return,
@@ -126,6 +138,8 @@ impl Core {
                     Err(error) => failure = Some(error),
                 }
             }
+            // Looking through thousands that do not end yet is not all that this node does.
+            let meanwhile = MEANWHILE.max(looked.elapsed() * 4);
             tokio::select! {
                 Some(ended) = rounds.join_next() => match ended {
                     Ok((round, Ok(failed))) => {
@@ -139,7 +153,7 @@ impl Core {
                     Err(_) => failure = failure.or_else(|| Some(Failure::new("internal", "a round was cut off"))),
                 },
                 // What comes meanwhile does not wait for those that wait for their second look.
-                () = sleep(MEANWHILE), if failure.is_none() || rounds.is_empty() => {}
+                () = sleep(meanwhile), if failure.is_none() || rounds.is_empty() => {}
             }
             if rounds.is_empty()
                 && let Some(error) = failure.take()
@@ -165,7 +179,7 @@ impl Core {
         if queue == Queue::Due {
             self.end_abandoned(name, term).await?;
         }
-        let ready: BTreeSet<LeaseId> = lane.stuck.ready(Instant::now()).into_iter().collect();
+        let ready: BTreeSet<LeaseId> = lane.stuck.ready(Instant::now(), lane.few()).into_iter().collect();
         let (mut begun, mut again, mut known, mut after) = (Vec::new(), Vec::new(), BTreeSet::new(), None);
         while under_way + begun.len() < ABREAST {
             let page = self.read(|store, _| lease::work(store, name, queue, after, ROUND))?;
@@ -285,22 +299,47 @@ mod tests {
     }
 
     #[test]
+    fn when_what_held_thousands_up_is_over_they_do_not_go_four_by_four() {
+        let (mut lane, again) = (Lane::default(), |ids: &[LeaseId]| Round {
+            ending: ids.iter().map(|id| (*id, lease(Why::Expired))).collect(),
+            first: false,
+        });
+        let ids: Vec<LeaseId> = (0..=255).map(|n| LeaseId([n; 16])).collect();
+        let start = Instant::now();
+        ids.iter().for_each(|id| lane.stuck.add(*id, start));
+        let mut rounds = 0;
+        while !lane.stuck.0.is_empty() {
+            let round = again(&lane.stuck.ready(start + SHORTEST_PAUSE, lane.few()));
+            lane.take(&round);
+            lane.settle("t", &round, &BTreeMap::new());
+            rounds += 1;
+        }
+        assert_eq!(rounds, 7, "4, 8, 16, 32, 64, 128 and what is left");
+        assert!(lane.few() <= ROUND);
+        lane.stuck.add(ids[0], start);
+        let round = again(&ids[..1]);
+        lane.take(&round);
+        lane.settle("t", &round, &BTreeMap::from([(ids[0], "why".to_owned())]));
+        assert_eq!(lane.few(), STUCK_ROUND, "one that fails does not hold many up");
+    }
+
+    #[test]
     fn a_stuck_lease_waits_longer_each_time_and_alone() {
         let mut stuck = Stuck::default();
         let start = Instant::now();
         let (one, two) = (LeaseId([1; 16]), LeaseId([2; 16]));
         stuck.add(one, start);
-        assert!(stuck.ready(start).is_empty());
-        assert_eq!(stuck.ready(start + SHORTEST_PAUSE), [one]);
+        assert!(stuck.ready(start, STUCK_ROUND).is_empty());
+        assert_eq!(stuck.ready(start + SHORTEST_PAUSE, STUCK_ROUND), [one]);
         for _ in 0..20 {
             stuck.add(one, start);
         }
         stuck.add(two, start);
-        assert_eq!(stuck.ready(start + SHORTEST_PAUSE), [two], "one's failures do not delay two");
-        assert_eq!(stuck.ready(start + LONGEST_PAUSE), [two, one], "and one is never given up");
+        assert_eq!(stuck.ready(start + SHORTEST_PAUSE, STUCK_ROUND), [two], "one's failures do not delay two");
+        assert_eq!(stuck.ready(start + LONGEST_PAUSE, STUCK_ROUND), [two, one], "and one is never given up");
         for n in 3..20 {
             stuck.add(LeaseId([n; 16]), start);
         }
-        assert_eq!(stuck.ready(start + LONGEST_PAUSE).len(), STUCK_ROUND);
+        assert_eq!(stuck.ready(start + LONGEST_PAUSE, STUCK_ROUND).len(), STUCK_ROUND);
     }
 }
