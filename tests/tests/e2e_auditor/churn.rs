@@ -31,7 +31,7 @@ async fn an_auditor_finds_nothing_wrong() {
     let (seed, minutes) = (number("QUORATE_SEED").unwrap_or_else(now), number("QUORATE_MINUTES").unwrap_or(2));
     println!("QUORATE_SEED={seed} QUORATE_MINUTES={minutes}");
     let mut random = Random(seed);
-    let cluster = Cluster::start(&Options::default()).await.unwrap();
+    let cluster = Cluster::start(&Options { rotate: true, ..Options::default() }).await.unwrap();
     let (users, purges) = people(&cluster).await;
     let book = Arc::new(Book::default());
     // Floors that a slow machine reaches too.
@@ -100,6 +100,9 @@ async fn an_auditor_finds_nothing_wrong() {
     }
     assert!(audit.number("/worst_overrun/calm/ms") <= 5_000 && audit.number("/worst_overrun/failover/ms") <= 7_000);
     assert!(left.is_none(), "seed {seed}: every lease has ended, and this is left at the database: {left:?}");
+    let targets = cluster.admin().unwrap().roles().await.unwrap().targets;
+    let target = targets.iter().find(|t| t.name == TARGET).expect("the target");
+    assert!(target.rotated_index > 0, "seed {seed}: the executors' password was rotated meanwhile: {target:?}");
     assert!(book.opened.iter().all(|n| count(n) > 0), "seed {seed}: users of every manner: {:?}", book.opened);
     let credentials = std::mem::take(&mut *book.credentials.lock().unwrap());
     for credential in &credentials {

@@ -1,5 +1,7 @@
 //! A million leases at a target in memory, with everything else as it is in a node: what PostgreSQL would be the limit of.
 
+#![allow(clippy::print_stdout, reason = "it prints what it has measured")]
+
 use crate::found;
 use crate::world::{World, host};
 use futures::StreamExt as _;
