@@ -29,13 +29,15 @@ use std::fmt::Debug;
 use std::path::Path;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 21] = [
+const HOLDERS: [(&str, bool); 23] = [
     ("Administrators", true),
     ("AnswerKey", true),
     ("Client", true),
     ("Credential", true),
     ("CustomerSecret", true),
     ("CustomerSource", true),
+    // A target in memory, for tests: it prints its passwords as those below.
+    ("Fake", true),
     ("Fresh", true),
     ("Identity", true),
     ("KeyShare", true),
@@ -43,6 +45,7 @@ const HOLDERS: [(&str, bool); 21] = [
     ("Member", true),
     ("NewShare", true),
     ("Opened", true),
+    ("Passwords", true),
     // With what it becomes part of, in `crates/engines/tests/canary.rs`.
     ("PostgresConfig", true),
     ("Protection", true),
@@ -55,9 +58,12 @@ const HOLDERS: [(&str, bool); 21] = [
 ];
 
 /// What the body of such a type names.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 15] = [
     "Secret<",
     "SecretVec",
+    "Passwords",
+    // Those tried, in it.
+    "Mutex<Tried>",
     "SigningKey",
     "DalekKey",
     "KeyShare",
@@ -178,6 +184,9 @@ fn nothing_that_holds_a_secret_prints_it() {
     let secret = Secret::from_slice(&bytes).unwrap();
     let vec = SecretVec::new(passphrase.to_vec());
     printed.show(&(&secret, &vec, StorageKey::new(&secret)));
+    let passwords = quorate_engines::Passwords::one(SecretVec::new(passphrase.to_vec()));
+    passwords.learn(SecretVec::new(bytes.to_vec()));
+    printed.show(&passwords);
     printed.show(&(Protection::RawKey(&secret), Protection::Passphrase(&vec, PassphraseCost::default())));
     let sealed = seal_file("x", &bytes, &Protection::RawKey(&secret), &mut rng).unwrap();
     printed.show(&(
@@ -259,5 +268,5 @@ fn nothing_that_holds_a_secret_prints_it() {
 
     let found = printed.found();
     assert!(found.hits.is_empty(), "{found}; printed:\n{}", printed.text);
-    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 19, "each of them is printed above");
+    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 21, "each of them is printed above");
 }

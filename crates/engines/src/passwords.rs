@@ -10,10 +10,10 @@ use crate::EngineError;
 const MOST: usize = 2;
 
 /// The passwords that an account may have. Each login tries the one first that was let in last.
-pub struct Passwords(Mutex<State>);
+pub struct Passwords(Mutex<Tried>);
 
 #[derive(Default)]
-struct State {
+struct Tried {
     /// Never empty.
     tried: Vec<Arc<SecretVec>>,
     refused: Option<String>,
@@ -23,7 +23,7 @@ impl Passwords {
     /// There is one.
     #[must_use]
     pub fn one(password: SecretVec) -> Self {
-        Self(Mutex::new(State { tried: vec![Arc::new(password)], refused: None }))
+        Self(Mutex::new(Tried { tried: vec![Arc::new(password)], refused: None }))
     }
 
     /// There is another one: the target may have it by now, or get it. Of those before, the first stays.
@@ -56,7 +56,7 @@ impl Passwords {
         self.lock().refused.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Tried> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,10 +21,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long a peer may take to give its part.
 const PART: Duration = Duration::from_secs(2);
+
+/// How soon passwords are opened again of which one did not open.
+const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long an endorsement of a request for a lease counts as work at its target.
 const WANTED: u64 = 60_000;
@@ -65,12 +68,21 @@ struct Seat {
     entered: bool,
     /// The passwords that its engines know, by log index.
     known: Vec<u64>,
+    /// When they were opened.
+    opened: Instant,
 }
 
 impl Seat {
     /// Whether it is of a term, and logs in with what the log calls the target's password.
     fn is_of(&self, term: u64, described: Option<&Target>) -> bool {
         self.office.term == term && described.is_none_or(|t| self.known.contains(&t.current.index))
+    }
+
+    /// Whether it cannot get in, perhaps because the target has the password under way already, and that did not open when the
+    /// others did.
+    fn lacks_next(&self, described: Option<&Target>) -> bool {
+        let next = described.and_then(|t| t.next.as_ref()).is_some_and(|next| !self.known.contains(&next.index));
+        next && !self.entered && self.opened.elapsed() > OPEN_AGAIN
     }
 }
 
@@ -127,7 +139,8 @@ impl Core {
         // The credential is opened once in a term, however often the target does not answer; and again when people say what
         // it is now, or describe another target by that name.
         let described = self.read(|store, _| target(store, name))?;
-        let seat = match held.take().filter(|seat| seat.is_of(status.term, described.as_ref())) {
+        let fits = |seat: &Seat| seat.is_of(status.term, described.as_ref()) && !seat.lacks_next(described.as_ref());
+        let seat = match held.take().filter(fits) {
             Some(seat) => held.insert(seat),
             None => held.insert(self.take_office(name, status.term, described).await?),
         };
@@ -272,7 +285,7 @@ impl Core {
         )
         .await?;
         let office = Office { term, engine, bulk, config: Arc::new(config) };
-        Ok(Seat { office, entered: false, known })
+        Ok(Seat { office, entered: false, known, opened: Instant::now() })
     }
 
     /// Opens an administrative password of a target with the parts of t members, this one's among them.

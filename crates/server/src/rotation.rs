@@ -24,7 +24,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::KeyringId;
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Credential, Standing, Target, credential_path, executor_author, target};
+use quorate_state::target::{Credential, Standing, Target, credential_path, executor_author, quarantine, target};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -70,36 +70,28 @@ impl Core {
         }
         // It is taken by whoever has something to do there.
         let Some(office) = self.entered(name, term).await else { return Ok(()) };
-        let (index, password, sent) = match &described.next {
-            Some(next) => {
-                let password = self.open_credential(name, next, term).await?;
-                let sent = self.lets_in(name, &office, &described, &password).await?;
-                (next.index, password, sent)
-            }
-            None => {
-                let (index, password) = self.begin_rotation(name, term, &described.current).await?;
-                (index, password, false)
-            }
+        // Whether the target has it already cannot be asked: one that asks nobody for a password would say yes.
+        let (index, password) = match &described.next {
+            Some(next) => (next.index, self.open_credential(name, next, term).await?),
+            None => self.begin_rotation(name, term, &described.current).await?,
         };
         injected("rotate.committed")?;
         // Before the target has it: a session that breaks meanwhile is opened anew with whichever it has.
         self.learn(name, &office, index, &password).await;
-        if !sent {
-            self.give(name, &office, index, &password).await?;
-            injected("rotate.altered")?;
-            // None is left that could still send what an earlier term was about to send.
-            let begun = Instant::now();
-            while office.engine.take_over().await.map_err(|e| engine_failure(name, &e))? > 0 {
-                if begun.elapsed() > ENDING {
-                    let what = format!("target {name}: sessions of an earlier term do not end");
-                    return Err(Failure::new("target_unavailable", what));
-                }
-                sleep(Duration::from_millis(50)).await;
+        self.give(name, &office, index, &password).await?;
+        injected("rotate.altered")?;
+        // None is left that could still send what an earlier term was about to send.
+        let begun = Instant::now();
+        while office.engine.take_over().await.map_err(|e| engine_failure(name, &e))? > 0 {
+            if begun.elapsed() > ENDING {
+                let what = format!("target {name}: sessions of an earlier term do not end");
+                return Err(Failure::new("target_unavailable", what));
             }
-            if !self.lets_in(name, &office, &described, &password).await? {
-                let what = format!("target {name} does not let in with the password that it was given");
-                return Err(Failure::new("target_refused", what));
-            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        if !self.lets_in(name, &office, &described, &password).await? {
+            let what = format!("target {name} does not let in with the password that it was given");
+            return Err(Failure::new("target_refused", what));
         }
         injected("rotate.proved")?;
         self.recorded(name, term, "executor.rotated", index).await?;
@@ -156,7 +148,8 @@ impl Core {
             .map_err(|e| failed(e.to_string()))
     }
 
-    /// Sends the verifier, after sessions of earlier terms were told to end, and if nobody has said another password meanwhile.
+    /// Sends the verifier, after sessions of earlier terms were told to end, if nobody has said another password meanwhile and the
+    /// target is this cluster's.
     async fn give(
         self: &Arc<Self>,
         name: &str,
@@ -165,13 +158,16 @@ impl Core {
         password: &SecretVec,
     ) -> Result<(), Failure> {
         let at_target = |e: EngineError| engine_failure(name, &e);
+        let allowed = || {
+            let (found, held) = self.read(|store, _| Ok((target(store, name)?, quarantine(store, name)?)))?;
+            let same = found.and_then(|t| t.next).is_some_and(|next| next.index == index);
+            if same && held.is_none() { Ok(()) } else { Err(Failure::from(Refusal::Unjustified)) }
+        };
+        allowed()?;
         office.engine.take_over().await.map_err(at_target)?;
         let verifier = scram::verifier(password.expose(), &self.env.random(), ITERATIONS);
         self.linearize().await?;
-        let found = self.read(|store, _| target(store, name))?;
-        if found.and_then(|t| t.next).is_none_or(|next| next.index != index) {
-            return Err(Failure::from(Refusal::Unjustified));
-        }
+        allowed()?;
         office.engine.set_password(&verifier).await.map_err(at_target)
     }
 

@@ -25,6 +25,9 @@ use std::collections::BTreeSet;
 /// How many further databases, and how many standbys, a target may have.
 pub const MAX_PLACES: usize = 16;
 
+/// How many iterations verifiers of a role may have.
+pub const MAX_ITERATIONS: u32 = 100_000;
+
 /// How many bytes the statements of a role may have.
 pub const MAX_STATEMENTS: usize = 4_096;
 
@@ -361,7 +364,7 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) ->
     if role.connection_limit == 0 || role.max_leases == 0 {
         return refuse(Refusal::invalid("connection_limit, max_leases", "must be at least 1"));
     }
-    if !(1..=100_000).contains(&role.scram_iterations) {
+    if !(1..=MAX_ITERATIONS).contains(&role.scram_iterations) {
         return refuse(Refusal::invalid("scram_iterations", "must be 1 to 100000"));
     }
     tx.put(key(Table::Role, &[&name(label)]), role);

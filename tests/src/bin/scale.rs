@@ -26,7 +26,11 @@ const ALL: [&str; 3] = [TARGET, "slow", "dead"];
 /// How many requests are under way at once.
 const ABREAST: usize = 64;
 /// How many are issued first, to know how long all take.
-const SAMPLE: usize = 500;
+const SAMPLE: usize = 2_000;
+/// How many are at the slow one, and at the dead one.
+const ASIDE: usize = 500;
+/// How much longer than the sample says all may take.
+const SPARE: f64 = 1.25;
 /// How often one is asked for.
 const TRIES: usize = 10;
 /// How long the last may take to be gone.
@@ -52,11 +56,11 @@ async fn main() -> anyhow::Result<()> {
 
     // These live on while the others end.
     let sample = issue(&cluster, TARGET, SAMPLE, now() + 4 * 3_600_000).await?;
-    let needed = sample.as_secs_f64() / count(SAMPLE) * count(leases + 2 * SAMPLE) * 1.5 + 60.0;
+    let needed = sample.as_secs_f64() / count(SAMPLE) * count(leases + 2 * ASIDE) * SPARE + 60.0;
     let end = now() + Duration::from_secs_f64(needed).as_millis().try_into().unwrap_or(u64::MAX);
     eprintln!("{SAMPLE} leases in {sample:.1?}; all others end in {needed:.0} s");
     for name in ["slow", "dead"] {
-        issue(&cluster, name, SAMPLE, end).await?;
+        issue(&cluster, name, ASIDE, end).await?;
     }
     let before = cpu(&cluster)?;
     let all = issue(&cluster, TARGET, leases, end).await?;
@@ -98,7 +102,7 @@ async fn main() -> anyhow::Result<()> {
             eprintln!("\nthe leader, {}, is killed and started again", cluster.name(leader));
         }
         if let [Some(_), Some(_), None] = gone {
-            anyhow::ensure!(left[2] == SAMPLE, "what says nothing has ended nothing: {left:?}");
+            anyhow::ensure!(left[2] == ASIDE, "what says nothing has ended nothing: {left:?}");
             eprintln!("\nwhat said nothing answers again");
             dead.be(Mood::Honest);
             gone[2] = None;
@@ -127,7 +131,7 @@ async fn main() -> anyhow::Result<()> {
     waits.sort_unstable();
     let at = |hundredths: usize| waits.get((waits.len().saturating_sub(1)) * hundredths / 100).copied().unwrap_or(0);
     let per = |after: u64, before: u64| {
-        count(usize::try_from(after.saturating_sub(before)).unwrap_or(0)) / count(leases + 3 * SAMPLE)
+        count(usize::try_from(after.saturating_sub(before)).unwrap_or(0)) / count(leases + SAMPLE + 2 * ASIDE)
     };
     let seconds = |n: usize| gone.get(n).copied().flatten().map(|d| d.as_secs_f64());
     eprintln!("\ngone after their end: {gone:.1?} at {ALL:?} (the last since it answers again)");
@@ -158,7 +162,7 @@ async fn describe(cluster: &Cluster, name: &str, port: u16) -> anyhow::Result<()
     let ring = KeyringId(cluster.ring(KeyringClass::Cluster)?.id());
     let admin = cluster.admin()?;
     admin.put_target(name, &target, password.trim_end().as_bytes(), ring).await?;
-    put_role(cluster, name, 2 * SAMPLE).await?;
+    put_role(cluster, name, 2 * ASIDE).await?;
     let proof = admin.prove_target(name, Duration::from_secs(30)).await?;
     anyhow::ensure!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
     Ok(())

@@ -12,6 +12,7 @@ use quorate_state::change::Change;
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
+use quorate_state::target::MAX_ITERATIONS;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -54,8 +55,13 @@ impl Client {
             lock(&self.iterations).remove(role);
             return Err(Failure::new(NOT_FOUND, format!("there is no role {role}")));
         };
+        // One member's word: what no role can have would keep a processor busy for hours.
+        if !(1..=MAX_ITERATIONS).contains(&iterations) {
+            return Err(Failure::new(BAD_ANSWER, format!("role {role} would have {iterations} iterations")));
+        }
+        let issued = self.issue_with(role, iterations, ttl).await?;
         lock(&self.iterations).insert(role.to_owned(), iterations);
-        self.issue_with(role, iterations, ttl).await
+        Ok(issued)
     }
 
     async fn issue_with(&self, role: &str, iterations: u32, ttl: Option<Millis>) -> Result<Credential, Failure> {
@@ -115,7 +121,7 @@ impl Client {
     /// Of others than the caller's own it takes the right to list leases.
     ///
     /// # Errors
-    /// `deadline` when some were not seen in time, with how many: revocation goes on by itself.
+    /// `deadline` when some were not seen in time: revocation goes on by itself.
     pub async fn wait_all_revoked(&self, selector: &Selector, index: u64, limit: Duration) -> Result<(), Failure> {
         let wanted = match selector.clone() {
             Selector::Role(role) => ListLeasesRequest { role, ..Default::default() },
@@ -128,7 +134,8 @@ impl Client {
         let mut pause = BACKOFF.0;
         loop {
             let mut left = false;
-            for state in ["revoking", "active", "intent"] {
+            // In the direction in which they move, so that none is missed between two questions; what is mostly there comes first.
+            for state in ["revoking", "intent", "active", "revoking"] {
                 let wanted = ListLeasesRequest { state: state.to_owned(), ..wanted.clone() };
                 left = left || self.find_lease(wanted, |lease| lease.intent_index <= index).await?.is_some();
             }

@@ -49,9 +49,10 @@ impl Session {
                 other => return other,
             }
         }
-        // A standby may be behind, or have other rules for who connects.
+        // A standby may be behind, and other databases may have other rules for who connects.
         if let Err(error) = &refused
             && *endpoint == config.endpoint()
+            && dbname == config.dbname
         {
             config.passwords.refused(error);
         }
