@@ -41,6 +41,7 @@ use output::Format;
 use std::alloc::System;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 use zeroizing_alloc::ZeroAlloc;
 
 /// The stack of each worker thread. The policy engine recurses over a policy and gives up, closed, when a stack runs low:
@@ -51,6 +52,9 @@ const STACK: usize = 8 << 20;
 /// (docs/adr/0014).
 #[global_allocator]
 static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
+
+/// How long what still runs when a command has ended may take: a store is closed by then.
+const CLOSING: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     if let Err(why) = process::keep_memory_private() {
@@ -66,7 +70,11 @@ fn main() -> ExitCode {
         .build()
         .map_err(anyhow::Error::from);
     // On this thread, which lives as long as the process: children that die with their parent die with its thread.
-    let ended = ended.and_then(|runtime| runtime.block_on(cli.run()));
+    let ended = ended.and_then(|runtime| {
+        let ended = runtime.block_on(cli.run());
+        runtime.shutdown_timeout(CLOSING);
+        ended
+    });
     #[cfg(feature = "failpoints")]
     quorate_server::pass("command.end");
     match ended {

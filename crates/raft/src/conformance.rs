@@ -75,7 +75,7 @@ fn stores(kv: Arc<dyn Kv>) -> (LogStore, StateStore) {
     let fatal = watch::Sender::new(None);
     let current = Current::load(&*kv).unwrap();
     let tail = Arc::new(LogStore::load_tail(&*kv, &Inert, current.applied, &current.membership).unwrap());
-    let flusher = Flusher::start(kv.clone(), tail.clone(), None, fatal.clone()).unwrap();
+    let flusher = Flusher::start(kv.clone(), tail.clone(), None, fatal.clone());
     let (machine, notary) = (Arc::new(Inert), Arc::new(Trusting));
     let state =
         StateStore::open(kv.clone(), machine.clone(), notary, flusher.clone(), tail.clone(), current, fatal).unwrap();

@@ -38,25 +38,26 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    /// Starts the loop: on a thread of its own if the store blocks, else as a task of the current runtime.
+    /// Starts the loop: on a thread of its own if the store blocks, else as a task; both of the current runtime, which ends when they
+    /// have. A process that ended while another thread closes its store would die of that, with any exit status but its own.
     ///
-    /// # Errors
-    /// The thread can't be started.
+    /// # Panics
+    /// Outside of a runtime.
     pub(crate) fn start(
         kv: Arc<dyn Kv>,
         tail: Arc<Tail>,
         witness: Option<Witness>,
         fatal: watch::Sender<Option<Fatal>>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (waiters, inbox) = mpsc::unbounded_channel();
         let flusher = Self { waiters, witness: witness.map(Arc::new), failed: Arc::default(), fatal: fatal.clone() };
         let work = Loop { kv, tail, witness: flusher.witness.clone(), inbox, failed: flusher.failed.clone(), fatal };
         if work.kv.blocks() {
-            std::thread::Builder::new().name("raft-sync".into()).spawn(move || work.run_blocking())?;
+            tokio::task::spawn_blocking(move || work.run_blocking());
         } else {
             tokio::spawn(work.run());
         }
-        Ok(flusher)
+        flusher
     }
 
     /// Completes `done` when everything written so far is durable.

@@ -129,7 +129,7 @@ impl Raft {
         if let Some(witness) = &witness {
             LogStore::compare(&*kv, &tail, witness.seen())?;
         }
-        let flusher = Flusher::start(kv.clone(), tail.clone(), witness, fatal.clone())?;
+        let flusher = Flusher::start(kv.clone(), tail.clone(), witness, fatal.clone());
         flusher.sync().await?;
         let state = StateStore::open(
             kv.clone(),
