@@ -5,7 +5,7 @@
 //! RotatePassword: next is in the log   ->   the executor gives it to the target   ->   PasswordRotated: next is current
 //! ```
 //! The target has `current` until the executor has sent `next`, and from then on `next`. So a `next` is completed, by whoever is
-//! in office, and replaced by nobody in office: the log never forgets what the target may have.
+//! in office, and replaced by nobody in office. What a target goes back to when it forgets the change itself, the log does not have.
 
 use super::{Standing, Target, executor, quarantine, target};
 use crate::access::{SYSTEM_NAMESPACE, keyring};
