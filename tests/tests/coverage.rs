@@ -128,6 +128,7 @@ fn resource_of(kind: Kind) -> Resource {
         | Kind::DeleteTarget
         | Kind::TakeOver
         | Kind::ReplacePassword
+        | Kind::ReviseTarget
         | Kind::SetQuota
         | Kind::RevokeLeases => Resource::Target("db".to_owned()),
         Kind::PutRole | Kind::DeleteRole | Kind::IssueLease => Resource::Role("reader".to_owned()),

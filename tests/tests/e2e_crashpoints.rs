@@ -31,7 +31,7 @@ const POINTS: [&str; 11] = [
     "lease.p11",
 ];
 /// Between the steps of `crates/server/src/rotation.rs`.
-const ROTATION: [&str; 3] = ["rotate.committed", "rotate.altered", "rotate.proved"];
+const ROTATION: [&str; 4] = ["rotate.committed", "rotate.allowed", "rotate.altered", "rotate.proved"];
 const TTL: Duration = Duration::from_secs(3);
 /// How long after its end nothing of a lease is left, with the loss of a leader in between.
 const BOUND: Duration = Duration::from_secs(12);

@@ -23,6 +23,7 @@ use quorate_tests::footprint::TARGET;
 use quorate_tests::terminal::Answer;
 use quorate_tests::{Cluster, Options};
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,7 @@ async fn leases() {
     it_ends_again(&cluster, &restored).await;
     a_database_that_does_not_answer(&cluster).await;
     a_password_that_was_changed_by_hand(&cluster).await;
+    a_certificate_that_was_replaced(&cluster).await;
     let superuser = cluster.superuser().await.unwrap();
     let left = cluster.footprint(&superuser).await.unwrap();
     assert!(left.is_empty(), "every lease has ended, and this is left at the database: {left:?}");
@@ -197,6 +199,68 @@ async fn a_password_that_was_changed_by_hand(cluster: &Cluster) {
     let last = demo.issue_lease("reader", None).await.unwrap();
     demo.revoke(last.lease).await.unwrap();
     ended(cluster, last.lease).await;
+}
+
+/// A certificate for this machine from an authority of its own: that, the certificate and its key, in PEM.
+fn certificate() -> (String, String, String) {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "another authority");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    (authority.pem(), own.pem(), key.serialize_pem())
+}
+
+/// A server gets a certificate from another authority before the vault is told, and nothing is lost by that.
+async fn a_certificate_that_was_replaced(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let due = demo.issue_lease("reader", Some(8_000)).await.unwrap();
+    let session = login_with(&due).await.unwrap();
+    let folder: String = superuser.query_one("SELECT current_setting('data_directory')", &[]).await.unwrap().get(0);
+    let files = ["server.crt", "server.key"].map(|file| Path::new(&folder).join(file));
+    let before = files.clone().map(|file| std::fs::read_to_string(file).unwrap());
+    let serve = async |texts: &[String; 2]| {
+        // Written in place: the server's user keeps them.
+        for (file, text) in files.iter().zip(texts) {
+            std::fs::write(file, text).unwrap();
+        }
+        let sql = "SELECT pg_reload_conf();
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'quorate_admin'";
+        superuser.batch_execute(sql).await.unwrap();
+    };
+    let (authority, own, key) = certificate();
+    serve(&[own, key]).await;
+    let begun = Instant::now();
+    loop {
+        let status = run(cluster, &["--output", "json", "status"]);
+        if status.contains("target_credential_refused") {
+            let what = format!("quorate target change {TARGET}");
+            assert!(status.contains("certificate is not trusted") && status.contains(&what), "what to do: {status}");
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "there is an alarm: {status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10).saturating_sub(begun.elapsed())).await;
+    assert!(session.simple_query("SELECT 1").await.is_ok(), "its time is over, and nobody gets in to end it");
+    let old = cluster.text("/postgres/ca_file").unwrap();
+    let both = format!("{}/both.pem", cluster.text("/folder").unwrap());
+    std::fs::write(&both, std::fs::read_to_string(old).unwrap() + &authority).unwrap();
+    let said = run(cluster, &["target", "change", TARGET, "--ca-file", &both]);
+    assert!(said.contains("is enabled"), "the target is proved with it: {said}");
+    assert_eq!(ended(cluster, due.lease).await.why, "expired");
+    assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
+    // Both count while they are exchanged, and then one.
+    serve(&before).await;
+    let last = demo.issue_lease("reader", None).await.unwrap();
+    let why = refused(cluster, &["target", "change", TARGET, "--port", "9"], "invalid_argument");
+    assert!(why.contains("leases are there"), "it stays the same server: {why}");
+    demo.revoke(last.lease).await.unwrap();
+    ended(cluster, last.lease).await;
+    let said = run(cluster, &["target", "change", TARGET, "--ca-file", old]);
+    assert!(said.contains("is enabled"), "{said}");
+    refused(cluster, &["target", "change", TARGET], "invalid_argument");
 }
 
 /// Encrypted, with a server that has proved who it is: one that has not gets no login made, and the password neither.

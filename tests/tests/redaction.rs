@@ -184,8 +184,8 @@ fn nothing_that_holds_a_secret_prints_it() {
     let secret = Secret::from_slice(&bytes).unwrap();
     let vec = SecretVec::new(passphrase.to_vec());
     printed.show(&(&secret, &vec, StorageKey::new(&secret)));
-    let passwords = quorate_engines::Passwords::one(SecretVec::new(passphrase.to_vec()));
-    passwords.learn(SecretVec::new(bytes.to_vec()));
+    let passwords = quorate_engines::Passwords::one(1, SecretVec::new(passphrase.to_vec()));
+    passwords.learn(2, SecretVec::new(bytes.to_vec()));
     printed.show(&passwords);
     printed.show(&(Protection::RawKey(&secret), Protection::Passphrase(&vec, PassphraseCost::default())));
     let sealed = seal_file("x", &bytes, &Protection::RawKey(&secret), &mut rng).unwrap();

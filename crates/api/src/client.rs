@@ -18,7 +18,7 @@ pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, lo
 pub use lease::Credential;
 pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
-pub use quorate_state::target::{Endpoint, Role, TargetSpec, TargetTls};
+pub use quorate_state::target::{Endpoint, Revision, Role, TargetSpec, TargetTls};
 pub use read::Effect;
 
 use crate::MAX_OPEN_REPLY;

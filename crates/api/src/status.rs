@@ -147,6 +147,9 @@ table! {
         "A member answered in a format of another release." "ask other nodes; bring all members to one release";
     "not_in_office" NOT_IN_OFFICE PermissionDenied No
         "The member is not the executor of that target, or has no work there." "nothing: members see this among themselves";
+    "credential_unopenable" CREDENTIAL_UNOPENABLE Unavailable No
+        "All members gave their parts of a target's password, and it does not open: it was never sealed as it should be, or more members than may be are wrong."
+        "say what the password is: `quorate target password NAME`";
     "too_much_content" TOO_MUCH_CONTENT ResourceExhausted No
         "The answer would be longer than 64 MiB." "ask for fewer items at once";
     "internal" INTERNAL Internal Elsewhere

@@ -102,13 +102,31 @@ pub trait Engine: Send + Sync {
 
     /// Gives the administrative account, which needs no right for that, the password of this SCRAM-SHA-256 verifier. Sessions
     /// go on. Logins are tried with it once it was learnt: [`learn_password`](Engine::learn_password), first.
-    async fn set_password(&self, verifier: &str) -> Result<(), EngineError>;
+    ///
+    /// On exactly the bound connection, never after a reconnect: whoever was allowed to send it may be allowed no more.
+    ///
+    /// # Errors
+    /// [`StaleBinding`](EngineError::StaleBinding): no effect.
+    async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError>;
 
-    /// From here on a login whose password the target refuses is tried with this one too.
-    fn learn_password(&self, password: SecretVec);
+    /// Ends all sessions of the administrative account that this executor has not opened, by whatever name they go; how many were
+    /// told to end. At the first endpoint, and at each other that can be reached: what lives there changes nothing.
+    ///
+    /// # Security
+    /// Only where the account is the vault's alone.
+    async fn end_strangers(&self) -> Result<usize, EngineError>;
 
-    /// What the target said when it last refused the administrative login, with every password that is known; nothing since
-    /// it let one in.
+    /// From here on a login whose password the target refuses is tried with this one too, which the caller knows by a number.
+    fn learn_password(&self, number: u64, password: SecretVec);
+
+    /// The target has the password of this number: another login was let in with it.
+    fn has_password(&self, number: u64);
+
+    /// The number of the password with which the administrative account was let in last.
+    fn let_in_with(&self) -> Option<u64>;
+
+    /// What the target said when it last refused the administrative login, with every password that is known, or why it was not
+    /// trusted with any; nothing since it let one in.
     fn login_refused(&self) -> Option<String>;
 }
 

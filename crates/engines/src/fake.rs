@@ -83,6 +83,8 @@ struct State {
     turned_away: usize,
     /// With what the administrative account was last let in.
     let_in_with: Vec<u8>,
+    /// Sessions of the administrative account that no executor has opened.
+    strangers: usize,
     /// The newest term of an executor here, and a number that changes when administrative sessions end.
     term: u64,
     reign: u64,
@@ -288,6 +290,17 @@ impl FakeTarget {
     /// The sessions of the administrative account end.
     pub fn part(&self) {
         self.change(|s| s.reign += 1);
+    }
+
+    /// Somebody has a session of the administrative account, under a name of his own.
+    pub fn intrude(&self) {
+        self.change(|s| s.strangers += 1);
+    }
+
+    /// How many such sessions there are.
+    #[must_use]
+    pub fn strangers(&self) -> usize {
+        self.lock().strangers
     }
 
     /// The verifier of the administrative account's password.
@@ -532,10 +545,10 @@ impl Fake {
         if *session == Some(s.reign) {
             return Ok(());
         }
-        if let Some(right) = self.passwords.all().iter().find(|password| matches(password.expose(), verifier)) {
-            self.passwords.let_in(right);
+        if let Some(right) = self.passwords.all().iter().find(|known| matches(known.password.expose(), verifier)) {
+            self.passwords.let_in(right.number);
             *session = Some(s.reign);
-            s.let_in_with = right.expose().to_vec();
+            s.let_in_with = right.password.expose().to_vec();
             return Ok(());
         }
         s.turned_away += 1;
@@ -813,18 +826,28 @@ impl Engine for Fake {
 
     async fn take_over(&self) -> Result<usize, EngineError> {
         self.call(Step::Read, |s| {
+            let mut ended = 0;
             if self.term > s.term {
+                ended = usize::from(s.term > 0);
                 (s.term, s.reign) = (self.term, s.reign + 1);
                 *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(s.reign);
             }
-            Ok(0)
+            Ok(ended)
         })
         .await
     }
 
-    async fn set_password(&self, verifier: &str) -> Result<(), EngineError> {
+    async fn end_strangers(&self) -> Result<usize, EngineError> {
+        self.call(Step::Read, |s| Ok(core::mem::take(&mut s.strangers))).await
+    }
+
+    async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError> {
         check_verifier(verifier)?;
+        let ours = *self.connection.lock().unwrap_or_else(PoisonError::into_inner) == Some(*binding);
         self.call(Step::SetPassword, |s| {
+            if !(ours && s.connections.contains(binding)) {
+                return Err(EngineError::StaleBinding);
+            }
             if let Some((known, _)) = &mut s.administrator {
                 verifier.clone_into(known);
             }
@@ -833,8 +856,16 @@ impl Engine for Fake {
         .await
     }
 
-    fn learn_password(&self, password: SecretVec) {
-        self.passwords.learn(password);
+    fn learn_password(&self, number: u64, password: SecretVec) {
+        self.passwords.learn(number, password);
+    }
+
+    fn has_password(&self, number: u64) {
+        self.passwords.let_in(number);
+    }
+
+    fn let_in_with(&self) -> Option<u64> {
+        self.passwords.last_let_in()
     }
 
     fn login_refused(&self) -> Option<String> {

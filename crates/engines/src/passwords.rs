@@ -6,43 +6,66 @@ use quorate_crypto::secret::SecretVec;
 
 use crate::EngineError;
 
-/// How many are tried: the target has one of two while its password is replaced, and its standbys a moment longer.
-const MOST: usize = 2;
+/// How many are tried: the target has one of two while its password is replaced, and may have gone back to what it had before.
+const MOST: usize = 5;
 
-/// The passwords that an account may have. Each login tries the one first that was let in last.
+/// The passwords that an account may have, each with the number by which its owner knows it. Each login tries the one first that
+/// was let in last.
 pub struct Passwords(Mutex<Tried>);
 
 #[derive(Default)]
 struct Tried {
     /// Never empty.
-    tried: Vec<Arc<SecretVec>>,
+    tried: Vec<Known>,
+    let_in: Option<u64>,
     refused: Option<String>,
+}
+
+/// One of them.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) number: u64,
+    pub(crate) password: Arc<SecretVec>,
 }
 
 impl Passwords {
     /// There is one.
     #[must_use]
-    pub fn one(password: SecretVec) -> Self {
-        Self(Mutex::new(Tried { tried: vec![Arc::new(password)], refused: None }))
+    pub fn one(number: u64, password: SecretVec) -> Self {
+        let tried = vec![Known { number, password: Arc::new(password) }];
+        Self(Mutex::new(Tried { tried, ..Tried::default() }))
     }
 
-    /// There is another one: the target may have it by now, or get it. Of those before, the first stays.
-    pub fn learn(&self, password: SecretVec) {
+    /// There is another one: the target may have it by now, or get it. Where there are too many, the oldest goes, but never the
+    /// one that was let in last.
+    pub fn learn(&self, number: u64, password: SecretVec) {
         let mut state = self.lock();
-        state.tried.truncate(MOST - 1);
-        state.tried.push(Arc::new(password));
+        if state.tried.iter().any(|known| known.number == number) {
+            return;
+        }
+        if state.tried.len() >= MOST {
+            let oldest = state.tried.iter().skip(1).map(|known| known.number).min();
+            state.tried.retain(|known| Some(known.number) != oldest);
+        }
+        state.tried.push(Known { number, password: Arc::new(password) });
     }
 
     /// All, in the order in which they are tried.
-    pub(crate) fn all(&self) -> Vec<Arc<SecretVec>> {
+    pub(crate) fn all(&self) -> Vec<Known> {
         self.lock().tried.clone()
     }
 
     /// One of them was let in.
-    pub(crate) fn let_in(&self, password: &Arc<SecretVec>) {
+    pub fn let_in(&self, number: u64) {
         let mut state = self.lock();
-        state.refused = None;
-        state.tried.sort_by_key(|tried| !Arc::ptr_eq(tried, password));
+        (state.refused, state.let_in) = (None, Some(number));
+        state.tried.sort_by_key(|known| known.number != number);
+    }
+
+    /// Which one was let in last.
+    #[must_use]
+    pub fn last_let_in(&self) -> Option<u64> {
+        self.lock().let_in
     }
 
     /// None of them was let in.
@@ -67,9 +90,10 @@ impl core::fmt::Debug for Passwords {
     }
 }
 
+/// The only one of an account, and nobody counts it.
 impl From<SecretVec> for Passwords {
     fn from(password: SecretVec) -> Self {
-        Self::one(password)
+        Self::one(0, password)
     }
 }
 
@@ -77,29 +101,40 @@ impl From<SecretVec> for Passwords {
 mod tests {
     use super::*;
 
-    fn tried(passwords: &Passwords) -> Vec<u8> {
-        passwords.all().iter().map(|password| password.expose()[0]).collect()
+    fn tried(passwords: &Passwords) -> Vec<u64> {
+        passwords.all().iter().map(|known| known.number).collect()
+    }
+
+    fn secret(n: u8) -> SecretVec {
+        SecretVec::new(vec![n])
     }
 
     #[test]
-    fn who_was_let_in_last_is_tried_first_and_there_are_never_more_than_two() {
-        let passwords = Passwords::one(SecretVec::new(vec![1]));
-        passwords.learn(SecretVec::new(vec![2]));
-        assert_eq!(tried(&passwords), [1, 2], "nobody knows yet whether the target has the second");
-        passwords.let_in(&passwords.all()[1]);
-        assert_eq!(tried(&passwords), [2, 1]);
-        passwords.learn(SecretVec::new(vec![3]));
-        assert_eq!(tried(&passwords), [2, 3], "what was let in last stays");
+    fn who_was_let_in_last_is_tried_first_and_there_are_never_more_than_a_few() {
+        let passwords = Passwords::one(10, secret(1));
+        passwords.learn(20, secret(2));
+        passwords.learn(20, secret(3));
+        assert_eq!(tried(&passwords), [10, 20], "nobody knows yet whether the target has the second");
+        assert_eq!(passwords.last_let_in(), None);
+        passwords.let_in(20);
+        assert_eq!((tried(&passwords), passwords.last_let_in()), (vec![20, 10], Some(20)));
+        for number in [5, 6, 30] {
+            passwords.learn(number, secret(4));
+        }
+        passwords.let_in(5);
+        passwords.learn(40, secret(5));
+        assert_eq!(tried(&passwords), [5, 20, 10, 30, 40], "the oldest goes, but what was let in last stays");
+        assert_eq!(passwords.all()[0].password.expose(), [4]);
     }
 
     #[test]
     fn a_refusal_is_known_until_somebody_is_let_in() {
-        let passwords = Passwords::one(SecretVec::new(b"canary".to_vec()));
+        let passwords = Passwords::one(1, SecretVec::new(b"canary".to_vec()));
         let error = EngineError::Refused { code: "28P01".to_owned(), message: "no".to_owned() };
         assert!(error.is_login_refused());
         passwords.refused(&error);
         assert_eq!(passwords.last_refusal(), Some("the target refuses: no (28P01)".to_owned()));
-        passwords.let_in(&passwords.all()[0]);
+        passwords.let_in(1);
         assert_eq!(passwords.last_refusal(), None);
         assert!(!format!("{passwords:?}").contains("canary"));
     }

@@ -59,12 +59,13 @@ async fn no_secret_shows() {
     let own = pg.credential();
     let superuser = pg.superuser("postgres").await;
     superuser.batch_execute("BEGIN; LOCK TABLE pg_authid IN SHARE MODE").await.unwrap();
-    shown += &format!("{:?}", engine.set_password(&own.verifier).await.unwrap_err());
+    let binding = engine.bind().await.unwrap();
+    shown += &format!("{:?}", engine.set_password(&own.verifier, &binding).await.unwrap_err());
     superuser.batch_execute("ROLLBACK").await.unwrap();
-    engine.set_password(&own.verifier).await.unwrap();
+    engine.set_password(&own.verifier, &engine.bind().await.unwrap()).await.unwrap();
     let late = pg.engine(2);
     shown += &format!("{:?} {:?}", late.bind().await.unwrap_err(), late.login_refused());
-    late.learn_password(SecretVec::new(own.password.clone().into_bytes()));
+    late.learn_password(7, SecretVec::new(own.password.clone().into_bytes()));
     late.bind().await.unwrap();
     shown += &format!("{late:?}");
 

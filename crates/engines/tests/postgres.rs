@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{self, Credential, Target, assert_ended, order, principal};
-use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, template};
-use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal};
+use quorate_engines::postgres::{OwnSessions, OwnedObjects, Postgres, PostgresConfig, template};
+use quorate_engines::{Binding, Cleaning, Engine, EngineError, Fenced, Refusal};
 use support::{EXECUTOR, GROUP, Pg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
@@ -711,21 +711,44 @@ async fn a_new_password_is_the_only_one_and_takes_no_right() {
         .await;
     let engine = pg.engine(1);
     engine.timeline().await.unwrap();
-    let bad = engine.set_password("hunter2").await;
+    let binding = engine.bind().await.unwrap();
+    let bad = engine.set_password("hunter2", &binding).await;
     assert!(matches!(bad, Err(EngineError::Invalid { field: "verifier", .. })), "a clear password: {bad:?}");
-    engine.set_password(&next.verifier).await.unwrap();
+    let never = Binding { pid: binding.pid, backend_start_micros: binding.backend_start_micros - 1 };
+    assert_eq!(engine.set_password(&next.verifier, &never).await, Err(EngineError::StaleBinding));
+    engine.set_password(&next.verifier, &binding).await.unwrap();
     engine.timeline().await.expect("sessions go on");
+    assert_eq!(engine.bind().await.as_ref(), Ok(&binding), "this one too");
+    pg.sql(&format!("SELECT pg_terminate_backend({})", binding.pid)).await;
+    let lost = engine.set_password(&next.verifier, &binding).await;
+    assert!(matches!(lost, Err(EngineError::StaleBinding | EngineError::Unavailable { .. })), "{lost:?}");
     let stale = engine.bind().await;
     assert!(matches!(&stale, Err(EngineError::Refused { code, .. }) if code == "28P01"), "the old one: {stale:?}");
     assert!(engine.login_refused().is_some_and(|why| why.contains("28P01")), "{:?}", engine.login_refused());
-    engine.learn_password(learnt());
+    assert_eq!(engine.let_in_with(), Some(0));
+    engine.learn_password(7, learnt());
     engine.bind().await.expect("the new one is tried where the old one is refused");
-    assert_eq!(engine.login_refused(), None);
+    assert_eq!((engine.login_refused(), engine.let_in_with()), (None, Some(7)));
     // The next executor knows both, and does not know which the server has.
     pg.sql(&format!("GRANT pg_read_all_stats, pg_signal_backend TO {EXECUTOR}")).await;
     let successor = pg.engine(2);
-    successor.learn_password(learnt());
+    successor.learn_password(7, learnt());
     assert_eq!(successor.take_over().await.unwrap(), 2, "the sessions of the older term");
+    // No session of this very role is kept by the name that it goes by, but by who has opened it.
+    let own = OwnSessions::default();
+    let hold = |own: &OwnSessions| {
+        Postgres::new(PostgresConfig { passwords: learnt().into(), own: own.clone(), ..pg.config(2) }).unwrap()
+    };
+    let (first, second, intruder) = (hold(&own), hold(&own), hold(&OwnSessions::default()));
+    let (bound, beside) = (first.bind().await.unwrap(), second.bind().await.unwrap());
+    let strange = intruder.bind().await.unwrap();
+    assert_eq!(first.end_strangers().await.unwrap(), 3, "the intruder's, and two of an executor that shares nothing");
+    let begun = Instant::now();
+    while first.end_strangers().await.unwrap() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "they end");
+    }
+    assert_eq!((first.bind().await, second.bind().await), (Ok(bound), Ok(beside)), "its own go on, all of them");
+    assert_ne!(intruder.bind().await.unwrap(), strange);
     let stranger = Postgres::new(PostgresConfig { passwords: SecretVec::new(b"x".to_vec()).into(), ..pg.config(2) });
     let stranger = stranger.unwrap().bind().await;
     assert!(matches!(&stranger, Err(EngineError::Refused { code, .. }) if code == "28P01"), "{stranger:?}");

@@ -8,7 +8,7 @@ use crate::output::{Format, progress, table};
 use crate::passphrase::Passphrases;
 use crate::policy::Signers;
 use crate::secret::password;
-use quorate_api::client::{Client, Endpoint, Profile, TargetSpec, TargetTls};
+use quorate_api::client::{Client, Endpoint, Profile, Revision, TargetSpec, TargetTls};
 use quorate_api::vault::{Target, TargetProof};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::KeyringClass;
@@ -61,6 +61,8 @@ pub(crate) enum TargetCommand {
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
+    /// Describe it anew: what is given, and the rest stays. Nothing is issued there until it is proved, which is done at once.
+    Change(Box<Revised>),
     /// Say that this cluster is the one that counts, at a target that has seen more of it than it knows: after a restore, or when
     /// a copy of it has run elsewhere. `target show` says what that ends.
     TakeOver {
@@ -124,6 +126,76 @@ pub(crate) struct Add {
     /// Describe it only. No lease is issued there until `quorate target check` has succeeded.
     #[arg(long)]
     unproved: bool,
+}
+
+/// `quorate target change`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Revised {
+    /// Its name.
+    name: String,
+    /// Host name or address of the same server; only while nothing is leased there.
+    #[arg(long)]
+    host: Option<String>,
+    /// Its port; only while nothing is leased there.
+    #[arg(long)]
+    port: Option<u16>,
+    /// The database to connect to.
+    #[arg(long)]
+    database: Option<String>,
+    /// A further database of the server in which leased logins may own something; once for each, in place of all before.
+    #[arg(long = "also-database", value_name = "DATABASE")]
+    databases: Vec<String>,
+    /// There is none any more.
+    #[arg(long, conflicts_with = "databases")]
+    no_databases: bool,
+    /// A hot standby that clients can log in to (HOST:PORT); once for each, in place of all before.
+    #[arg(long = "standby", value_name = "HOST:PORT", value_parser = endpoint)]
+    standbys: Vec<Endpoint>,
+    /// There is none any more.
+    #[arg(long, conflicts_with = "standbys")]
+    no_standbys: bool,
+    /// Give what leased logins own to this role, which has no rights; empty to drop it.
+    #[arg(long, value_name = "ROLE")]
+    owner: Option<String>,
+    /// Certificates (PEM) of which one must have issued the server's, in place of all before: give the old and the new one while
+    /// they are exchanged.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// What the server's certificate must be for, when that is not its host.
+    #[arg(long, value_name = "NAME", requires = "ca_file")]
+    server_name: Option<String>,
+    /// As of `target add`.
+    #[arg(long, value_name = "HOW", default_value = "require", requires = "ca_file")]
+    channel_binding: ChannelBinding,
+    /// Have the vault replace the password from now on.
+    #[arg(long)]
+    rotate: bool,
+    /// Leave the password as it is from now on.
+    #[arg(long, conflicts_with = "rotate")]
+    no_rotate: bool,
+}
+
+impl Revised {
+    fn revision(self) -> anyhow::Result<Revision> {
+        let tls = match self.ca_file {
+            Some(path) => Some(TargetTls {
+                roots: roots(&path)?,
+                server_name: self.server_name.unwrap_or_default(),
+                require_binding: self.channel_binding == ChannelBinding::Require,
+            }),
+            None => None,
+        };
+        Ok(Revision {
+            host: self.host,
+            port: self.port,
+            database: self.database,
+            tls,
+            databases: (self.no_databases || !self.databases.is_empty()).then_some(self.databases),
+            standbys: (self.no_standbys || !self.standbys.is_empty()).then_some(self.standbys),
+            owner: self.owner,
+            rotate: (self.rotate || self.no_rotate).then_some(self.rotate),
+        })
+    }
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -290,6 +362,7 @@ pub(crate) async fn target(
             let document = json!({ "name": name, "index": done.index, "proof": proof_document(&proof) });
             output.show(&document, || proved(&name, &proof))
         }
+        TargetCommand::Change(revised) => change(*revised, &client, output).await,
         TargetCommand::TakeOver { name, counter, signers } => {
             let keys = signers.open(passphrases)?;
             let keys: Vec<&SigningKey> = keys.iter().collect();
@@ -349,6 +422,26 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
             proved(&name, &proof)
         )
     })
+}
+
+async fn change(revised: Revised, client: &Client, output: Format) -> anyhow::Result<()> {
+    let name = revised.name.clone();
+    let revision = revised.revision()?;
+    if revision == Revision::default() {
+        let hint = "say what is to change: quorate target change --help";
+        return Err(Stop::refused("invalid_argument", format!("nothing is changed at target {name}"), hint.to_owned()));
+    }
+    let found = find(client, &name).await?;
+    let done = client.revise_target(&name, &revision).await?;
+    if found.standing == Standing::Removing.to_string() {
+        return output.show(&json!({ "name": name, "index": done.index }), || {
+            format!("target {name}: what is left there is ended by this description from now on")
+        });
+    }
+    let proof = prove(client, &name).await?;
+    judge(&name, &proof)?;
+    let document = json!({ "name": name, "index": done.index, "proof": proof_document(&proof) });
+    output.show(&document, || proved(&name, &proof))
 }
 
 /// Has the cluster find out, and says that it does.

@@ -121,10 +121,17 @@ impl Core {
         });
         let refused = self.refused_logins()?.into_iter().map(|(target, why)| {
             let message = format!(
-                "target {target} does not let the vault in ({why}), and leases there do not end: say what its password is now, `quorate target password {target}`"
+                "target {target} does not let the vault in ({why}), and leases there do not end: say what its password is now, `quorate target password {target}`, or describe it as it is, `quorate target change {target}`"
             );
             Alarm { code: "target_credential_refused", message }
         });
+        let former = self.former_logins()?.into_iter().map(|target| {
+            let message = format!(
+                "target {target} lets the vault in with a password that it had before: what was said last is wrong, or the target has forgotten it: `quorate target password {target}`"
+            );
+            Alarm { code: "target_credential_former", message }
+        });
+        let refused = refused.chain(former);
         Ok(roots.chain(own).chain(self.absences.alarms()).chain(quarantined).chain(refused).collect())
     }
 

@@ -9,6 +9,7 @@ use crate::executor::Executors;
 use crate::failpoint;
 use crate::issue::Creating;
 use crate::keystore::Keystore;
+use crate::lane::Heads;
 use crate::peers::Peers;
 use crate::room::Room;
 use crate::store::Applied;
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) creating: Creating,
     /// What proofs of targets make: no lease's, and no end of this node waits for them, since its successor proves anew.
     pub(crate) proving: Creating,
+    pub(crate) heads: Heads,
     pub(crate) breakers: Breakers,
     pub(crate) caches: Caches,
     pub(crate) certificate: OwnCertificate,

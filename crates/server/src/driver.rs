@@ -13,7 +13,7 @@ use crate::executor::engine_failure;
 use crate::failpoint::planted;
 use crate::gone;
 use crate::issue::injected;
-use crate::lane::{AtWork, Ending, ROUND};
+use crate::lane::{AtWork, Ending};
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail, Entry};
@@ -122,13 +122,14 @@ impl Core {
                 }
                 continue;
             }
+            let making = self.read(|store, _| lease::tally(store, &name, Queue::Making))? > 0;
+            let intents = if making { self.page(&name, Queue::Making, None)? } else { Vec::new() };
+            let abandoned = intents.iter().any(|(id, _)| !self.creating.holds(id));
             let (asked, due, search) = self.read(|store, _| {
                 let some = |queue| Ok::<_, StoreError>(lease::tally(store, &name, queue)? > 0);
                 // Once a term whatever there is: the leader before may have ended between a lease's proof and its cleaning up.
                 let first = !rounds.searches.contains_key(&name) && !lease::leases(store, None, 1)?.is_empty();
-                let (asked, due, making) = (some(Queue::Asked)?, some(Queue::Due)?, some(Queue::Making)?);
-                let intents = if making { lease::work(store, &name, Queue::Making, None, ROUND)? } else { Vec::new() };
-                let abandoned = intents.iter().any(|(id, _)| !self.creating.holds(id));
+                let (asked, due) = (some(Queue::Asked)?, some(Queue::Due)?);
                 // Whoever is in office goes on searching when the last lease has ended: what a target brings back, it brings back then too.
                 let in_office = executor(store, &name)?.is_some_and(|e| e.member == self.me && e.term == term);
                 let search = first || in_office || asked || due || making || some(Queue::Living)?;

@@ -2,14 +2,15 @@
 //! opened for it.
 
 use crate::core::Core;
+use crate::failpoint::hit;
 use quorate_api::peer::OpenTargetRequest;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::sealed::{self, Header};
 use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
-use quorate_engines::postgres::{Endpoint, OwnedObjects, Postgres, PostgresConfig, Tls, Trust};
-use quorate_engines::{Engine, EngineError};
+use quorate_engines::postgres::{Endpoint, OwnSessions, OwnedObjects, Postgres, PostgresConfig, Tls, Trust};
+use quorate_engines::{Engine, EngineError, Passwords};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
@@ -23,10 +24,13 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+/// The code of a password of which every member has given its part, and that does not open.
+pub(crate) const UNOPENABLE: &str = "credential_unopenable";
+
 /// How long a peer may take to give its part.
 const PART: Duration = Duration::from_secs(2);
 
-/// How soon passwords are opened again of which one did not open.
+/// How soon the passwords are opened that the target may have as well, and again those that did not open.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long an endorsement of a request for a lease counts as work at its target.
@@ -65,29 +69,35 @@ pub(crate) fn make_real() -> Box<MakeEngine> {
 /// An office, and whether the sessions of earlier terms are ended, before which nothing is done in it.
 struct Seat {
     office: Office,
+    /// The log index of the description that its engines connect by.
+    described: u64,
     entered: bool,
     /// The passwords that its engines know, by log index.
     known: Vec<u64>,
-    /// When they were opened.
+    /// When any were last opened.
     opened: Instant,
 }
 
 impl Seat {
     /// Whether it is of a term, and logs in with what the log calls the target's password.
     fn is_of(&self, term: u64, described: Option<&Target>) -> bool {
-        self.office.term == term && described.is_none_or(|t| self.known.contains(&t.current.index))
+        let fits = |t: &Target| t.index == self.described && self.known.contains(&t.current.index);
+        self.office.term == term && described.is_none_or(fits)
     }
 
-    /// Whether it cannot get in, perhaps because the target has the password under way already, and that did not open when the
-    /// others did.
-    fn lacks_next(&self, described: Option<&Target>) -> bool {
-        let next = described.and_then(|t| t.next.as_ref()).is_some_and(|next| !self.known.contains(&next.index));
-        next && !self.entered && self.opened.elapsed() > OPEN_AGAIN
+    /// From here on it logs in with this password too.
+    fn learn(&mut self, index: u64, password: &SecretVec) {
+        for engine in [&self.office.engine, &self.office.bulk] {
+            engine.learn_password(index, SecretVec::new(password.expose().to_vec()));
+        }
+        if !self.known.contains(&index) {
+            self.known.push(index);
+        }
     }
 }
 
-/// How a login with a password connects to one target.
-type Connecting = dyn Fn(&str, SecretVec) -> PostgresConfig + Send + Sync;
+/// How a login with its passwords connects to one target.
+type Connecting = dyn Fn(&str, Passwords) -> PostgresConfig + Send + Sync;
 
 /// A term of office at one target.
 #[derive(Clone)]
@@ -119,7 +129,24 @@ impl Office {
         login: &str,
         password: SecretVec,
     ) -> Result<Arc<dyn Engine>, EngineError> {
-        (core.executors.make)((self.config)(login, password))
+        (core.executors.make)((self.config)(login, password.into()))
+    }
+
+    /// The log index of a password that the target had before, if it was let in with that: the target has forgotten a change.
+    pub(crate) fn let_in_with_former(&self, described: &Target) -> Option<u64> {
+        let with = [&self.engine, &self.bulk].into_iter().filter_map(|engine| engine.let_in_with());
+        with.into_iter().find(|index| described.former.iter().any(|former| former.index == *index))
+    }
+
+    /// The target has this password.
+    pub(crate) fn has_password(&self, index: u64) {
+        self.engine.has_password(index);
+        self.bulk.has_password(index);
+    }
+
+    /// What the target says when it lets in none of the passwords that are known here.
+    fn login_refused(&self) -> Option<String> {
+        self.engine.login_refused().or_else(|| self.bulk.login_refused())
     }
 }
 
@@ -139,11 +166,13 @@ impl Core {
         // The credential is opened once in a term, however often the target does not answer; and again when people say what
         // it is now, or describe another target by that name.
         let described = self.read(|store, _| target(store, name))?;
-        let fits = |seat: &Seat| seat.is_of(status.term, described.as_ref()) && !seat.lacks_next(described.as_ref());
-        let seat = match held.take().filter(fits) {
+        let seat = match held.take().filter(|seat| seat.is_of(status.term, described.as_ref())) {
             Some(seat) => held.insert(seat),
-            None => held.insert(self.take_office(name, status.term, described).await?),
+            None => held.insert(self.take_office(name, status.term, described.clone()).await?),
         };
+        if seat.office.login_refused().is_some() && seat.opened.elapsed() > OPEN_AGAIN {
+            self.open_others(name, seat, described.as_ref()).await;
+        }
         if let Some(found) = self.read(|store, _| quarantine(store, name))?.filter(|_| seat.entered) {
             seat.entered = false;
             return Err(Failure::from(Refusal::Quarantined { counter: found.counter }));
@@ -192,14 +221,26 @@ impl Core {
     pub(crate) async fn learn(&self, name: &str, office: &Office, index: u64, password: &SecretVec) {
         let Some(slot) = self.executors.by_target.lock().await.get(name).cloned() else { return };
         let mut held = slot.lock().await;
-        if let Some(seat) = held.as_mut().filter(|seat| Arc::ptr_eq(&seat.office.engine, &office.engine))
-            && !seat.known.contains(&index)
-        {
-            for engine in [&office.engine, &office.bulk] {
-                engine.learn_password(SecretVec::new(password.expose().to_vec()));
-            }
-            seat.known.push(index);
+        if let Some(seat) = held.as_mut().filter(|seat| Arc::ptr_eq(&seat.office.engine, &office.engine)) {
+            seat.learn(index, password);
         }
+    }
+
+    /// Opens what the target may have besides: it lets in none of those that an office knows.
+    async fn open_others(self: &Arc<Self>, name: &str, seat: &mut Seat, described: Option<&Target>) {
+        for credential in described.iter().flat_map(|t| t.credentials()) {
+            if seat.known.contains(&credential.index) {
+                continue;
+            }
+            match self.open_credential(name, credential, seat.office.term).await {
+                Ok(password) => seat.learn(credential.index, &password),
+                Err(error) => {
+                    let (index, error) = (credential.index, error.message);
+                    tracing::warn!(target = name, index, error, "a password that the target may have is not opened");
+                }
+            }
+        }
+        seat.opened = Instant::now();
     }
 
     /// The targets that refuse this executor's login, and what they say.
@@ -210,6 +251,17 @@ impl Core {
         let there = self.read(|store, _| targets(store))?;
         refused.retain(|(name, _)| there.iter().any(|(known, _)| known == name));
         Ok(refused)
+    }
+
+    /// The targets that have let this executor in with a password that they had before, and do still.
+    pub(crate) fn former_logins(&self) -> Result<Vec<String>, Failure> {
+        let taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let with: BTreeMap<_, _> =
+            taken.iter().filter_map(|(name, e)| Some((name.clone(), e.let_in_with()?))).collect();
+        let is_former = |t: &Target, index: u64| t.former.iter().any(|former| former.index == index);
+        let there = self.read(|store, _| targets(store))?.into_iter();
+        let former = there.filter(|(name, t)| with.get(name).is_some_and(|index| is_former(t, *index)));
+        Ok(former.map(|(name, _)| name).collect())
     }
 
     /// Has the log say that this member is in office at a target in its term as leader.
@@ -231,24 +283,26 @@ impl Core {
     async fn take_office(self: &Arc<Self>, name: &str, term: u64, described: Option<Target>) -> Result<Seat, Failure> {
         let described = described.ok_or_else(|| Failure::from(Refusal::not_found("target")))?;
         self.claim_office(name, term).await?;
-        let Target { spec, current, next, .. } = described;
+        let Target { spec, current, next, index: described, .. } = described;
         let password = self.open_credential(name, &current, term).await?;
         #[cfg(feature = "failpoints")]
         self.leak("leak.credential", password.expose()).await;
-        let mut known = vec![current.index];
+        let known = vec![current.index];
         let tls = protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
         let endpoint = |e: &quorate_state::target::Endpoint| Endpoint { host: e.host.clone(), port: e.port };
         let owned =
             if spec.owner.is_empty() { OwnedObjects::Drop } else { OwnedObjects::ReassignTo(spec.owner.clone()) };
         let (user, label) = (spec.user.clone(), name.to_owned());
-        let config = move |user: &str, password: SecretVec| PostgresConfig {
+        let own = OwnSessions::default();
+        let config = move |user: &str, passwords: Passwords| PostgresConfig {
             host: spec.host.clone(),
             port: spec.port,
             dbname: spec.database.clone(),
             databases: spec.databases.clone(),
             standbys: spec.standbys.iter().map(endpoint).collect(),
             user: user.to_owned(),
-            passwords: password.into(),
+            passwords,
+            own: own.clone(),
             tls: tls.clone(),
             target: label.clone(),
             term,
@@ -257,23 +311,12 @@ impl Core {
             statement_timeout: Duration::from_secs(10),
             create_lock_timeout: Duration::from_secs(3),
         };
-        let make = |password| (self.executors.make)(config(&user, password)).map_err(|e| engine_failure(name, &e));
+        let make = |password| {
+            let passwords = Passwords::one(current.index, password);
+            (self.executors.make)(config(&user, passwords)).map_err(|e| engine_failure(name, &e))
+        };
         let bulk = make(SecretVec::new(password.expose().to_vec()))?;
         let engine = make(password)?;
-        // The target may have this one already. Who sealed it so that nobody can open it keeps nobody from the other.
-        if let Some(next) = &next {
-            match self.open_credential(name, next, term).await {
-                Ok(password) => {
-                    for engine in [&engine, &bulk] {
-                        engine.learn_password(SecretVec::new(password.expose().to_vec()));
-                    }
-                    known.push(next.index);
-                }
-                Err(error) => {
-                    tracing::warn!(target = name, error = error.message, "the password under way is not opened");
-                }
-            }
-        }
         self.executors
             .taken
             .lock()
@@ -285,7 +328,17 @@ impl Core {
         )
         .await?;
         let office = Office { term, engine, bulk, config: Arc::new(config) };
-        Ok(Seat { office, entered: false, known, opened: Instant::now() })
+        let mut seat = Seat { office, described, entered: false, known, opened: Instant::now() };
+        // The target may have this one already. Who sealed it so that nobody can open it keeps nobody from the other.
+        if let Some(next) = &next {
+            match self.open_credential(name, next, term).await {
+                Ok(password) => seat.learn(next.index, &password),
+                Err(error) => {
+                    tracing::warn!(target = name, error = error.message, "the password under way is not opened");
+                }
+            }
+        }
+        Ok(seat)
     }
 
     /// Opens an administrative password of a target with the parts of t members, this one's among them.
@@ -327,6 +380,10 @@ impl Core {
             }
             // A wrong part shows only when the whole does not open: then others are tried in its place.
             for chosen in with_newest(&parts, self.threshold()) {
+                if credential.term > 0 && hit("credential.made").is_err() {
+                    why.push("a failpoint".to_owned());
+                    continue;
+                }
                 let opened = threshold::combine(&chosen).map_err(|e| e.to_string()).and_then(|p| {
                     sealed::open(&header, &credential.payload, &ring.y, &p, &[]).map_err(|e| e.to_string())
                 });
@@ -339,6 +396,10 @@ impl Core {
                     }
                 }
             }
+        }
+        if parts.len() > self.peers.all().count() && parts.len() >= self.threshold() {
+            let what = format!("no parts of any members open a password of target {name}: {}", why.join(". "));
+            return Err(Failure::new(UNOPENABLE, what));
         }
         let (got, needed) = (parts.len(), self.threshold());
         let what = format!("{got} of {needed} members open the credential of target {name}: {}", why.join(". "));

@@ -9,7 +9,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Lease, Place, Queue};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 /// How many leases are read, and at most ended, together: hundreds in one statement, and one pause between two looks.
 pub(crate) const ROUND: usize = 500;
 /// How many such rounds are under way at once, each at another step.
-const ABREAST: usize = 4;
+const ABREAST: usize = 8;
 /// How many of those that failed before are tried again together: each may take seconds. Twice as many as the last time when all of
 /// those have ended: what held thousands up, a standby that stood still say, may be over.
 const STUCK_ROUND: usize = 4;
@@ -112,6 +112,11 @@ impl Lane {
     }
 }
 
+/// Behind which log index each queue begins: what stood before is gone for good, since whatever joins a queue joins at its end.
+/// Storage keeps what was deleted for a while, and whoever began at the front each time would walk over all of it.
+#[derive(Default)]
+pub(crate) struct Heads(Mutex<BTreeMap<(String, Queue), u64>>);
+
 /// A term of office, and the connections of one queue.
 #[derive(Clone)]
 pub(crate) struct AtWork {
@@ -182,7 +187,7 @@ impl Core {
         let ready: BTreeSet<LeaseId> = lane.stuck.ready(Instant::now(), lane.few()).into_iter().collect();
         let (mut begun, mut again, mut known, mut after) = (Vec::new(), Vec::new(), BTreeSet::new(), None);
         while under_way + begun.len() < ABREAST {
-            let page = self.read(|store, _| lease::work(store, name, queue, after, ROUND))?;
+            let page = self.page(name, queue, after)?;
             let Some(last) = page.last().map(|(id, lease)| Place::of(*id, lease)) else {
                 lane.stuck.0.retain(|id, _| known.contains(id));
                 break;
@@ -202,6 +207,21 @@ impl Core {
         }
         begun.iter().for_each(|round| lane.take(round));
         Ok(begun)
+    }
+
+    /// The next leases of a queue behind a place, or the first ones.
+    pub(crate) fn page(&self, name: &str, queue: Queue, after: Option<Place>) -> Result<Vec<Ending>, Failure> {
+        if after.is_some() {
+            return self.read(|store, _| lease::work(store, name, queue, after, ROUND));
+        }
+        let lock = || self.heads.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = (name.to_owned(), queue);
+        let begins = lock().get(&at).copied().map(Place::behind);
+        let (page, applied) =
+            self.read(|store, applied| Ok((lease::work(store, name, queue, begins, ROUND)?, applied)))?;
+        let first = page.first().map(|(id, lease)| Place::of(*id, lease).since.saturating_sub(1));
+        lock().insert(at, first.unwrap_or(applied));
+        Ok(page)
     }
 
     async fn end_round(
@@ -228,7 +248,7 @@ impl Core {
     async fn end_abandoned(self: &Arc<Self>, name: &str, term: u64) -> Result<(), Failure> {
         let mut after = None;
         loop {
-            let page = self.read(|store, _| lease::work(store, name, Queue::Making, after, ROUND))?;
+            let page = self.page(name, Queue::Making, after)?;
             let Some((last, lease)) = page.last() else { return Ok(()) };
             after = Some(Place::of(*last, lease));
             for (id, _) in page.iter().filter(|(id, _)| !self.creating.holds(id)) {

@@ -14,7 +14,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{principal, principal_prefix};
 use quorate_state::outcome::Outcome;
-use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, roles};
+use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, roles, target};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +68,20 @@ impl Core {
         let roles = self.read(|store, _| of_target(store))?;
         let groups: BTreeSet<String> = roles.iter().flat_map(|(_, role)| role.groups.clone()).collect();
         let groups: Vec<String> = groups.into_iter().collect();
+        if let Some(described) = self.read(|store, _| target(store, name))?
+            && seat.let_in_with_former(&described).is_some()
+        {
+            let what =
+                "it lets in with a password that it had before, and not with what is said to be its password now";
+            if described.spec.rotate {
+                proof.notes.push(format!("{what}: it gets that again"));
+            } else {
+                proof
+                    .findings
+                    .push(Finding::Failed(format!("{what}: say the right one, `quorate target password {name}`")));
+                return Ok(());
+            }
+        }
         let checked = seat.engine.check(&groups).await.map_err(|e| engine_failure(name, &e))?;
         note(&checked, proof);
         if !proof.findings.is_empty() {

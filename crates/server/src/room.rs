@@ -192,6 +192,7 @@ fn grows(kind: Kind) -> bool {
         | Kind::SetQuota
         | Kind::TakeOver
         | Kind::ReplacePassword
+        | Kind::ReviseTarget
         | Kind::RevokeLease
         | Kind::RevokeLeases
         | Kind::OpenSecret
@@ -236,6 +237,7 @@ pub(crate) fn lessens(kind: Kind) -> bool {
         | Kind::SetQuota
         | Kind::TakeOver
         | Kind::ReplacePassword
+        | Kind::ReviseTarget
         | Kind::IssueLease
         | Kind::RenewLease
         | Kind::OpenSecret

@@ -4,11 +4,12 @@
 //! ```text
 //! RotatePassword committed   ALTER ROLE at the target   a fresh login   PasswordRotated committed
 //! ```
-//! Where that is cut off, whoever is in office next goes on with the same password: the log has it before the target.
+//! Where that is cut off, whoever is in office next goes on with the same password: the log has it before the target. A target that
+//! has forgotten it, because it was restored say, gets it again.
 //! It runs beside everything else, and nothing waits for it.
 
 use crate::core::Core;
-use crate::executor::{Office, engine_failure};
+use crate::executor::{Office, UNOPENABLE, engine_failure};
 use crate::issue::injected;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -63,28 +64,43 @@ impl Core {
             Ok((target(store, name)?, ending))
         })?;
         let Some(described) = described else { return Ok(()) };
-        let wanted =
-            described.spec.rotate && described.current.term != term && described.standing != Standing::Removing;
-        if !(wanted || described.next.is_some()) || (patient && ending > 0) {
+        let ours = described.spec.rotate && described.standing != Standing::Removing;
+        if !(ours || described.next.is_some()) || (patient && ending > 0) {
             return Ok(());
         }
         // It is taken by whoever has something to do there.
         let Some(office) = self.entered(name, term).await else { return Ok(()) };
+        let fresh = ours && described.current.term != term;
+        if !fresh && described.next.is_none() && office.let_in_with_former(&described).is_none() {
+            return Ok(());
+        }
         // Whether the target has it already cannot be asked: one that asks nobody for a password would say yes.
         let (index, password) = match &described.next {
-            Some(next) => (next.index, self.open_credential(name, next, term).await?),
-            None => self.begin_rotation(name, term, &described.current).await?,
+            Some(next) => match self.open_credential(name, next, term).await {
+                Ok(password) => (next.index, password),
+                // Everybody has tried: whoever sealed it did not mean it to be opened.
+                Err(error) if fresh && error.code == UNOPENABLE => {
+                    tracing::warn!(target = name, error = error.message, "the password under way is given up");
+                    self.begin_rotation(name, term, &described.current).await?
+                }
+                Err(error) => return Err(error),
+            },
+            None if fresh => self.begin_rotation(name, term, &described.current).await?,
+            None => {
+                tracing::warn!(target = name, "the target has forgotten its password, and gets it again");
+                (described.current.index, self.open_credential(name, &described.current, term).await?)
+            }
         };
         injected("rotate.committed")?;
         // Before the target has it: a session that breaks meanwhile is opened anew with whichever it has.
         self.learn(name, &office, index, &password).await;
         self.give(name, &office, index, &password).await?;
         injected("rotate.altered")?;
-        // None is left that could still send what an earlier term was about to send.
+        // None is left that could still send what an earlier term was about to send, whatever it calls itself.
         let begun = Instant::now();
-        while office.engine.take_over().await.map_err(|e| engine_failure(name, &e))? > 0 {
+        while office.engine.end_strangers().await.map_err(|e| engine_failure(name, &e))? > 0 {
             if begun.elapsed() > ENDING {
-                let what = format!("target {name}: sessions of an earlier term do not end");
+                let what = format!("target {name}: sessions of its login that are not ours do not end");
                 return Err(Failure::new("target_unavailable", what));
             }
             sleep(Duration::from_millis(50)).await;
@@ -93,8 +109,12 @@ impl Core {
             let what = format!("target {name} does not let in with the password that it was given");
             return Err(Failure::new("target_refused", what));
         }
+        office.has_password(index);
         injected("rotate.proved")?;
         self.recorded(name, term, "executor.rotated", index).await?;
+        if index == described.current.index {
+            return Ok(());
+        }
         match self.propose(Command::PasswordRotated { term, target: name.to_owned(), index }).await?.outcome {
             Outcome::Refused(refusal) => Err(Failure::from(refusal)),
             _ => {
@@ -160,15 +180,18 @@ impl Core {
         let at_target = |e: EngineError| engine_failure(name, &e);
         let allowed = || {
             let (found, held) = self.read(|store, _| Ok((target(store, name)?, quarantine(store, name)?)))?;
-            let same = found.and_then(|t| t.next).is_some_and(|next| next.index == index);
+            let same = found.is_some_and(|t| t.next.as_ref().unwrap_or(&t.current).index == index);
             if same && held.is_none() { Ok(()) } else { Err(Failure::from(Refusal::Unjustified)) }
         };
         allowed()?;
         office.engine.take_over().await.map_err(at_target)?;
         let verifier = scram::verifier(password.expose(), &self.env.random(), ITERATIONS);
+        // On a connection that was open before: whoever comes into office ends it before he gives the target his own.
+        let binding = office.engine.bind().await.map_err(at_target)?;
         self.linearize().await?;
         allowed()?;
-        office.engine.set_password(&verifier).await.map_err(at_target)
+        injected("rotate.allowed")?;
+        office.engine.set_password(&verifier, &binding).await.map_err(at_target)
     }
 
     /// Whether the target lets in a fresh login with a password.

@@ -12,6 +12,7 @@ use crate::executor::{Executors, MakeEngine, make_real};
 use crate::issue::Creating;
 use crate::journal::WAITING;
 use crate::keystore::Keystore;
+use crate::lane::Heads;
 use crate::machine::VaultMachine;
 use crate::peers::{Peers, RaftDialer};
 use crate::room::Room;
@@ -178,6 +179,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         room,
         executors: Executors::new(engines),
         creating: Creating::default(),
+        heads: Heads::default(),
         proving: Creating::default(),
         breakers: crate::breaker::Breakers::default(),
         caches: Caches::default(),

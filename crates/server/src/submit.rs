@@ -173,6 +173,9 @@ impl Core {
             Change::PutTarget { name, spec, .. } => {
                 protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
             }
+            Change::ReviseTarget { name, revision } => {
+                protection(revision.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
+            }
             Change::PutRole { role, .. } => {
                 statements(&role.statements, &LeaseId([0; 16]))?;
                 role.check_username()?;

@@ -6,7 +6,7 @@
 use crate::absence::Absence;
 use crate::ids::{CustomerKeyId, KeyringId, LeaseId, MemberIndex, Millis, SessionId};
 use crate::lease::{Selector, Subject};
-use crate::target::{Role, TargetSpec};
+use crate::target::{Revision, Role, TargetSpec};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 
@@ -215,6 +215,13 @@ pub enum Change {
         /// The sealed payload.
         payload: Vec<u8>,
     },
+    /// Describes a target anew. Nothing is issued there until that is proved.
+    ReviseTarget {
+        /// The target.
+        name: String,
+        /// What is said anew.
+        revision: Revision,
+    },
 }
 
 /// What only looks. Answered by nodes from their own state, never logged in Raft.
@@ -351,6 +358,8 @@ kinds! {
     TakeOver = "target.take-over", "target:take-over", "Submit";
     /// [`Change::ReplacePassword`]
     ReplacePassword = "target.password", "target:password", "Submit";
+    /// [`Change::ReviseTarget`]
+    ReviseTarget = "target.revise", "target:revise", "Submit";
     /// [`Query::OpenSecret`]
     OpenSecret = "secret.open", "secret:open", "Open";
     /// [`Query::ListSecrets`]
@@ -450,6 +459,7 @@ impl Change {
             Self::SetQuota { .. } => Kind::SetQuota,
             Self::TakeOver { .. } => Kind::TakeOver,
             Self::ReplacePassword { .. } => Kind::ReplacePassword,
+            Self::ReviseTarget { .. } => Kind::ReviseTarget,
         }
     }
 
@@ -479,7 +489,8 @@ impl Change {
             Self::PutTarget { name, .. }
             | Self::ProveTarget { name }
             | Self::DeleteTarget { name }
-            | Self::ReplacePassword { name, .. } => Resource::Target(name.clone()),
+            | Self::ReplacePassword { name, .. }
+            | Self::ReviseTarget { name, .. } => Resource::Target(name.clone()),
             Self::TakeOver { target, .. } => Resource::Target(target.clone()),
             Self::SetQuota { subject, .. } => match subject {
                 Subject::Target(name) => Resource::Target(name.clone()),
@@ -525,6 +536,7 @@ impl Change {
             | Self::BeginKeyGeneration { .. }
             | Self::PutTarget { .. }
             | Self::ReplacePassword { .. }
+            | Self::ReviseTarget { .. }
             | Self::ProveTarget { .. }
             | Self::SetQuota { .. }
             | Self::TakeOver { .. }
@@ -555,6 +567,7 @@ impl Change {
             | Self::RegisterCustomerKey { .. }
             | Self::PutTarget { .. }
             | Self::ReplacePassword { .. }
+            | Self::ReviseTarget { .. }
             | Self::PutRole { .. }
             | Self::DeleteRole { .. }
             | Self::IssueLease { .. }

@@ -81,6 +81,7 @@ fn of_change(change: &Change) -> Footprint {
         | Change::SetQuota { .. }
         | Change::TakeOver { .. }
         | Change::ReplacePassword { .. }
+        | Change::ReviseTarget { .. }
         | Change::RevokeLease { .. }
         | Change::RevokeLeases { .. }
         | Change::SetClientRoots { .. }

@@ -16,13 +16,13 @@ mod verifier;
 pub use ending::{Selector, Sweep, sweeps, swept};
 pub(crate) use ending::{end_all, revoke_all, sweep};
 pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, unrevoked, work};
-pub(crate) use index::{counted, forget, rows};
+pub(crate) use index::{counted, due_from, forget, forget_due, gone_from, rows};
 pub use quota::{Subject, quotas};
 pub(crate) use quota::{forget as forget_quota, set as set_quota};
 pub use username::{BadUsername, Facts, MAX_LABEL, MAX_TEMPLATE, Username, lease_of};
 pub use verifier::check_verifier;
 
-use self::index::{due_at, has_lease, id_at, lease_key, save};
+use self::index::{due_begins, due_rows, end_at, has_lease, id_at, lease_key, save};
 use crate::clock::ClusterClock;
 use crate::command::{Binding, RevocationProof, Stamp};
 use crate::ids::{ClusterId, LeaseId, Millis, RequestId};
@@ -383,17 +383,20 @@ pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcom
     let upto = upto.min(clock.now);
     let mut due = Vec::new();
     for (label, _) in targets(tx)? {
-        let from = due_at(&label);
-        let to = [from.as_slice(), &upto.saturating_add(1).to_be_bytes()].concat();
+        let (from, to) = due_rows(&label, due_from(tx, &label)?, upto);
         // A cluster that is not the only one of its kind ends nothing.
         if quarantine(tx, &label)?.is_none() && !tx.scan(&from, &to, 1)?.is_empty() {
-            due.push((from, to));
+            due.push((label, from, to));
         }
     }
     let share = MAX_PER_COMMAND.checked_div(due.len()).unwrap_or(0).max(1);
     let mut changed = Vec::new();
-    for (from, to) in due {
-        for (due, _) in tx.scan(&from, &to, share.min(MAX_PER_COMMAND.saturating_sub(changed.len())))? {
+    for (label, from, to) in due {
+        let rows = tx.scan(&from, &to, share.min(MAX_PER_COMMAND.saturating_sub(changed.len())))?;
+        if let Some(last) = rows.last().and_then(|(due, _)| end_at(due)) {
+            due_begins(tx, &label, last);
+        }
+        for (due, _) in rows {
             let id = id_at(&due, due.len().saturating_sub(16))?;
             let before = lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseDue as u8 })?;
             end(tx, index, &id, &before, Why::Expired, clock.now)?;

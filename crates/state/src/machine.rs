@@ -221,6 +221,7 @@ fn change(tx: &mut Tx<'_>, who: &Caller<'_>, request: &crate::request::Request) 
             let described = Described { label: name, spec, header, payload };
             target::put_target(tx, who.cluster, index, &request.principal, &described)
         }
+        Change::ReviseTarget { name, revision } => target::revise(tx, index, name, revision),
         Change::ReplacePassword { name, header, payload } => {
             target::replace_password(tx, who.cluster, index, &request.principal, (name, header, payload))
         }

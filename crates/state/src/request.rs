@@ -309,9 +309,10 @@ pub(crate) fn remember(tx: &mut Tx<'_>, signer: &[u8; 32], id: &RequestId, not_a
     tx.put(key(Table::RequestEnd, &[&not_after.to_be_bytes(), signer, &id.0]), &0u32);
 }
 
-/// Forgets some requests whose time is over: a few with each command, so that none takes long.
+/// Forgets some requests whose time is over: a few with each command, so that none takes long. It begins where it stopped: storage
+/// keeps what was deleted for a while, and walks over all of it.
 pub(crate) fn forget_old(tx: &mut Tx<'_>, now: Millis) -> Result<(), StoreError> {
-    let from = key(Table::RequestEnd, &[]);
+    let from = key(Table::RequestEnd, &[&forgotten(tx)?.to_be_bytes()]);
     let to = key(Table::RequestEnd, &[&now.to_be_bytes()]);
     for (end, _) in tx.scan(&from, &to, FORGET_PER_COMMAND)? {
         if let Some(rest) = end.get(9..) {

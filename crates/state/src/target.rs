@@ -3,18 +3,21 @@
 mod credential;
 mod office;
 mod proof;
+mod revised;
 
-pub use credential::{Credential, Rotated, credential_path, executor_author};
+pub use credential::{Credential, MAX_FORMER, Rotated, credential_path, executor_author};
 pub(crate) use credential::{password_rotated, replace_password, rotate_password};
 pub use office::{Executor, Quarantine, claim, claim_prefix, executor, judge, quarantine, quarantines};
 pub use office::{Judged, MAX_COUNT, MAX_PAST, MAX_SAMPLE};
 pub(crate) use office::{quarantine_at, take_office, take_over};
 pub use proof::{Finding, MAX_FINDING, MAX_FINDINGS, Proof};
 pub(crate) use proof::{ask, proved};
+pub use revised::Revision;
+pub(crate) use revised::revise;
 
 use crate::access::has_namespace;
 use crate::ids::{ClusterId, Millis, check_label};
-use crate::lease::{Selector, Username, Why, end_all, forget_quota, unrevoked};
+use crate::lease::{Selector, Username, Why, end_all, forget_due, forget_quota, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
@@ -99,6 +102,8 @@ pub struct Target {
     pub current: Credential,
     /// What the password is being replaced by: the target may have it already.
     pub next: Option<Credential>,
+    /// What the password was before, the newest first: at most [`MAX_FORMER`]. The target may have forgotten a change.
+    pub former: Vec<Credential>,
     /// When the password was last replaced by the executor.
     pub rotated: Option<Rotated>,
     /// The log index of this description.
@@ -320,6 +325,7 @@ pub(crate) fn put_target(
             spec: d.spec.clone(),
             current,
             next: None,
+            former: Vec::new(),
             rotated: None,
             index,
             standing: Standing::Unproved,
@@ -405,6 +411,7 @@ pub(crate) fn remove_when_over(tx: &mut Tx<'_>, label: &str) -> Result<(), Store
     if removing && unrevoked(tx, label)? == 0 {
         tx.delete(key(Table::Target, &[&name(label)]));
         forget_quota(tx, label);
+        forget_due(tx, label);
         office::forget(tx, label);
     }
     Ok(())

@@ -35,6 +35,7 @@ use tokio::sync::Mutex;
 
 use self::inspect::Position;
 use self::kept::Kept;
+pub use self::session::OwnSessions;
 use self::session::{Session, within};
 pub use self::tls::Trust;
 use crate::engine::{MAX_NAME, check_name, check_names, check_verifier};
@@ -63,8 +64,10 @@ pub struct PostgresConfig {
     pub standbys: Vec<Endpoint>,
     /// The administrative role.
     pub user: String,
-    /// Its password, or two while one is being replaced.
+    /// Its password, or several while nobody knows which one the server has.
     pub passwords: Passwords,
+    /// Where the connections are noted that are opened.
+    pub own: OwnSessions,
     /// Whether the connection is encrypted.
     pub tls: Tls,
     /// Names the target in `application_name`: 1 to 32 of `a-z`, `0-9`, `_` and `-`.
@@ -388,15 +391,52 @@ impl Engine for Postgres {
         taken.settle(result)
     }
 
-    async fn set_password(&self, verifier: &str) -> Result<(), EngineError> {
+    async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError> {
         check_verifier(verifier)?;
-        let taken = self.revocation.take(&self.config).await?;
-        let result = within(self.config.answer_timeout(), password::set(&taken.session, verifier)).await;
-        taken.settle(result)
+        let mut slot = self.creates.lock().await;
+        let Some(session) = slot.as_ref().filter(|s| s.binding == *binding && !s.is_closed()) else {
+            return Err(EngineError::StaleBinding);
+        };
+        let result = within(self.config.answer_timeout(), password::set(session, verifier)).await;
+        if matches!(result, Err(EngineError::Unavailable { .. })) {
+            *slot = None;
+        }
+        result
     }
 
-    fn learn_password(&self, password: SecretVec) {
-        self.config.passwords.learn(password);
+    async fn end_strangers(&self) -> Result<usize, EngineError> {
+        let mut ended = 0;
+        for kept in core::iter::once(&self.revocation).chain(&self.standbys) {
+            let work = async {
+                let taken = kept.take(&self.config).await?;
+                let ours = self.config.own.at(&kept.endpoint);
+                let result = password::end_strangers(&taken.session, &ours);
+                let result = within(self.config.answer_timeout(), result).await;
+                taken.settle(result)
+            };
+            match work.await {
+                Ok(there) => ended += there,
+                // Where accounts can be changed.
+                Err(error) if kept.endpoint == self.revocation.endpoint => return Err(error),
+                Err(error) => {
+                    let (target, standby) = (&self.config.target, &kept.endpoint);
+                    tracing::warn!(target, %standby, %error, "strangers at a standby are not ended");
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    fn learn_password(&self, number: u64, password: SecretVec) {
+        self.config.passwords.learn(number, password);
+    }
+
+    fn has_password(&self, number: u64) {
+        self.config.passwords.let_in(number);
+    }
+
+    fn let_in_with(&self) -> Option<u64> {
+        self.config.passwords.last_let_in()
     }
 
     fn login_refused(&self) -> Option<String> {

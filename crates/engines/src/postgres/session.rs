@@ -3,6 +3,8 @@
 use core::fmt;
 use core::future::Future;
 use core::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use quorate_crypto::secret::SecretVec;
@@ -21,6 +23,39 @@ use crate::{Binding, EngineError};
 /// How often a silent connection shows that it lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// The connections of one executor to one target, whichever of its holds on it has opened them: all others of its role are
+/// strangers'. Clones are handles to the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct OwnSessions(Arc<Mutex<BTreeSet<(Endpoint, Binding)>>>);
+
+impl OwnSessions {
+    /// Those to one endpoint.
+    pub(super) fn at(&self, endpoint: &Endpoint) -> Vec<Binding> {
+        self.lock().iter().filter(|(at, _)| at == endpoint).map(|(_, binding)| *binding).collect()
+    }
+
+    fn open(&self, endpoint: &Endpoint, binding: Binding) -> Open {
+        self.lock().insert((endpoint.clone(), binding));
+        Open { all: self.clone(), this: (endpoint.clone(), binding) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Endpoint, Binding)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of them, until it is dropped.
+struct Open {
+    all: OwnSessions,
+    this: (Endpoint, Binding),
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.this);
+    }
+}
+
 /// An open connection. Dropping it closes the socket at once, and what it was doing rolls back.
 pub(super) struct Session {
     pub(super) client: Client,
@@ -28,6 +63,7 @@ pub(super) struct Session {
     /// The server's `system_identifier`, which its standbys share.
     pub(super) system: i64,
     driver: JoinHandle<()>,
+    _open: Option<Open>,
 }
 
 impl Session {
@@ -39,18 +75,21 @@ impl Session {
         lock_timeout_ms: u128,
     ) -> Result<Self, EngineError> {
         let mut refused = Err(EngineError::Unavailable { reason: "there is no password".to_owned() });
-        for password in config.passwords.all() {
-            match Self::open_with(config, &password, endpoint, dbname, lock_timeout_ms).await {
+        for known in config.passwords.all() {
+            match Self::open_with(config, &known.password, endpoint, dbname, lock_timeout_ms).await {
                 Err(error) if error.is_login_refused() => refused = Err(error),
                 Ok(session) => {
-                    config.passwords.let_in(&password);
+                    config.passwords.let_in(known.number);
                     return Ok(session);
                 }
-                other => return other,
+                other => {
+                    refused = other;
+                    break;
+                }
             }
         }
         // A standby may be behind, and other databases may have other rules for who connects.
-        if let Err(error) = &refused
+        if let Err(error @ EngineError::Refused { .. }) = &refused
             && *endpoint == config.endpoint()
             && dbname == config.dbname
         {
@@ -99,10 +138,12 @@ impl Session {
                 }
             };
             // Aborts the driver if the caller gives up on the next line.
-            let mut session = Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, system: 0, driver };
+            let mut session =
+                Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, system: 0, driver, _open: None };
             let row = session.client.query_typed_one(WHO_AM_I, &[]).await?;
             session.binding = Binding { pid: row.try_get(0)?, backend_start_micros: row.try_get(1)? };
             session.system = row.try_get(2)?;
+            session._open = Some(config.own.open(endpoint, session.binding));
             Ok::<_, tokio_postgres::Error>(session)
         };
         match timeout(config.connect_timeout, connect).await {

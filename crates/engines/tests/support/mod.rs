@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::Engine;
 use quorate_engines::conformance::{Credential, Login, Target};
-use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, Tls};
+use quorate_engines::postgres::{OwnSessions, OwnedObjects, Postgres, PostgresConfig, Tls};
 use quorate_engines::postgres_server::{Installed, PostgresServer};
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Config, NoTls};
@@ -106,6 +106,7 @@ impl Pg {
             databases: Vec::new(),
             standbys: Vec::new(),
             user: EXECUTOR.into(),
+            own: OwnSessions::default(),
             passwords: SecretVec::new(EXECUTOR_PASSWORD.as_bytes().to_vec()).into(),
             tls: Tls::Disabled,
             target: "t1".into(),

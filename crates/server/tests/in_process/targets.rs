@@ -414,6 +414,103 @@ async fn who_changes_the_password_by_hand_is_alarmed_and_says_what_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_target_that_forgets_its_password_gets_it_again() {
+    let world = founded(36).await;
+    world.describe_rotating("t", &["readers"], b"a password").await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let (_, by_first) = rotated(&admin, target, &verifier(b"a password")).await;
+    let due = take(&app, "t-readers", 1, 30_000).await.remove(0);
+    // It is restored, or fails over to a standby that was behind: in the same term, and in the next one.
+    for before in [verifier(b"a password"), by_first] {
+        let (known, index) = (target.administrator().unwrap(), shown(&admin, "t").await.rotated_index);
+        target.guard(&before, target.matcher().unwrap());
+        target.part();
+        take(&app, "t-readers", 1, 60_000).await;
+        let begun = Instant::now();
+        while target.administrator().unwrap() == before {
+            assert!(begun.elapsed() < Duration::from_secs(130), "it gets its password again");
+            sleep(Duration::from_millis(500)).await;
+        }
+        target.part();
+        let refused = target.turned_away();
+        take(&app, "t-readers", 1, 60_000).await;
+        assert_eq!(target.turned_away(), refused, "it is let in with what the log says");
+        let secret = target.let_in_with();
+        assert!(matches(&secret, &known), "and that is what it had, whatever its verifier is");
+        assert_eq!(shown(&admin, "t").await.rotated_index, index, "the log has it already");
+        world.have_lead(world.leader().await % 3 + 1).await;
+        rotated(&admin, target, &target.administrator().unwrap()).await;
+    }
+    lease_in(&app, due.lease, "revoked", LONG).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_mistypes_the_password_is_told_and_nothing_stands_still() {
+    let world = founded(37).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    target.guard(&verifier(b"a password"), matches);
+    world.describe("t", &["readers"]).await;
+    let due = take(&app, "t-readers", 1, 20_000).await.remove(0);
+    world.replace_password("t", b"a passwort").await.unwrap();
+    target.part();
+    lease_in(&app, due.lease, "revoked", LONG).await;
+    let former = "target_credential_former";
+    let alarmed =
+        |all: &[Option<ReadStatusReply>]| all.iter().flatten().any(|s| s.alarms.iter().any(|a| a.code == former));
+    world.until("alarm", alarmed).await;
+    let proof = admin.prove_target("t", Duration::from_secs(40)).await.unwrap();
+    assert!(proof.failed.iter().any(|why| why.contains("quorate target password t")), "{proof:?}");
+    assert_eq!(target.administrator().unwrap(), verifier(b"a password"), "nobody wants it rotated");
+    world.replace_password("t", b"a password").await.unwrap();
+    let proof = admin.prove_target("t", Duration::from_secs(40)).await.unwrap();
+    assert!(proof.failed.is_empty(), "{proof:?}");
+    world.until("end of the alarm", |all| !alarmed(all)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotation_ends_whoever_has_a_session_of_the_login() {
+    let world = founded(38).await;
+    let (admin, target) = (world.client("admin/first"), world.target("t"));
+    target.intrude();
+    world.describe_rotating("t", &["readers"], b"a password").await;
+    let (_, by_first) = rotated(&admin, target, &verifier(b"a password")).await;
+    assert_eq!(target.strangers(), 0);
+    target.intrude();
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(target.strangers(), 1, "once in a term");
+    world.have_lead(world.leader().await % 3 + 1).await;
+    let app = world.client("app");
+    take(&app, "t-readers", 1, 60_000).await;
+    rotated(&admin, target, &by_first).await;
+    assert_eq!(target.strangers(), 0);
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(start_paused = true)]
+async fn what_a_corrupt_executor_has_sealed_for_nobody_stops_no_rotation_and_locks_nobody_out() {
+    let world = founded(39).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    // Its password is under way, and never reaches the target.
+    (0..2).for_each(|_| target.fail(Step::SetPassword, Fault::Before));
+    world.describe_rotating("t", &["readers"], b"a password").await;
+    let begun = Instant::now();
+    while !shown(&admin, "t").await.rotating {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is begun");
+        sleep(Duration::from_millis(100)).await;
+    }
+    fail::cfg("credential.made", "return(fail)").unwrap();
+    world.have_lead(world.leader().await % 3 + 1).await;
+    take(&app, "t-readers", 1, 60_000).await;
+    let (_, by_second) = rotated(&admin, target, &verifier(b"a password")).await;
+    // What did not open for a moment is opened again.
+    world.have_lead(world.leader().await % 3 + 1).await;
+    sleep(Duration::from_secs(5)).await;
+    fail::remove("credential.made");
+    take(&app, "t-readers", 1, 60_000).await;
+    rotated(&admin, target, &by_second).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_that_is_described_anew_is_spoken_to_as_it_is_now() {
     let world = founded(34).await;
     world.describe_rotating("t", &["readers"], b"a password").await;

@@ -66,7 +66,16 @@ impl Place {
     }
 }
 
-/// At most `limit` leases of a queue of a target behind `after`, in order.
+impl Place {
+    /// Where the places of a log index end and those of the next begin.
+    #[must_use]
+    pub fn behind(index: u64) -> Self {
+        Self { since: index, id: LeaseId([u8::MAX; 16]) }
+    }
+}
+
+/// At most `limit` leases of a queue of a target behind `after`, in order. What joins a queue later stands behind the log index that
+/// `store` has applied.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot answer.
@@ -115,8 +124,34 @@ pub fn unrevoked(store: &dyn Store, target: &str) -> Result<u32, StoreError> {
 }
 
 /// What stands before the leases of a target that are to end, in the order of their ends.
-pub(super) fn due_at(target: &str) -> Vec<u8> {
+fn due_at(target: &str) -> Vec<u8> {
     key(Table::LeaseDue, &[&name(target)])
+}
+
+/// The rows of a target's leases that end in `from..=upto`.
+pub(super) fn due_rows(target: &str, from: Millis, upto: Millis) -> (Vec<u8>, Vec<u8>) {
+    let at = |end: Millis| [due_at(target).as_slice(), &end.to_be_bytes()].concat();
+    (at(from), at(upto.saturating_add(1)))
+}
+
+fn due_from_key(target: &str) -> Vec<u8> {
+    key(Table::Meta, &[b"due/", target.as_bytes()])
+}
+
+/// Before which time no lease of a target ends any more, though some did: storage keeps what was deleted for a while, and whoever
+/// began at the first row each time would walk over all of it.
+pub(crate) fn due_from(store: &dyn Store, target: &str) -> Result<Millis, StoreError> {
+    Ok(read(store, &due_from_key(target))?.unwrap_or(0))
+}
+
+/// All leases of a target that end before `at` were told to end.
+pub(super) fn due_begins(tx: &mut Tx<'_>, target: &str, at: Millis) {
+    tx.put(due_from_key(target), &at);
+}
+
+/// A target is no more.
+pub(crate) fn forget_due(tx: &mut Tx<'_>, target: &str) {
+    tx.delete(due_from_key(target));
 }
 
 /// The end in a row of [`Table::LeaseDue`].
@@ -135,8 +170,8 @@ pub fn next_due(store: &dyn Store) -> Result<Option<Millis>, StoreError> {
         if quarantine(store, &target)?.is_some() {
             continue;
         }
-        let prefix = due_at(&target);
-        let first = store.scan(&prefix, &after_prefix(&prefix), 1)?;
+        let (from, _) = due_rows(&target, due_from(store, &target)?, 0);
+        let first = store.scan(&from, &after_prefix(&due_at(&target)), 1)?;
         let due = first.first().and_then(|(row, _)| end_at(row));
         next = next.into_iter().chain(due).min();
     }
@@ -238,7 +273,7 @@ pub(crate) fn rows(id: &LeaseId, lease: &Lease) -> Vec<Vec<u8>> {
         }
     }
     if let Some(index) = lease.revoked_index.filter(|_| lease.state == State::Revoked) {
-        rows.push(key(Table::LeaseGone, &[&index.to_be_bytes(), &id.0]));
+        rows.push([gone_at(index).as_slice(), &id.0].concat());
     }
     if let Some(origin) = lease.origin {
         rows.push(key(Table::LeaseOrigin, &[&origin]));
@@ -258,6 +293,10 @@ pub(super) fn save(tx: &mut Tx<'_>, id: &LeaseId, before: Option<&Lease>, after:
     let now = ClusterClock::load(tx)?.now;
     for fresh in rows(id, after) {
         tx.put(fresh, &now);
+    }
+    // Where people have set cluster time back.
+    if matches!(after.state, State::Intent | State::Active) && after.expires_at < due_from(tx, &after.target)? {
+        due_begins(tx, &after.target, after.expires_at);
     }
     let (was, is) = (before.and_then(Queue::of), Queue::of(after));
     if was != is {
@@ -281,14 +320,37 @@ pub(super) fn has_lease(store: &dyn Store, origin: &[u8; 16]) -> Result<bool, St
     Ok(store.get(&key(Table::LeaseOrigin, &[origin]))?.is_some())
 }
 
+fn gone_at(index: u64) -> Vec<u8> {
+    key(Table::LeaseGone, &[&index.to_be_bytes()])
+}
+
+fn gone_from_key() -> Vec<u8> {
+    key(Table::Meta, &[b"leases-forgotten"])
+}
+
+/// The log index that brought the end of the last lease that is forgotten; 0 before there is one.
+pub(crate) fn gone_from(store: &dyn Store) -> Result<u64, StoreError> {
+    Ok(read(store, &gone_from_key())?.unwrap_or(0))
+}
+
 /// Forgets leases whose ends were proved long ago: at most `limit`, so that no command takes long.
 pub(crate) fn forget(tx: &mut Tx<'_>, limit: usize) -> Result<(), StoreError> {
     let now = ClusterClock::load(tx)?.now;
-    let prefix = key(Table::LeaseGone, &[]);
-    for (row, at) in tx.scan(&prefix, &after_prefix(&prefix), limit)? {
+    let is_over = |at: &[u8]| Ok(decode::<Millis>(Table::LeaseGone as u8, at)?.saturating_add(REMEMBERED) <= now);
+    // As with what is due.
+    let (from, to) = (gone_at(gone_from(tx)?), after_prefix(&key(Table::LeaseGone, &[])));
+    // Mostly there is none, and to know that takes one row.
+    match tx.scan(&from, &to, 1)?.first() {
+        Some((_, at)) if is_over(at)? => {}
+        _ => return Ok(()),
+    }
+    for (row, at) in tx.scan(&from, &to, limit)? {
         // In the order of the log, and so of time.
-        if decode::<Millis>(Table::LeaseGone as u8, &at)?.saturating_add(REMEMBERED) > now {
+        if !is_over(&at)? {
             break;
+        }
+        if let Some(index) = row.get(1..9).and_then(|index| index.try_into().ok()) {
+            tx.put(gone_from_key(), &u64::from_be_bytes(index));
         }
         let id = id_at(&row, 9)?;
         let gone = super::lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseGone as u8 })?;

@@ -8,7 +8,7 @@ use crate::genesis::{administrators, client_roots, genesis, roster};
 use crate::hash::StateHash;
 use crate::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, SecretId};
 use crate::lease::{self, Lease, Queue, State, lease_of, leases};
-use crate::request::Remembered;
+use crate::request::{Remembered, forgotten};
 use crate::secrets::{SealedHeader, SealedPayload, Secret, VersionState};
 use crate::store::{Pair, Store, StoreError, Table, after_prefix, decode, key, name, read};
 use crate::target::{Credential, Standing, credential_path};
@@ -84,6 +84,8 @@ fn requests(store: &dyn Store) -> Result<(), Violation> {
     for (end, _) in rows(store, Table::RequestEnd)? {
         let request = end.get(9..).unwrap_or_default();
         holds(known.remove(request), Table::RequestEnd, &end, "its request is not remembered, or ends twice")?;
+        let found = end.get(1..9) >= Some(&forgotten(store)?.to_be_bytes());
+        holds(found, Table::RequestEnd, &end, "it stands where nobody looks for it any more")?;
     }
     match known.first() {
         Some(key) => holds(false, Table::Request, key, "no end is noted"),
@@ -182,6 +184,9 @@ fn places(store: &dyn Store) -> Result<(), Violation> {
         holds(found.standing != Standing::Enabled || proved, "it is enabled and was never proved")?;
         let later = |next: &Credential| found.spec.rotate && next.term > 0 && next.index > found.current.index;
         holds(found.next.as_ref().is_none_or(later), "a password is under way that no executor made")?;
+        let indexes: BTreeSet<u64> = found.credentials().map(|c| c.index).collect();
+        let kept = found.former.len() <= target::MAX_FORMER && indexes.len() == found.credentials().count();
+        holds(kept, "it keeps too many passwords, or one twice")?;
         let its_own = |c: &Credential| {
             Header::decode(&c.header)
                 .is_ok_and(|h| h.wrap().path == credential_path(&label) && h.check_payload(&c.payload).is_ok())
@@ -241,7 +246,7 @@ fn keys(store: &dyn Store) -> Result<(), Violation> {
 
 /// The indexes over leases say exactly what the leases say, and each lease knows its own past.
 fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
-    let mut indexed = BTreeSet::new();
+    let (mut indexed, gone) = (BTreeSet::new(), lease::gone_from(store)?);
     let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
     let mut tallies: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
     for (id, lease) in leases(store, None, usize::MAX)? {
@@ -249,6 +254,10 @@ fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
             holds(false, Table::Lease, &id.0, what)?;
         }
         indexed.extend(lease::rows(&id, &lease));
+        let due = matches!(lease.state, State::Intent | State::Active);
+        let found = !due || lease.expires_at >= lease::due_from(store, &lease.target)?;
+        let found = found && lease.revoked_index.is_none_or(|index| index >= gone);
+        holds(found, Table::Lease, &id.0, "it stands where nobody looks for it any more")?;
         if let Some(queue) = Queue::of(&lease) {
             let there = target::target(store, &lease.target)?.is_some();
             holds(there, Table::Lease, &id.0, "its target is missing, and it is not revoked")?;

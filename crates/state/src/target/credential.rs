@@ -5,7 +5,8 @@
 //! RotatePassword: next is in the log   ->   the executor gives it to the target   ->   PasswordRotated: next is current
 //! ```
 //! The target has `current` until the executor has sent `next`, and from then on `next`. So a `next` is completed, by whoever is
-//! in office, and replaced by nobody in office. What a target goes back to when it forgets the change itself, the log does not have.
+//! in office. What it had before is kept for a while: a server that was restored, or that failed over to a standby that was
+//! behind, has forgotten the change, and somebody may have mistyped what he says it is.
 
 use super::{Standing, Target, executor, quarantine, target};
 use crate::access::{SYSTEM_NAMESPACE, keyring};
@@ -18,6 +19,9 @@ use crate::store::{Store, StoreError, Table, Tx, key, name};
 use borsh::{BorshDeserialize, BorshSerialize};
 use core::fmt;
 use quorate_crypto::sealed::Header;
+
+/// How many passwords that a target had before are kept.
+pub const MAX_FORMER: usize = 3;
 
 /// A sealed password.
 #[derive(Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -54,9 +58,15 @@ impl Target {
         self.credentials().find(|credential| credential.index == index)
     }
 
-    /// What the target may have: `current`, then `next`.
+    /// What the target may have: `current`, then `next`, then what it had before.
     pub fn credentials(&self) -> impl Iterator<Item = &Credential> {
-        core::iter::once(&self.current).chain(&self.next)
+        core::iter::once(&self.current).chain(&self.next).chain(&self.former)
+    }
+
+    /// Keeps one that the target may go back to, for as long as there is room.
+    pub(super) fn keep(&mut self, before: Credential) {
+        self.former.insert(0, before);
+        self.former.truncate(MAX_FORMER);
     }
 }
 
@@ -106,7 +116,8 @@ fn save(tx: &mut Tx<'_>, label: &str, found: &Target) -> Outcome {
     Outcome::Done
 }
 
-/// People say what the password is now. What an executor was about to put in its place is given up.
+/// People say what the password is now. What an executor was about to put in its place is completed by nobody, but the target
+/// may have it.
 pub(crate) fn replace_password(
     tx: &mut Tx<'_>,
     cluster: &ClusterId,
@@ -120,12 +131,17 @@ pub(crate) fn replace_password(
     if let Err(refusal) = sealed(tx, (cluster, label), author, header, payload)? {
         return Ok(Outcome::Refused(refusal));
     }
-    found.current = Credential { header: header.to_vec(), payload: payload.to_vec(), index, term: 0 };
-    found.next = None;
+    let said = Credential { header: header.to_vec(), payload: payload.to_vec(), index, term: 0 };
+    let before = core::mem::replace(&mut found.current, said);
+    found.keep(before);
+    if let Some(next) = found.next.take() {
+        found.keep(next);
+    }
     Ok(save(tx, label, &found))
 }
 
-/// The executor is about to give the target another password: once in a term of office, and only where that is wanted.
+/// The executor is about to give the target another password: once in a term of office, and only where that is wanted. What an
+/// executor of an earlier term was about to give, and nobody can open, keeps nobody from that: but the target may have it.
 pub(crate) fn rotate_password(
     tx: &mut Tx<'_>,
     cluster: &ClusterId,
@@ -137,15 +153,18 @@ pub(crate) fn rotate_password(
     let Some(mut found) = target(tx, label)? else { return refuse(Refusal::not_found("target")) };
     let Some(held) = executor(tx, label)?.filter(|e| e.term == term) else { return refuse(Refusal::Unjustified) };
     let wanted = found.spec.rotate && found.standing != Standing::Removing && quarantine(tx, label)?.is_none();
-    // The target may have what is under way: it is never forgotten.
-    if !wanted || found.next.is_some() || found.current.term == term {
+    if !wanted || found.next.as_ref().is_some_and(|next| next.term >= term) || found.current.term == term {
         return refuse(Refusal::Unjustified);
     }
     let author = executor_author(held.member);
     if let Err(refusal) = sealed(tx, (cluster, label), &author, header, payload)? {
         return refuse(refusal);
     }
-    found.next = Some(Credential { header: header.to_vec(), payload: payload.to_vec(), index, term });
+    if let Some(unopened) =
+        found.next.replace(Credential { header: header.to_vec(), payload: payload.to_vec(), index, term })
+    {
+        found.keep(unopened);
+    }
     Ok(save(tx, label, &found))
 }
 
@@ -163,7 +182,8 @@ pub(crate) fn password_rotated(
     let Some(next) = found.next.take().filter(|next| in_office && next.index == of) else {
         return refuse(Refusal::Unjustified);
     };
-    found.current = next;
+    let before = core::mem::replace(&mut found.current, next);
+    found.keep(before);
     found.rotated = Some(Rotated { index, at: ClusterClock::load(tx)?.now });
     Ok(save(tx, label, &found))
 }

@@ -18,7 +18,7 @@ use quorate_state::lease::{Selector, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request};
 use quorate_state::store::{MemStore, Table, key as row};
-use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, TargetTls, target};
+use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, Revision, TargetTls, target};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -95,6 +95,19 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
         Change::SetQuota { subject: Subject::Namespace("team".to_owned()), limit: Some(9) },
         Change::TakeOver { target: "db".to_owned(), counter: 9 },
         Change::ReplacePassword { name: "db".to_owned(), header: vec![1; 9], payload: vec![2; 9] },
+        Change::ReviseTarget {
+            name: "db".to_owned(),
+            revision: Revision {
+                host: Some("db2.example.org".to_owned()),
+                port: Some(5433),
+                database: Some("app".to_owned()),
+                tls: Some(TargetTls { roots: vec![vec![9; 3]], server_name: "db".to_owned(), require_binding: true }),
+                databases: Some(vec!["more".to_owned()]),
+                standbys: Some(vec![Endpoint { host: "standby".to_owned(), port: 5434 }]),
+                owner: Some("rightless".to_owned()),
+                rotate: Some(false),
+            },
+        },
     ]
 }
 

@@ -17,6 +17,7 @@ mod clock;
 mod footprints;
 mod genesis;
 mod golden;
+mod graves;
 mod histories;
 mod leases;
 mod replay;

@@ -9,8 +9,8 @@ use quorate_state::ids::LeaseId;
 use quorate_state::lease::{MAX_PER_COMMAND, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{
-    Endpoint, Finding, Proof, Quarantine, Role, Standing, TargetSpec, TargetTls, executor, quarantine, role as role_of,
-    roles, target, targets,
+    Endpoint, Finding, MAX_FORMER, Proof, Quarantine, Revision, Role, Standing, Target, TargetSpec, TargetTls,
+    executor, quarantine, role as role_of, roles, target, targets,
 };
 
 /// `change` with some of its fields changed.
@@ -468,7 +468,7 @@ fn a_password_is_rotated_once_in_a_term_and_what_is_under_way_is_only_completed(
     let under_way = of(&world).next.unwrap();
     assert_eq!((of(&world).current, under_way.term), (first.clone(), world.term));
     assert_eq!(of(&world).credential(under_way.index), Some(&under_way), "members give parts of both");
-    // Neither this executor nor its successor puts another in its place.
+    // This executor puts no other in its place.
     let another = world.rotation("db", 1);
     world.untouched(&another, Refusal::Unjustified);
     let wrong = done(&world, first.index);
@@ -479,12 +479,10 @@ fn a_password_is_rotated_once_in_a_term_and_what_is_under_way_is_only_completed(
     let not_yet = done(&world, under_way.index);
     world.untouched(&not_yet, Refusal::Unjustified);
     assert_eq!(world.apply(&office("db", 2, world.term)), Outcome::Done);
-    let another = world.rotation("db", 2);
-    world.untouched(&another, Refusal::Unjustified);
     let completed = done(&world, under_way.index);
     assert_eq!(world.apply(&completed), Outcome::Done);
     let found = of(&world);
-    assert_eq!((&found.current, &found.next), (&under_way, &None));
+    assert_eq!((&found.current, &found.next, &found.former), (&under_way, &None, &vec![first.clone()]));
     assert!(found.rotated.is_some_and(|r| r.index > under_way.index && r.at == world.now()), "{:?}", found.rotated);
     world.untouched(&completed, Refusal::Unjustified);
     // The successor has its own, once.
@@ -495,6 +493,39 @@ fn a_password_is_rotated_once_in_a_term_and_what_is_under_way_is_only_completed(
     assert_eq!(world.apply(&completed), Outcome::Done);
     let again = world.rotation("db", 2);
     world.untouched(&again, Refusal::Unjustified);
+}
+
+#[test]
+fn what_a_target_may_go_back_to_is_kept_for_a_while_and_what_nobody_can_open_stops_nothing() {
+    let mut world = World::with_target();
+    let of = |world: &World| target(&world.store, "db").unwrap().unwrap();
+    let indexes = |found: &Target| found.former.iter().map(|c| c.index).collect::<Vec<_>>();
+    let first = of(&world).current;
+    let rotation = world.rotation("db", 1);
+    assert_eq!(world.apply(&rotation), Outcome::Done);
+    let unopened = of(&world).next.unwrap();
+    // Whoever comes next puts its own in the place of what cannot be completed: the target may have that one all the same.
+    world.term += 1;
+    assert_eq!(world.apply(&office("db", 1, world.term)), Outcome::Done);
+    let rotation = world.rotation("db", 1);
+    assert_eq!(world.apply(&rotation), Outcome::Done);
+    let found = of(&world);
+    assert_eq!((&found.current, indexes(&found)), (&first, vec![unopened.index]));
+    let next = found.next.unwrap();
+    let rotated = Command::PasswordRotated { term: world.term, target: "db".to_owned(), index: next.index };
+    assert_eq!(world.apply(&rotated), Outcome::Done);
+    assert_eq!(indexes(&of(&world)), [first.index, unopened.index], "the newest first");
+    assert_eq!(of(&world).credential(unopened.index), Some(&unopened), "members give parts of it");
+    // Never more than a few.
+    for _ in 0..MAX_FORMER {
+        let before = of(&world);
+        let Sealed { header, payload } = world.password("db", ALICE);
+        let change = Change::ReplacePassword { name: "db".to_owned(), header, payload };
+        assert_eq!(world.submit(change), Outcome::Done);
+        let (found, kept) = (of(&world), [vec![before.current.index], indexes(&before)].concat());
+        assert_eq!(indexes(&found), kept.into_iter().take(MAX_FORMER).collect::<Vec<_>>());
+    }
+    assert_eq!(of(&world).credential(first.index), None);
 }
 
 #[test]
@@ -519,6 +550,60 @@ fn nothing_is_rotated_where_nobody_wants_it() {
 }
 
 #[test]
+fn a_description_is_revised_and_the_server_stays_where_leases_are() {
+    let mut world = World::with_target();
+    let of = |world: &World| target(&world.store, "db").unwrap().unwrap();
+    let revise = |revision: &Revision| Change::ReviseTarget { name: "db".to_owned(), revision: revision.clone() };
+    let before = of(&world);
+    assert_eq!(before.standing, Standing::Enabled);
+    let lease = world.active(16_400);
+    let tls = TargetTls { roots: vec![vec![7; 9]], server_name: String::new(), require_binding: true };
+    let renewed = Revision { tls: Some(tls.clone()), ..Revision::default() };
+    assert_eq!(world.submit(revise(&renewed)), Outcome::Done);
+    let found = of(&world);
+    assert_eq!(found.spec, TargetSpec { tls: Some(tls), ..before.spec.clone() }, "and the rest stays");
+    assert_eq!((&found.current, found.standing), (&before.current, Standing::Unproved), "nothing is issued meanwhile");
+    assert!(found.index > before.index && found.asked == found.index, "a proof is asked for: {found:?}");
+    assert_code(&world.submit(issue("reader", None)), "target_not_enabled");
+    let good = world.proof("db", Vec::new());
+    assert_eq!(world.apply(&good), Outcome::Done);
+    assert_eq!(of(&world).standing, Standing::Enabled);
+    // Another server would know nothing of the lease.
+    for elsewhere in [
+        Revision { host: Some("127.0.0.2".to_owned()), ..Revision::default() },
+        Revision { port: Some(9), ..Revision::default() },
+    ] {
+        assert_invalid(&world.submit(revise(&elsewhere)), "host, port");
+    }
+    let same = Revision { host: Some(before.spec.host.clone()), owner: Some("o".to_owned()), ..Revision::default() };
+    assert_eq!(world.submit(revise(&same)), Outcome::Done);
+    // What no description may say, no revision may.
+    let bad = Revision { databases: Some(vec![before.spec.database.clone()]), ..Revision::default() };
+    assert_invalid(&world.submit(revise(&bad)), "databases");
+    let nowhere = Change::ReviseTarget { name: "nowhere".to_owned(), revision: renewed.clone() };
+    assert_eq!(world.submit(nowhere), Outcome::Refused(Refusal::not_found("target")));
+    // What is under way may be there when nobody goes on with it.
+    let rotation = world.rotation("db", 1);
+    assert_eq!(world.apply(&rotation), Outcome::Done);
+    let under_way = of(&world).next.unwrap();
+    let still = Revision { rotate: Some(false), ..Revision::default() };
+    assert_eq!(world.submit(revise(&still)), Outcome::Done);
+    assert_eq!((of(&world).next, of(&world).former), (None, vec![under_way]));
+    // What is being removed still has leases to end, and is not enabled by that.
+    world.submit(Change::DeleteTarget { name: "db".to_owned() });
+    assert_eq!(world.submit(revise(&renewed)), Outcome::Done);
+    assert_eq!(of(&world).standing, Standing::Removing);
+    world.end(lease);
+    assert_eq!(target(&world.store, "db").unwrap(), None);
+    // Elsewhere once nothing is there.
+    let again = world.target("db");
+    assert_eq!(world.submit(again), Outcome::Done);
+    let moved = Revision { port: Some(9), ..Revision::default() };
+    assert_eq!(world.submit(revise(&moved)), Outcome::Done);
+    assert_eq!(of(&world).spec.port, 9);
+}
+
+#[test]
 fn people_say_what_the_password_is() {
     let mut world = World::with_target();
     let of = |world: &World| target(&world.store, "db").unwrap().unwrap();
@@ -540,6 +625,7 @@ fn people_say_what_the_password_is() {
     assert_eq!(world.submit(change), Outcome::Done, "what is being removed has leases to end");
     let now = of(&world);
     assert!(now.current.index > under_way.index && now.current.term == 0 && now.next.is_none(), "{now:?}");
+    assert_eq!(now.former, [under_way.clone(), before.current], "the target may have either");
     let late = Command::PasswordRotated { term: world.term, target: "db".to_owned(), index: under_way.index };
     world.untouched(&late, Refusal::Unjustified);
     world.end(lease);
