@@ -27,7 +27,7 @@ impl Cluster {
     /// # Errors
     /// When `quorate identity issue` fails.
     pub fn issue(&self, path: &str) -> anyhow::Result<Identity> {
-        let out = self.file_of(path)?;
+        let out = self.issued(path)?;
         let (operator, passphrase) = (self.text("/operator")?, self.text("/passphrase_file")?);
         let arguments = [
             "identity",
@@ -52,10 +52,14 @@ impl Cluster {
     /// # Errors
     /// When it was not.
     pub fn identity_file(&self, path: &str) -> anyhow::Result<Identity> {
-        Ok(Identity::load(Path::new(&self.file_of(path)?))?)
+        Ok(Identity::load(Path::new(&self.issued(path)?))?)
     }
 
-    fn file_of(&self, path: &str) -> anyhow::Result<String> {
+    /// The file of an identity that was issued before.
+    ///
+    /// # Errors
+    /// Never in a cluster that is ready.
+    pub fn issued(&self, path: &str) -> anyhow::Result<String> {
         Ok(format!("{}/{}.pem", self.text("/folder")?, path.replace('/', "-")))
     }
 

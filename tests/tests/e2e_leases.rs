@@ -609,6 +609,8 @@ async fn all_leases_of_one_kind(cluster: &Cluster) {
     assert_eq!(admin.lease(spared.lease).await.unwrap().state, "active", "nobody has named it");
     let failure = demo.revoke_all(Selector::Role("reader".to_owned())).await.unwrap_err();
     assert_eq!(failure.code, "denied", "who may take a lease may not end everybody's: {failure}");
+    a_right_to_end_and_not_to_see(cluster, &spared).await;
+    let spared = demo.issue_lease("reader", Some(60_000)).await.unwrap();
     let targets = admin.roles().await.unwrap().targets;
     let counts = targets
         .iter()
@@ -617,6 +619,28 @@ async fn all_leases_of_one_kind(cluster: &Cluster) {
     assert_eq!(counts.collect::<Vec<_>>(), [(0, 1, 0)], "the leases of each target are counted");
     demo.revoke(spared.lease).await.unwrap();
     ended(cluster, spared.lease).await;
+}
+
+/// It ends them, and says that it cannot tell whether they have ended: no receipt for what was not looked at.
+async fn a_right_to_end_and_not_to_see(cluster: &Cluster, lease: &Credential) {
+    let ender = cluster.issue("app/ender").unwrap();
+    let scope = "action == Quorate::Action::\"lease:revoke-all\", resource";
+    cluster.permit("ender", &ender, scope).await.unwrap();
+    let file = cluster.issued("app/ender").unwrap();
+    let revoke = |which: &[&str]| {
+        let arguments = [&["--identity", &file, "lease", "revoke"], which, &["--wait", "--output", "json"]].concat();
+        cluster.cli("admin", &arguments, b"").unwrap()
+    };
+    let (domain, _) = ender.principal().split_once("/app/").unwrap();
+    for which in [["--role", "reader"], ["--target", TARGET], ["--below", domain]] {
+        let done = revoke(&which);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && done.stdout.is_empty(), "{which:?}: there is no receipt: {done:?}");
+        assert!(said.contains("\"denied\"") && said.contains("lease:list"), "{which:?}: it says why: {said}");
+    }
+    assert_eq!(ended(cluster, lease.lease).await.why, "requested", "they are ended all the same");
+    let own = revoke(&["--owner", ender.principal()]);
+    assert!(own.status.success(), "its own leases it can see, and there is none: {own:?}");
 }
 
 /// `quorate run`: the login ends with the program, however that ends.

@@ -12,10 +12,12 @@ mod support;
 
 use quorate_api::client::{Administrators, CustomerSource, PinnedMount, SecretRef};
 use quorate_api::status::*;
+use quorate_api::vault::{Lease, ListLeasesReply};
 use quorate_crypto::customer::{CustomerSecret, PartSuite};
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, LeaseId, hex};
+use quorate_state::lease::Selector;
 use std::time::{Duration, Instant};
 use support::ca;
 use support::cluster::{CLUSTER, Cluster, Mood, cluster, rng};
@@ -376,6 +378,37 @@ async fn waiting_for_a_revocation_ends_with_it_or_in_time() {
     let lease = LeaseId([6; 16]);
     assert_eq!(client.wait_revoked(lease, Duration::from_millis(20)).await.unwrap_err().code, DEADLINE);
     assert_eq!(client.wait_revoked(lease, Duration::from_secs(3)).await.unwrap().state, "revoked");
+}
+
+/// Who may end everybody's leases and not see them gets no receipt: what is not shown is not what is not there.
+#[tokio::test]
+async fn all_have_ended_is_said_only_by_who_can_see_all() {
+    let cluster = cluster(&[]).await;
+    let client = cluster.client(CustomerSource::None);
+    let (role, limit) = (Selector::Role("reader".into()), Duration::from_millis(300));
+    let listed = |state: &str, everybody| {
+        let lease = Lease { id: vec![6; 16], state: state.into(), intent_index: 7, ..Lease::default() };
+        let leases = if state.is_empty() { Vec::new() } else { vec![lease] };
+        cluster.state.lock().unwrap().listed = ListLeasesReply { leases, more: false, everybody };
+    };
+    // As a member of an earlier release answers, too.
+    for state in ["", "active"] {
+        listed(state, false);
+        let failure = client.wait_all_revoked(&role, 9, limit).await.unwrap_err();
+        assert_eq!(failure.code, DENIED, "only the caller's own are shown, {state:?}: {failure}");
+        assert!(failure.message.contains("from log index 9") && failure.message.contains("lease:list"), "{failure}");
+    }
+    listed("", false);
+    let own = Selector::Identity(client.identity().principal().to_owned());
+    client.wait_all_revoked(&own, 9, limit).await.expect("the caller's own are all there is to see");
+    let other = Selector::Identity("spiffe://example.org/other".to_owned());
+    assert_eq!(client.wait_all_revoked(&other, 9, limit).await.unwrap_err().code, DENIED, "somebody else's");
+    listed("active", true);
+    let failure = client.wait_all_revoked(&role, 9, limit).await.unwrap_err();
+    assert_eq!(failure.code, DEADLINE, "one lives: {failure}");
+    client.wait_all_revoked(&role, 6, limit).await.expect("it was asked for after the revocation");
+    listed("", true);
+    client.wait_all_revoked(&role, 9, limit).await.expect("everybody's were looked through");
 }
 
 #[tokio::test]

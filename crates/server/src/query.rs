@@ -269,12 +269,14 @@ impl Core {
                 let rows = rows.filter(fits).take(limit - shown.len() + 1).collect::<Result<Vec<_>, _>>()?;
                 Ok(last.map(|last| (last, rows)))
             })?;
-            let Some((last, rows)) = rows else { return Ok(wire::ListLeasesReply { leases: shown, more: false }) };
+            let Some((last, rows)) = rows else {
+                return Ok(wire::ListLeasesReply { leases: shown, more: false, everybody: all });
+            };
             at = Some(last);
             shown.extend(rows);
             if shown.len() > limit {
                 shown.truncate(limit);
-                return Ok(wire::ListLeasesReply { leases: shown, more: true });
+                return Ok(wire::ListLeasesReply { leases: shown, more: true, everybody: all });
             }
             tokio::task::yield_now().await;
         }

@@ -4,7 +4,7 @@
 //! on it: [`super::Client::put`] compares with pins, [`super::Client::get`] asks t members.
 
 use super::{CALL, Client, call};
-use crate::status::Failure;
+use crate::status::{DENIED, Failure};
 use crate::vault::vault_client::VaultClient;
 use crate::vault::{
     Lease, ListLeasesReply, ListLeasesRequest, ListSecretsReply, ListSecretsRequest, ReadLeaseRequest, ReadMountsReply,
@@ -132,48 +132,58 @@ impl Client {
     /// The member's.
     pub async fn leases_that(&self, wanted: ListLeasesRequest) -> Result<Vec<Lease>, Failure> {
         let mut all: Vec<Lease> = Vec::new();
-        while let Some(page) = self.lease_page(&wanted, all.last()).await? {
+        loop {
+            let page = self.lease_page(&wanted, all.last()).await?;
             all.extend(page.leases);
             if !page.more {
-                break;
+                return Ok(all);
             }
         }
-        Ok(all)
     }
 
     /// The first that a request names and `fits`: what comes behind it is not asked for.
+    ///
+    /// # Errors
+    /// `denied` when the caller may list its own only, and others may have taken some that the request names: that none was found
+    /// would say nothing of those. A member of an earlier release does not say what it has looked through, and counts as one
+    /// that denies. The member's.
     pub(super) async fn find_lease(
         &self,
         wanted: ListLeasesRequest,
         fits: impl Fn(&Lease) -> bool,
     ) -> Result<Option<Lease>, Failure> {
+        let own = wanted.owner == self.identity.principal();
         let mut last = None;
-        while let Some(mut page) = self.lease_page(&wanted, last.as_ref()).await? {
+        loop {
+            let mut page = self.lease_page(&wanted, last.as_ref()).await?;
+            if !page.everybody && !own {
+                let what = "what leases others have taken cannot be seen without the action lease:list";
+                return Err(Failure::new(DENIED, what));
+            }
             if let Some(at) = page.leases.iter().position(&fits) {
                 return Ok(Some(page.leases.swap_remove(at)));
             }
             if !page.more {
-                break;
+                return Ok(None);
             }
             last = page.leases.pop();
         }
-        Ok(None)
     }
 
-    /// The page behind a lease; none when a member has no next one, whatever it says.
-    async fn lease_page(
-        &self,
-        wanted: &ListLeasesRequest,
-        after: Option<&Lease>,
-    ) -> Result<Option<ListLeasesReply>, Failure> {
+    /// The page behind a lease; there is no more when it has nothing new, whatever the member says.
+    async fn lease_page(&self, wanted: &ListLeasesRequest, after: Option<&Lease>) -> Result<ListLeasesReply, Failure> {
         let after = after.map(|lease| lease.id.clone()).unwrap_or_default();
         let request = ListLeasesRequest { after: after.clone(), limit: 0, ..wanted.clone() };
         let ask = |mut vault: VaultClient<Channel>| {
             let request = request.clone();
             async move { vault.list_leases(request).await }
         };
-        let page = self.any(ask).await?;
-        Ok(page.leases.last().is_some_and(|last| last.id > after).then_some(page))
+        let mut page = self.any(ask).await?;
+        if page.leases.last().is_none_or(|last| last.id <= after) {
+            page.leases.clear();
+            page.more = false;
+        }
+        Ok(page)
     }
 
     /// Whom [`Client::effect`] misses: the change at `index` is *effective* when that is nobody.
