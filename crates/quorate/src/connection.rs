@@ -76,6 +76,12 @@ impl Connection {
         self.connect(self.reached()?, CustomerSource::None)
     }
 
+    /// A client that needs no customer's part, whose operations take so long at most when nobody says otherwise.
+    pub(crate) fn client_within(&self, limit: Duration) -> anyhow::Result<Client> {
+        let client = self.client()?;
+        Ok(if self.timeout.is_none() { client.with_timeout(limit) } else { client })
+    }
+
     /// A client that can open class `customer` where a source is named.
     pub(crate) fn opening_client(&self) -> anyhow::Result<Client> {
         let custodian = self.custodian.as_ref().filter(|address| !address.is_empty());

@@ -161,7 +161,7 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
         Command::Tree { state, below } => {
             view::show_tree(&client, ListLeasesRequest { state, below, ..Default::default() }, output).await
         }
-        Command::Watch { every, times } => view::watch(&client, Duration::from_millis(every), times, output).await,
+        Command::Watch { every, times } => view::watch(connection, Duration::from_millis(every), times, output).await,
         Command::Show { id } => show(&client.lease(id).await?, output),
         Command::Renew { id, ttl } => {
             let expires_at = client.renew(id, ttl).await?;

@@ -5,13 +5,22 @@ use crate::connection::Connection;
 use crate::duration::instant;
 use crate::output::{Format, raw, table};
 use quorate_api::client::Client;
+use quorate_api::status::{DEADLINE, Failure, Retry, UNAUTHENTICATED, UNREACHABLE};
 use quorate_api::vault::{Lease, ListLeasesRequest, ReadRolesReply, ReadStatusReply, Target};
 use quorate_state::ids::{MemberIndex, hex};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a look of `lease watch` may take when nobody says: longer, and what is shown is said not to be fresh.
+const LOOK: Duration = Duration::from_secs(3);
+/// How long `metrics` may take when nobody says.
+const SCRAPE: Duration = Duration::from_secs(5);
+
+/// A member by its name, and what it says of itself.
+type Member = (String, Result<ReadStatusReply, Failure>);
 
 /// How many leases of a target stand somewhere.
 type Count = fn(&Target) -> u32;
@@ -70,32 +79,110 @@ pub(crate) async fn show_tree(client: &Client, wanted: ListLeasesRequest, output
     output.show(&json!({ "owners": owners }), || tree(&leases))
 }
 
-/// Looks again and again, until it is ended or as often as told: on a terminal one picture, otherwise one after the other.
-pub(crate) async fn watch(client: &Client, every: Duration, times: Option<u64>, output: Format) -> anyhow::Result<()> {
+/// Looks again and again, until it is ended or as often as told: on a terminal one picture, otherwise one after the other. What
+/// cannot be read stays as it was read last, and says since when.
+///
+/// # Errors
+/// What asking again does not help; after the last look, what this one failed with.
+pub(crate) async fn watch(
+    connection: &Connection,
+    every: Duration,
+    times: Option<u64>,
+    output: Format,
+) -> anyhow::Result<()> {
+    let client = connection.client_within(LOOK)?;
     let clear = output == Format::Table && std::io::stdout().is_terminal();
-    let mut left = times;
+    let (mut left, mut known) = (times, Known::default());
     loop {
-        let targets = client.roles().await?.targets;
-        let now = now(client).await;
+        let (members, roles) = tokio::join!(client.status(), client.roles());
+        known.take(members.into_iter().map(|(index, status)| (name(&client, index), status)).collect(), roles)?;
         if clear {
             raw(HOME_AND_CLEAR.as_bytes())?;
         }
         match output {
             // One line for each look, so that a program can read them as they come.
-            Format::Json => raw(format!("{}\n", live_document(&targets, now)).as_bytes())?,
-            Format::Table => raw(live(&targets, now).as_bytes())?,
+            Format::Json => raw(format!("{}\n", known.document()).as_bytes())?,
+            Format::Table => raw(known.text().as_bytes())?,
         }
         left = left.map(|n| n.saturating_sub(1));
         if left == Some(0) {
-            return Ok(());
+            return known.failure.map_or(Ok(()), |failure| Err(failure.into()));
         }
         tokio::time::sleep(every).await;
     }
 }
 
-/// Cluster time as the first member that answers reckons it.
-async fn now(client: &Client) -> u64 {
-    client.status().await.into_iter().filter_map(|(_, status)| status.ok()).map(|s| s.cluster_time).max().unwrap_or(0)
+fn name(client: &Client, index: MemberIndex) -> String {
+    client.profile().member(index).map_or_else(|| index.to_string(), |m| m.name.clone())
+}
+
+/// What is known after some looks.
+#[derive(Default)]
+struct Known {
+    /// As they were read last, and at what cluster time.
+    targets: Vec<Target>,
+    read_at: u64,
+    /// The last that a member said it was, and when it did.
+    clock: Option<(u64, Instant)>,
+    /// Members that have not said how they are, and why not.
+    missing: Vec<(String, &'static str)>,
+    /// Why the last look did not find the targets.
+    failure: Option<Failure>,
+}
+
+impl Known {
+    fn take(&mut self, members: Vec<Member>, roles: Result<ReadRolesReply, Failure>) -> Result<(), Failure> {
+        let told = members.iter().filter_map(|(_, status)| status.as_ref().ok()).map(|s| s.cluster_time).max();
+        self.clock = told.map(|told| (told, Instant::now())).or(self.clock);
+        self.missing = members.into_iter().filter_map(|(name, status)| Some((name, status.err()?.code))).collect();
+        self.failure = match roles {
+            Ok(roles) => {
+                (self.targets, self.read_at) = (roles.targets, self.now());
+                None
+            }
+            Err(failure) if failure.retry == Retry::No => return Err(failure),
+            Err(failure) => Some(failure),
+        };
+        Ok(())
+    }
+
+    /// Cluster time; it goes on while no member tells it.
+    fn now(&self) -> u64 {
+        let passed = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.clock.map_or(0, |(told, when)| told.saturating_add(passed(when)))
+    }
+
+    fn document(&self) -> serde_json::Value {
+        let (targets, now) = (&self.targets, self.now());
+        json!({
+            "cluster_time": now, "read_at": self.read_at,
+            "error": self.failure.as_ref().map(|f| json!({ "code": f.code, "message": f.message })),
+            "missing": self.missing.iter().map(|(name, why)| json!({ "member": name, "code": why })).collect::<Vec<_>>(),
+            "targets": targets.iter().map(|t| json!({
+                "name": t.name, "standing": t.standing, "quarantined": t.quarantine.is_some(),
+                "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked,
+                "exposed": revoking(t), "oldest_unconfirmed_seconds": age(t.oldest_revoking, now),
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let now = self.now();
+        let mut text = live(&self.targets, now);
+        if let Some(failure) = &self.failure {
+            let since = match self.read_at {
+                0 => "was never read".to_owned(),
+                at => format!("is as it was at {}, {} s ago", instant(at), age(at, now)),
+            };
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "NOT FRESH: this {since}: {}", failure.message);
+        }
+        if !self.missing.is_empty() {
+            let missing: Vec<String> = self.missing.iter().map(|(name, why)| format!("{name} ({why})")).collect();
+            let _ = writeln!(text, "not known how they are: {}", missing.join(", "));
+        }
+        text
+    }
 }
 
 fn age(since: u64, now: u64) -> u64 {
@@ -104,14 +191,6 @@ fn age(since: u64, now: u64) -> u64 {
 
 fn revoking(target: &Target) -> u32 {
     target.leases_due.saturating_add(target.leases_asked)
-}
-
-fn live_document(targets: &[Target], now: u64) -> serde_json::Value {
-    json!({ "cluster_time": now, "targets": targets.iter().map(|t| json!({
-        "name": t.name, "standing": t.standing, "quarantined": t.quarantine.is_some(),
-        "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked,
-        "exposed": revoking(t), "oldest_unconfirmed_seconds": age(t.oldest_revoking, now),
-    })).collect::<Vec<_>>() })
 }
 
 fn live(targets: &[Target], now: u64) -> String {
@@ -132,38 +211,62 @@ fn live(targets: &[Target], now: u64) -> String {
     )
 }
 
-/// `quorate metrics`: for a collector that reads text files, or any that runs a command.
+/// `quorate metrics`: for a collector that reads text files, or any that runs a command. What members say of themselves is printed
+/// also when no majority says the rest.
+///
+/// # Errors
+/// After what could be read was printed, why not all could be.
 pub(crate) async fn metrics(connection: &Connection) -> anyhow::Result<()> {
-    let client = connection.client()?;
-    let profile = client.profile().clone();
-    let name = |index: MemberIndex| profile.member(index).map_or_else(|| index.to_string(), |m| m.name.clone());
-    let members: Vec<_> = client.status().await.into_iter().map(|(index, status)| (name(index), status.ok())).collect();
-    let roles = client.roles().await?;
-    raw(exposition(&members, &roles).as_bytes())
+    let client = connection.client_within(SCRAPE)?;
+    let (members, roles) = tokio::join!(client.status(), client.roles());
+    let members: Vec<Member> = members.into_iter().map(|(index, status)| (name(&client, index), status)).collect();
+    // A member that is down is told of by what is printed.
+    let refused = members.iter().find_map(|(_, status)| status.as_ref().err().filter(|why| !is_silence(why)));
+    let failure = roles.as_ref().err().or(refused);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    raw(exposition(&members, roles.as_ref().ok(), failure.is_none(), now).as_bytes())?;
+    failure.map_or(Ok(()), |failure| Err(failure.clone().into()))
+}
+
+/// Whether a member has not answered.
+fn is_silence(failure: &Failure) -> bool {
+    matches!(failure.code, UNREACHABLE | DEADLINE)
 }
 
 /// The text format of Prometheus, version 0.0.4.
-fn exposition(members: &[(String, Option<ReadStatusReply>)], roles: &ReadRolesReply) -> String {
+fn exposition(members: &[Member], roles: Option<&ReadRolesReply>, complete: bool, unix_time: u64) -> String {
+    let (targets, each_role) = roles.map_or((&[][..], &[][..]), |r| (&r.targets[..], &r.roles[..]));
     let mut text = String::new();
     let mut family = |name: &str, help: &str, rows: Vec<(String, u64)>| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
         for (labels, value) in rows {
-            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let _ = writeln!(text, "{name}{labels} {value}");
         }
     };
     let label = |name: &str, value: &str| {
         format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
     };
-    let now = members.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.cluster_time).max().unwrap_or(0);
+    let now = members.iter().filter_map(|(_, s)| s.as_ref().ok()).map(|s| s.cluster_time).max().unwrap_or(0);
     let of_targets = |value: fn(&Target) -> u64| -> Vec<(String, u64)> {
-        roles.targets.iter().map(|t| (label("target", &t.name), value(t))).collect()
+        targets.iter().map(|t| (label("target", &t.name), value(t))).collect()
     };
-    let up = |s: &Option<ReadStatusReply>| u64::from(s.is_some());
+    family("quorate_scrape_complete", "Whether all that follows could be read; what could not is left out.", {
+        vec![(String::new(), u64::from(complete))]
+    });
+    family("quorate_scrape_time_seconds", "When this was read, by the clock of who did, in seconds since 1970.", {
+        vec![(String::new(), unix_time)]
+    });
+    // Who is not admitted is told nothing of members, up or down.
+    let up = |s: &Result<ReadStatusReply, Failure>| match s {
+        Err(why) if why.code == UNAUTHENTICATED => None,
+        answer => Some(u64::from(!answer.as_ref().is_err_and(is_silence))),
+    };
     family("quorate_member_up", "Whether the member answers.", {
-        members.iter().map(|(name, s)| (label("member", name), up(s))).collect()
+        members.iter().filter_map(|(name, s)| Some((label("member", name), up(s)?))).collect()
     });
     let of_members = |value: fn(&ReadStatusReply) -> u64| -> Vec<(String, u64)> {
-        members.iter().filter_map(|(name, s)| Some((label("member", name), value(s.as_ref()?)))).collect()
+        members.iter().filter_map(|(name, s)| Some((label("member", name), value(s.as_ref().ok()?)))).collect()
     };
     family("quorate_raft_term", "The term that the member is in.", of_members(|s| s.term));
     family("quorate_raft_applied_index", "What the member has applied.", of_members(|s| s.applied));
@@ -175,6 +278,12 @@ fn exposition(members: &[(String, Option<ReadStatusReply>)], roles: &ReadRolesRe
     family("quorate_alarms", "What people have to see to on the member.", {
         of_members(|s| u64::try_from(s.alarms.len()).unwrap_or(u64::MAX))
     });
+    family("quorate_member_leases_revoking", "Logins whose end is not confirmed, as far as the member knows.", {
+        of_members(|s| s.leases_revoking)
+    });
+    family("quorate_member_oldest_unconfirmed_revocation_seconds", "Age of the oldest such end; 0 for none.", {
+        of_members(|s| age(s.oldest_revoking, s.cluster_time))
+    });
     let states: [(&str, Count); 4] = [
         ("intent", |t| t.leases_intent),
         ("active", |t| t.leases_active),
@@ -182,7 +291,7 @@ fn exposition(members: &[(String, Option<ReadStatusReply>)], roles: &ReadRolesRe
         ("asked", |t| t.leases_asked),
     ];
     let mut leases = Vec::new();
-    for target in &roles.targets {
+    for target in targets {
         for (state, count) in states {
             let labels = format!("{},{}", label("target", &target.name), label("state", state));
             leases.push((labels, u64::from(count(target))));
@@ -191,7 +300,7 @@ fn exposition(members: &[(String, Option<ReadStatusReply>)], roles: &ReadRolesRe
     family("quorate_leases", "Leases that are not revoked; due and asked are being revoked.", leases);
     family("quorate_leases_exposed", "Logins whose end is not confirmed.", of_targets(|t| u64::from(revoking(t))));
     family("quorate_oldest_unconfirmed_revocation_seconds", "Age of the oldest such end; 0 for none.", {
-        roles.targets.iter().map(|t| (label("target", &t.name), age(t.oldest_revoking, now))).collect()
+        targets.iter().map(|t| (label("target", &t.name), age(t.oldest_revoking, now))).collect()
     });
     family("quorate_target_enabled", "Whether leases are issued at the target.", {
         of_targets(|t| u64::from(t.standing == "enabled" && t.quarantine.is_none()))
@@ -206,7 +315,7 @@ fn exposition(members: &[(String, Option<ReadStatusReply>)], roles: &ReadRolesRe
         })
     });
     let of_roles = |value: fn(&quorate_api::vault::Role) -> u32| -> Vec<(String, u64)> {
-        roles.roles.iter().map(|r| (label("role", &r.name), u64::from(value(r)))).collect()
+        each_role.iter().map(|r| (label("role", &r.name), u64::from(value(r)))).collect()
     };
     family("quorate_role_leases", "Leases of the role that are not revoked.", of_roles(|r| r.live_leases));
     family("quorate_role_leases_limit", "How many it may have.", of_roles(|r| r.max_leases));
@@ -216,6 +325,7 @@ fn exposition(members: &[(String, Option<ReadStatusReply>)], roles: &ReadRolesRe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_api::status::{DENIED, NO_LEADER};
 
     fn lease(n: u8, owner: &str) -> Lease {
         Lease {
@@ -258,6 +368,35 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_shown_as_it_was_and_says_since_when() {
+        let target = || Target { name: "db".into(), leases_active: 4, oldest_revoking: 4_000, ..Target::default() };
+        let roles = || Ok(ReadRolesReply { targets: vec![target()], ..ReadRolesReply::default() });
+        let at = |cluster_time| Ok(ReadStatusReply { cluster_time, ..ReadStatusReply::default() });
+        let silent = || ("n2".to_owned(), Err(Failure::new(DEADLINE, "x")));
+        let mut known = Known::default();
+        known.take(vec![("n1".into(), at(9_000)), silent()], Err(Failure::new(NO_LEADER, "x"))).unwrap();
+        assert!(known.text().contains("never read"), "{}", known.text());
+        known.take(vec![("n1".into(), at(10_000))], roles()).unwrap();
+        assert!(!known.text().contains("NOT FRESH"), "{}", known.text());
+        assert_eq!(known.document()["error"], serde_json::Value::Null);
+        known.take(vec![("n1".into(), at(40_000)), silent()], Err(Failure::new(NO_LEADER, "nobody leads"))).unwrap();
+        let (text, document) = (known.text(), known.document());
+        for part in ["NOT FRESH", "30 s ago: nobody leads", "n2 (deadline)", "the oldest for 36 s"] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        assert_eq!(
+            (&document["read_at"], &document["error"]["code"]),
+            (&json!(10_000), &json!(NO_LEADER)),
+            "{document}"
+        );
+        assert_eq!(document["targets"][0]["active"], 4, "what was known: {document}");
+        known.take(vec![silent()], Err(Failure::new(UNREACHABLE, "x"))).unwrap();
+        assert!(known.now() >= 40_000, "time goes on without a member: {}", known.now());
+        let denied = known.take(vec![silent()], Err(Failure::new(DENIED, "x"))).unwrap_err();
+        assert_eq!(denied.code, DENIED, "what asking again does not help ends it");
+    }
+
+    #[test]
     fn metrics_are_well_formed_and_tell_what_waits() {
         let target = Target {
             name: "a\"b".into(),
@@ -267,10 +406,36 @@ mod tests {
             oldest_revoking: 4_000,
             ..Target::default()
         };
-        let status = ReadStatusReply { member: 1, leader: 1, cluster_time: 9_500, ..ReadStatusReply::default() };
+        let status = ReadStatusReply {
+            member: 1,
+            leader: 1,
+            cluster_time: 9_500,
+            leases_revoking: 3,
+            oldest_revoking: 4_000,
+            ..ReadStatusReply::default()
+        };
         let roles = ReadRolesReply { targets: vec![target], ..ReadRolesReply::default() };
-        let text = exposition(&[("n1".into(), Some(status)), ("n2".into(), None)], &roles);
+        let failed = |code| Err(Failure::new(code, "x"));
+        let members: Vec<Member> = vec![
+            ("n1".into(), Ok(status)),
+            ("n2".into(), failed(UNREACHABLE)),
+            ("n3".into(), failed(DENIED)),
+            ("n4".into(), failed(UNAUTHENTICATED)),
+        ];
+        let text = exposition(&members, Some(&roles), true, 7);
+        let alone = exposition(&members, None, false, 7);
+        for line in
+            ["quorate_scrape_complete 0", "quorate_member_up{member=\"n1\"} 1", "quorate_member_up{member=\"n2\"} 0"]
+        {
+            assert!(alone.lines().any(|l| l == line), "without a majority {line} is missing in:\n{alone}");
+        }
+        assert!(!alone.contains("target=") && !text.contains("n4"), "what is not known is left out:\n{alone}");
         for line in [
+            "quorate_scrape_complete 1",
+            "quorate_scrape_time_seconds 7",
+            "quorate_member_up{member=\"n3\"} 1",
+            "quorate_member_leases_revoking{member=\"n1\"} 3",
+            "quorate_member_oldest_unconfirmed_revocation_seconds{member=\"n1\"} 5",
             "quorate_member_up{member=\"n1\"} 1",
             "quorate_member_up{member=\"n2\"} 0",
             "quorate_leases{target=\"a\\\"b\",state=\"due\"} 2",

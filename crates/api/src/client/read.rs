@@ -244,11 +244,15 @@ impl Client {
         word.is_signed(&self.profile.cluster, &member.key).then_some(word)
     }
 
-    /// Every member's own view, asked at once.
+    /// Every member's own view, asked at once: what each knows by itself, without a majority.
     pub async fn status(&self) -> Vec<(MemberIndex, Result<ReadStatusReply, Failure>)> {
         let ask = |(member, vault): (&MemberIndex, &crate::vault::vault_client::VaultClient<_>)| {
             let (member, mut vault) = (*member, vault.clone());
-            async move { (member, call(CALL, vault.read_status(ReadStatusRequest::default())).await) }
+            let limit = self.timeout.min(CALL);
+            async move {
+                let answer = call(limit, vault.read_status(ReadStatusRequest::default())).await;
+                (member, answer.map_err(|failure| self.unless_ended(failure)))
+            }
         };
         join_all(self.vaults.iter().map(ask)).await
     }
