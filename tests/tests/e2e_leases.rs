@@ -22,7 +22,7 @@ use quorate_tests::database::{FrozenDatabase, login_with};
 use quorate_tests::footprint::TARGET;
 use quorate_tests::terminal::Answer;
 use quorate_tests::{Cluster, Options};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 /// How long a revocation may take, with an election and a pause of the driver in it.
 const ENDED: Duration = Duration::from_secs(20);
 const ELECTION: Duration = Duration::from_secs(20);
+/// A database whose name has to be quoted wherever it is written.
+const MORE: &str = "More of it=that's";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases() {
@@ -306,6 +308,22 @@ async fn the_executor_s_connections(cluster: &Cluster) {
     }
 }
 
+/// What is printed to be pasted into psql, pasted there as it is.
+fn paste(cluster: &Cluster, said: &str) {
+    let (_, script) =
+        said.split_once("run there in psql, as its administrator:\n\n").unwrap_or_else(|| panic!("{said}"));
+    let (script, _) = script.split_once("\n\n").or_else(|| script.split_once("\n  hint: ")).unwrap_or((script, ""));
+    let (folder, port) = cluster.postgres_socket().unwrap();
+    let mut psql = Command::new("psql");
+    psql.args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--username", "postgres", "--dbname", "postgres"]);
+    psql.args(["--host", folder, "--port", &port.to_string()]);
+    psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = psql.spawn().expect("psql of the package postgresql runs");
+    child.stdin.take().unwrap().write_all(format!("{script}\n").as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "psql takes\n{script}\nand says {done:?}");
+}
+
 /// A new administrator follows what the commands say, and nothing else.
 async fn a_target_that_lacks_something(cluster: &Cluster) {
     let superuser = cluster.superuser().await.unwrap();
@@ -313,14 +331,14 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
         .batch_execute("CREATE ROLE weak LOGIN PASSWORD 'a weak password'; CREATE ROLE strong NOLOGIN CREATEROLE")
         .await
         .unwrap();
-    superuser.batch_execute("CREATE DATABASE more").await.unwrap();
+    superuser.batch_execute(&format!("CREATE DATABASE \"{MORE}\"")).await.unwrap();
     let port: String = superuser.query_one("SELECT current_setting('port')", &[]).await.unwrap().get(0);
     let password = format!("{}/weak.password", cluster.text("/folder").unwrap());
     std::fs::write(&password, "a weak password\n").unwrap();
     let database = cluster.text("/postgres/database").unwrap();
     let add = [
         &["target", "add", "weak", "--host", "127.0.0.1", "--port", &port, "--user", "weak", "--database", database][..],
-        &["--also-database", "more", "--owner", "heir", "--password-file", &password],
+        &["--also-database", MORE, "--owner", "heir", "--password-file", &password],
         &["--ca-file", cluster.text("/postgres/ca_file").unwrap()],
     ];
     let missing = refused(cluster, &add.concat(), "target_not_enabled");
@@ -335,20 +353,10 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
         rounds += 1;
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(rounds <= 3, "what is said to be missing was given: {said}");
-        for line in said.lines().filter(|line| line.contains("; -- in database ")) {
-            let (statement, place) = line.trim().split_once("; -- in database ").unwrap();
-            let mut config = tokio_postgres::Config::new();
-            config
-                .host_path(cluster.text("/postgres/socket_folder").unwrap())
-                .port(port.parse().unwrap())
-                .user("postgres")
-                .dbname(place);
-            let there = quorate_tests::database::login(&config).await.unwrap();
-            there.batch_execute(statement).await.unwrap_or_else(|why| panic!("{statement}: {why}"));
-        }
+        paste(cluster, &said);
     }
     let shown = run(cluster, &["target", "show", "weak"]);
-    assert!(shown.contains("enabled") && shown.contains("more") && shown.contains("goes to heir"), "{shown}");
+    assert!(shown.contains("enabled") && shown.contains(MORE) && shown.contains("goes to heir"), "{shown}");
     // A role that asks for too much is said to, and what its statements are is understood before anything is written.
     let base = ["role", "add", "weak", "--target", "weak", "--ttl", "1m", "--max-ttl", "5m"];
     let said = run(cluster, &[&base[..], &["--group", "strong"]].concat());

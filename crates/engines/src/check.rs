@@ -1,5 +1,6 @@
 //! What a target says of itself, for the person who adds it.
 
+use std::fmt;
 use std::fmt::Write as _;
 
 /// What a target says of itself.
@@ -22,22 +23,6 @@ pub struct Checked {
     pub missing: Vec<Missing>,
 }
 
-impl Checked {
-    /// What is missing, as one text that `psql` takes.
-    #[must_use]
-    pub fn script(&self) -> String {
-        let (mut script, mut database) = (String::new(), None);
-        for missing in &self.missing {
-            if database != Some(&missing.database) {
-                let _ = writeln!(script, "\\connect \"{}\"", missing.database.replace('"', "\"\""));
-                database = Some(&missing.database);
-            }
-            let _ = writeln!(script, "{};", missing.statement);
-        }
-        script
-    }
-}
-
 /// One statement that an administrator has to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
@@ -45,6 +30,57 @@ pub struct Missing {
     pub database: String,
     /// Without a semicolon.
     pub statement: String,
+}
+
+/// What stands between statement and database in [`Missing`] as one line.
+const PLACE: &str = " -- in database ";
+
+/// One line: the statement, and in a comment where.
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{PLACE}{}", self.statement, self.database)
+    }
+}
+
+impl Missing {
+    /// Reads the line back. One that names no database is for the one that psql is in.
+    #[must_use]
+    pub fn parse(line: &str) -> Self {
+        let (statement, database) = line.rsplit_once(PLACE).unwrap_or((line, ""));
+        Self { database: database.to_owned(), statement: statement.to_owned() }
+    }
+
+    /// All of them, as one text that `psql` takes: what belongs into one database stands together, in the order in which it was found.
+    #[must_use]
+    pub fn script(all: &[Self]) -> String {
+        let mut databases: Vec<&str> = Vec::new();
+        for missing in all {
+            if !databases.contains(&missing.database.as_str()) {
+                databases.push(&missing.database);
+            }
+        }
+        let mut script = String::new();
+        for database in databases {
+            // Writing into a String cannot fail.
+            if !database.is_empty() {
+                let _ = writeln!(script, "{}", connect(database));
+            }
+            for missing in all.iter().filter(|missing| missing.database == database) {
+                let _ = writeln!(script, "{};", missing.statement);
+            }
+        }
+        script
+    }
+}
+
+/// `psql` takes a name for a whole connection string when it looks like one; as pg_dump, a name that could is given inside one.
+fn connect(database: &str) -> String {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    if database.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
+        return format!("\\connect {}", quoted(database));
+    }
+    let value = database.replace('\\', "\\\\").replace('\'', "\\'");
+    format!("\\connect -reuse-previous=on {}", quoted(&format!("dbname='{value}'")))
 }
 
 /// One that receives the target's log as a stream.
@@ -75,15 +111,22 @@ mod tests {
     fn a_script_connects_where_its_statements_belong() {
         let missing =
             |database: &str, statement: &str| Missing { database: database.into(), statement: statement.into() };
-        let checked = Checked {
-            server_version: 1,
-            timeline: 1,
-            endpoints: vec![],
-            standbys: vec![],
-            unseen: vec![],
-            databases: vec![],
-            missing: vec![missing("a", "ONE"), missing("a", "TWO"), missing("b\"c", "THREE")],
-        };
-        assert_eq!(checked.script(), "\\connect \"a\"\nONE;\nTWO;\n\\connect \"b\"\"c\"\nTHREE;\n");
+        let all = [missing("a", "ONE"), missing("My-db", "TWO"), missing("a", "THREE"), missing("b\"c", "FOUR")];
+        let script = [
+            "\\connect \"a\"",
+            "ONE;",
+            "THREE;",
+            "\\connect \"My-db\"",
+            "TWO;",
+            "\\connect -reuse-previous=on \"dbname='b\"\"c'\"",
+            "FOUR;\n",
+        ];
+        assert_eq!(Missing::script(&all), script.join("\n"));
+        assert_eq!(connect("a=b'c\\d"), "\\connect -reuse-previous=on \"dbname='a=b\\'c\\\\d'\"");
+        assert_eq!(Missing::script(&[]), "");
+        for one in &all {
+            assert_eq!(Missing::parse(&one.to_string()), *one, "a line is read back");
+        }
+        assert_eq!(Missing::script(&[Missing::parse("FIVE")]), "FIVE;\n", "a line without a database");
     }
 }

@@ -12,6 +12,7 @@ use quorate_api::client::{Client, Endpoint, Profile, Revision, TargetSpec, Targe
 use quorate_api::vault::{Target, TargetProof};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::KeyringClass;
+use quorate_engines::Missing;
 use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, check_label};
 use quorate_state::outcome::Outcome;
@@ -459,7 +460,7 @@ fn judge(name: &str, proof: &TargetProof) -> anyhow::Result<()> {
     Err(Stop::refused("target_not_enabled", findings(name, proof), hint))
 }
 
-/// What is wrong with a target, for people: SQL that can be pasted.
+/// What is wrong with a target, for people: SQL that can be pasted into psql.
 pub(crate) fn findings(name: &str, proof: &TargetProof) -> String {
     let mut text = format!("target {name} does not do what leases need");
     // Writing into a String cannot fail.
@@ -467,14 +468,8 @@ pub(crate) fn findings(name: &str, proof: &TargetProof) -> String {
         let _ = write!(text, "\n  {failed}");
     }
     if !proof.missing.is_empty() {
-        let _ = write!(text, "\nrun there, as its administrator:\n");
-        for statement in &proof.missing {
-            let _ = match statement.rsplit_once(" -- in database ") {
-                Some((sql, place)) => write!(text, "\n  {sql}; -- in database {place}"),
-                None => write!(text, "\n  {statement};"),
-            };
-        }
-        text.push('\n');
+        let missing: Vec<Missing> = proof.missing.iter().map(|text| Missing::parse(text)).collect();
+        let _ = write!(text, "\nrun there in psql, as its administrator:\n\n{}", Missing::script(&missing));
     }
     text
 }
@@ -604,11 +599,14 @@ mod tests {
     #[test]
     fn what_is_missing_can_be_pasted() {
         let proof = TargetProof {
-            missing: vec!["GRANT a TO b -- in database app".to_owned()],
+            missing: ["A -- in database app", "B -- in database more", "C -- in database app"]
+                .map(str::to_owned)
+                .to_vec(),
             failed: vec!["it burns".to_owned()],
             ..TargetProof::default()
         };
         let text = findings("db", &proof);
-        assert!(text.contains("\n  it burns\n") && text.contains("\n  GRANT a TO b; -- in database app\n"), "{text}");
+        let script = "\n\n\\connect \"app\"\nA;\nC;\n\\connect \"more\"\nB;\n";
+        assert!(text.contains("\n  it burns\n") && text.ends_with(script), "{text}");
     }
 }

@@ -204,7 +204,7 @@ async fn end(office: &Office, name: &str, prefix: &str, mut all: Vec<Principal>)
 fn note(checked: &Checked, proof: &mut Proof) {
     (proof.version, proof.timeline) = (checked.server_version, checked.timeline);
     for missing in &checked.missing {
-        proof.findings.push(Finding::Missing(format!("{} -- in database {}", missing.statement, missing.database)));
+        proof.findings.push(Finding::Missing(missing.to_string()));
     }
     for fault in checked.unseen.iter().chain(&checked.databases) {
         proof.findings.push(Finding::Failed(format!("{}: {}", fault.name, fault.reason)));
