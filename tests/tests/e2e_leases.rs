@@ -9,6 +9,9 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
+#[path = "e2e_leases/programs.rs"]
+mod programs;
+
 use quorate_api::client::{Client, Credential, Role, Submitted};
 use quorate_api::scram;
 use quorate_api::status::Failure;
@@ -22,7 +25,7 @@ use quorate_tests::database::{FrozenDatabase, login_with};
 use quorate_tests::footprint::TARGET;
 use quorate_tests::terminal::Answer;
 use quorate_tests::{Cluster, Options};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,7 +52,8 @@ async fn leases() {
     a_paused_leader_creates_nothing_afterwards(&cluster).await;
     let restored = a_backup_is_restored(&cluster).await;
     all_leases_of_one_kind(&cluster).await;
-    a_program_with_a_login_of_its_own(&cluster).await;
+    programs::end_with_their_logins(&cluster).await;
+    programs::without_a_majority(&cluster).await;
     it_ends_again(&cluster, &restored).await;
     a_database_that_does_not_answer(&cluster).await;
     a_password_that_was_changed_by_hand(&cluster).await;
@@ -649,42 +653,6 @@ async fn a_right_to_end_and_not_to_see(cluster: &Cluster, lease: &Credential) {
     assert_eq!(ended(cluster, lease.lease).await.why, "requested", "they are ended all the same");
     let own = revoke(&["--owner", ender.principal()]);
     assert!(own.status.success(), "its own leases it can see, and there is none: {own:?}");
-}
-
-/// `quorate run`: the login ends with the program, however that ends.
-async fn a_program_with_a_login_of_its_own(cluster: &Cluster) {
-    let run = |ttl: &str, script: &str| {
-        let arguments = ["run", "--role", "reader", "--ttl", ttl, "--", "sh", "-c", script];
-        let mut command = cluster.command("demo", &arguments).unwrap();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let lease_in = |line: &str| line.trim().parse::<LeaseId>().unwrap_or_else(|_| panic!("a lease's id: {line:?}"));
-    // It outlives its first time, so it was renewed; its exit status is ours.
-    let script = "echo $QUORATE_LEASE; env | grep -c PGPASSWORD; sleep 4; psql -tAc 'SELECT note FROM demo'; exit 7";
-    let done = run("3s", script).wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&done.stdout).into_owned();
-    let lines: Vec<&str> = told.lines().collect();
-    assert_eq!(done.status.code(), Some(7), "the status is the program's: {done:?}");
-    assert_eq!(lines.get(1..), Some(&["0", "a row that leased logins may read"][..]), "it logs in: {done:?}");
-    let admin = cluster.admin().unwrap();
-    assert_eq!(admin.lease(lease_in(lines[0])).await.unwrap().state, "revoked", "when it has ended, so has its login");
-
-    // A signal is handed on, and the login is revoked all the same; one that cannot be handed on leaves the lease to its time.
-    for (sign, status, why) in [("TERM", Some(143), "requested"), ("KILL", None, "expired")] {
-        let mut child = run("3s", "echo $QUORATE_LEASE; echo $$; exec sleep 60");
-        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-        let lease = lease_in(&said.next().unwrap().unwrap());
-        let program = said.next().unwrap().unwrap();
-        // The shell's own: a system need not have another.
-        let kill = |pid: &str| Command::new("sh").args(["-c", &format!("kill -{sign} {pid}")]).status().unwrap();
-        assert!(kill(&child.id().to_string()).success());
-        assert_eq!(child.wait().unwrap().code(), status, "{sign}: its end");
-        let done = ended(cluster, lease).await;
-        assert_eq!(done.why, why, "{sign}: {done:?}");
-        if status.is_none() {
-            assert!(kill(&program).success(), "the program itself goes on");
-        }
-    }
 }
 
 fn request(client: &Client, password: &[u8]) -> SignedRequest {
