@@ -44,6 +44,7 @@ async fn leases() {
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster).await;
     a_target_that_is_typed(&cluster).await;
+    a_server_elsewhere_is_typed(&cluster);
     a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;
     expiry(&cluster).await;
@@ -492,6 +493,39 @@ async fn a_target_that_is_typed(cluster: &Cluster) {
     assert_eq!(described["rotate"], false, "as was answered: {described}");
     assert_eq!(text("standing"), "enabled", "with the password that was typed: {described}");
     run(cluster, &["target", "remove", "typed"]);
+}
+
+/// To a server elsewhere goes nothing in clear, so what vouches for it is asked for, until it does.
+fn a_server_elsewhere_is_typed(cluster: &Cluster) {
+    let wait = |wait, typed| Answer { wait, hidden: false, typed };
+    let certificates = "of which one has issued the server's: ";
+    let empty = format!("{}/none.pem", cluster.text("/folder").unwrap());
+    std::fs::write(&empty, "").unwrap();
+    let (empty, ca) = (format!("{empty}\n"), format!("{}\n", cluster.text("/postgres/ca_file").unwrap()));
+    let answers = [
+        wait("Host of the PostgreSQL server: ", "db.example.invalid\n"),
+        wait("Port [5432]: ", "\n"),
+        wait("Database to connect to [postgres]: ", "\n"),
+        wait("Administrative login: ", "vault\n"),
+        wait(certificates, "\n"),
+        wait(certificates, "/there/is/none.pem\n"),
+        wait(certificates, &empty),
+        wait(certificates, &ca),
+        Answer { wait: "Password of vault at db.example.invalid:5432: ", hidden: true, typed: "a password\n" },
+        wait("the vault's own [yes]: ", "no\n"),
+    ];
+    let typed = cluster.dialogue("admin", &["target", "add", "elsewhere", "--unproved"], &answers).unwrap();
+    assert_eq!(typed.status, 0, "it is described: {typed:?}");
+    let shown = run(cluster, &["target", "show", "elsewhere"]);
+    assert!(
+        shown.contains("db.example.invalid:5432/postgres as vault") && shown.contains("verified, bound"),
+        "{shown}"
+    );
+    run(cluster, &["target", "remove", "elsewhere"]);
+    // Where nobody can be asked, it says what to give.
+    let add = ["target", "add", "elsewhere", "--host", "db.example.invalid", "--port", "5432", "--database", "app"];
+    let said = refused(cluster, &[&add[..], &["--user", "vault", "--unproved"]].concat(), "invalid_argument");
+    assert!(said.contains("--ca-file"), "{said}");
 }
 
 /// Somebody has started a copy of this cluster's folders, and it has been in office: this one stops, until a person decides.

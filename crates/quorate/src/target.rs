@@ -16,7 +16,7 @@ use quorate_engines::Missing;
 use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, check_label};
 use quorate_state::outcome::Outcome;
-use quorate_state::target::Standing;
+use quorate_state::target::{Standing, is_loopback};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
@@ -387,14 +387,27 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     let port = asked(add.port, "Port", Some("5432"), "--port PORT", port)?;
     let database = asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE", any)?;
     let user = asked(add.user, "Administrative login", None, "--user LOGIN", any)?;
-    let tls = match add.ca_file {
-        Some(path) => Some(TargetTls {
-            roots: roots(&path)?,
-            server_name: add.server_name.unwrap_or_default(),
-            require_binding: add.channel_binding == ChannelBinding::Require,
-        }),
-        None => None,
+    let here = is_loopback(&host) && add.standbys.iter().all(|standby| is_loopback(&standby.host));
+    let roots = match add.ca_file {
+        Some(path) => Some(roots(&path)?),
+        // In clear to each node's own machine, and nowhere else.
+        None if here => None,
+        None => {
+            let read = |path: &str| roots(Path::new(path)).map_err(|why| why.to_string());
+            Some(asked(
+                None,
+                "File of root certificates (PEM), of which one has issued the server's",
+                None,
+                "--ca-file FILE",
+                read,
+            )?)
+        }
     };
+    let tls = roots.map(|roots| TargetTls {
+        roots,
+        server_name: add.server_name.unwrap_or_default(),
+        require_binding: add.channel_binding == ChannelBinding::Require,
+    });
     let keyring = cluster_keyring(client.profile())?;
     let password = password(add.password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
     let rotate = !add.no_rotate && (add.rotate || confirmed(ROTATE)?);

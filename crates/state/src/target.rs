@@ -218,7 +218,8 @@ pub(crate) struct Described<'a> {
 }
 
 /// Whether what is sent to `host` stays on the machine: a loopback address, `localhost`, or the folder of a Unix socket.
-fn is_loopback(host: &str) -> bool {
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.starts_with('/') || host.parse::<core::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
