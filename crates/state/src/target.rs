@@ -275,15 +275,21 @@ fn check_spec(spec: &TargetSpec) -> Result<(), Refusal> {
     if spec.owner.is_empty() { Ok(()) } else { check_name("owner", &spec.owner) }
 }
 
+/// PostgreSQL cuts a longer name without a word, and so means another one.
 fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
-    if value.is_empty() || value.len() > 253 || value.chars().any(char::is_control) {
-        return Err(Refusal::invalid(field, "must have 1 to 253 bytes and no control characters"));
+    if value.is_empty() || value.len() > 63 || value.chars().any(char::is_control) {
+        return Err(Refusal::invalid(
+            field,
+            "must have 1 to 63 bytes, as PostgreSQL's names have, and no control characters",
+        ));
     }
     Ok(())
 }
 
 fn check_place(field: &str, host: &str, port: u16) -> Result<(), Refusal> {
-    check_name(field, host)?;
+    if host.is_empty() || host.len() > 253 || host.chars().any(char::is_control) {
+        return Err(Refusal::invalid(field, "must have 1 to 253 bytes and no control characters"));
+    }
     let address = |b: u8| b.is_ascii_alphanumeric() || b".:-_".contains(&b);
     if !host.starts_with('/') && !host.bytes().all(address) {
         return Err(Refusal::invalid(field, "must be one DNS name, one address or a socket's folder"));

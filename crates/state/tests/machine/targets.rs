@@ -39,8 +39,12 @@ fn a_target_is_described_once() {
     }
     for bad in ["", "a\nb", &"x".repeat(254)] {
         assert_invalid(&world.submit(described(&good, |_, s| s.host = bad.to_owned())), "host");
+    }
+    // One byte more, and PostgreSQL means the database or login of the 63 bytes before.
+    for bad in ["", "a\nb", &"x".repeat(64)] {
         assert_invalid(&world.submit(described(&good, |_, s| s.database = bad.to_owned())), "database");
         assert_invalid(&world.submit(described(&good, |_, s| s.user = bad.to_owned())), "user");
+        assert_invalid(&world.submit(described(&good, |_, s| s.databases = vec![bad.to_owned()])), "databases");
     }
     assert_invalid(&world.submit(described(&good, |_, s| s.port = 0)), "port");
     // What leaves the machine would leave it unencrypted.
@@ -293,6 +297,8 @@ fn a_target_s_places_are_distinct_and_bounded() {
         s.databases = (0..16).map(|n| format!("d{n}")).collect();
         s.standbys = (1..17).map(|port| at("::1", port)).collect();
         s.owner = "o".repeat(63);
+        s.user = "u".repeat(63);
+        s.database = "d".repeat(63);
     });
     assert_eq!(world.submit(wide), Outcome::Done);
 }
