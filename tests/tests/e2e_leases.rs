@@ -41,6 +41,7 @@ async fn leases() {
     let cluster = Cluster::start(&Options { rotate: true, ..Options::default() }).await.unwrap();
     nobody_knows_the_password(&cluster).await;
     a_life(&cluster).await;
+    a_life_by_commands(&cluster).await;
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster).await;
     a_target_that_is_typed(&cluster).await;
@@ -127,6 +128,47 @@ async fn a_life(cluster: &Cluster) {
     assert_eq!(failure.code, "not_found", "a role with a typo: {failure}");
     let failure = demo.issue_lease("reader", Some(601_000)).await.unwrap_err();
     assert_eq!(failure.code, "invalid_argument", "longer than the role allows: {failure}");
+}
+
+/// The same by the command line, and all leases of a namespace.
+async fn a_life_by_commands(cluster: &Cluster) {
+    let demo = cluster.client("demo").unwrap();
+    let document = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&run(cluster, &[&["--output", "json", "lease"], arguments].concat())).unwrap()
+    };
+    let kept = demo.issue_lease("reader", Some(60_000)).await.unwrap();
+    let id = kept.lease.to_string();
+    let shown = document(&["show", &id]);
+    assert_eq!((&shown["state"], &shown["username"]), (&"active".into(), &kept.username.as_str().into()), "{shown}");
+    let renewed = document(&["renew", &id, "--ttl", "2m"]);
+    let later = renewed["expires_at"].as_u64().unwrap().saturating_sub(kept.expires_at);
+    assert!((55_000..=90_000).contains(&later), "it ends about 60 s later than before: {renewed}");
+    assert_eq!(document(&["show", &id])["expires_at"], renewed["expires_at"], "and everybody sees that");
+
+    run(cluster, &["namespace", "create", "spaced"]);
+    let group = cluster.text("/postgres/group").unwrap();
+    let role = ["role", "add", "spaced", "--target", TARGET, "--group", group, "--ttl", "1m", "--max-ttl", "5m"];
+    run(cluster, &[&role[..], &["--namespace", "spaced", "--unproved"]].concat());
+    let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"spaced\"";
+    cluster.permit("spaced", &cluster.identity("demo").unwrap(), scope).await.unwrap();
+    let spaced = demo.issue_lease("spaced", None).await.unwrap();
+    let session = login_with(&spaced).await.unwrap();
+    let done = document(&["revoke", "--namespace", "space", "--wait"]);
+    assert_eq!((done["state"].as_str(), &document(&["show", &id])["state"]), (Some("revoked"), &"active".into()));
+    assert!(session.simple_query("SELECT 1").await.is_ok(), "a namespace is no beginning of a name");
+    let done = document(&["revoke", "--namespace", "spaced", "--wait"]);
+    let ended = document(&["show", &spaced.lease.to_string()]);
+    assert_eq!((&ended["state"], &ended["revoking_index"]), (&"revoked".into(), &done["index"]), "{ended}");
+    assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
+    run(cluster, &["role", "delete", "spaced"]);
+
+    let session = login_with(&kept).await.unwrap_or_else(|why| panic!("the other namespace's goes on: {why}"));
+    let done = document(&["revoke", &id, "--wait"]);
+    let seen = (done["state"].as_str(), done["why"].as_str(), done["sessions_ended"].as_u64());
+    assert_eq!(seen, (Some("revoked"), Some("requested"), Some(1)), "the proof of its end: {done}");
+    assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
+    let shown = run(cluster, &["lease", "show", &id]);
+    assert!(shown.contains("its end was seen") && shown.contains("1 sessions ended"), "{shown}");
 }
 
 /// How the administrative login of the target connects.
@@ -846,8 +888,11 @@ async fn a_database_that_does_not_answer(cluster: &Cluster) {
     for _ in 0..3 {
         credentials.push(demo.issue_lease("reader", Some(5_000)).await.unwrap());
     }
+    let asked = demo.issue_lease("reader", Some(60_000)).await.unwrap();
     let session = login_with(&credentials[0]).await.unwrap();
     let frozen = FrozenDatabase::freeze(cluster).unwrap();
+    demo.revoke(asked.lease).await.unwrap();
+    credentials.push(asked);
     tokio::time::sleep(Duration::from_secs(10)).await;
     for credential in &credentials {
         let now = admin.lease(credential.lease).await.unwrap();
@@ -855,9 +900,26 @@ async fn a_database_that_does_not_answer(cluster: &Cluster) {
     }
     let leader = cluster.wait_leader(ELECTION).await.unwrap();
     let status = cluster.status(leader).await.unwrap().unwrap();
-    assert_eq!(status.leases_revoking, 3, "the status counts what is not ended yet: {status:?}");
+    assert_eq!(status.leases_revoking, 4, "the status counts what is not ended yet: {status:?}");
     let age = status.cluster_time.saturating_sub(status.oldest_revoking);
     assert!(status.oldest_revoking > 0, "and says since when: {status:?}");
+    let metrics = run(cluster, &["metrics"]);
+    let target = format!("target=\"{TARGET}\"");
+    let counted = [("intent", 0), ("active", 0), ("due", 3), ("asked", 1)];
+    let counted = counted.map(|(state, count)| format!("quorate_leases{{{target},state=\"{state}\"}} {count}"));
+    let exposed = format!("quorate_leases_exposed{{{target}}} 4");
+    let known = format!("quorate_member_leases_revoking{{member=\"{}\"}} 4", cluster.name(leader));
+    for line in counted.into_iter().chain([exposed, known]) {
+        assert!(metrics.lines().any(|l| l == line), "{line} is missing in:\n{metrics}");
+    }
+    let oldest = format!("quorate_oldest_unconfirmed_revocation_seconds{{{target}}} ");
+    let oldest = metrics.lines().find_map(|line| line.strip_prefix(&oldest)?.parse::<u64>().ok());
+    assert!(oldest.is_some_and(|seconds| seconds > 0), "and how old the oldest is:\n{metrics}");
+    let watched = run(cluster, &["lease", "watch", "--times", "1"]);
+    let row = watched.lines().find(|line| line.trim_start().starts_with(TARGET)).map(str::split_whitespace);
+    let row: Vec<&str> = row.unwrap_or_else(|| panic!("{watched}")).collect();
+    assert_eq!(row.get(2..6), Some(&["0", "0", "3", "1"][..]), "by state: {watched}");
+    assert!(watched.contains("exposure: 4 logins") && !watched.contains("the oldest for 0 s"), "{watched}");
     println!("database frozen: the oldest revocation is {age} ms old in cluster time");
     drop(frozen);
     for credential in &credentials {
