@@ -42,6 +42,7 @@ async fn leases() {
     nobody_knows_the_password(&cluster).await;
     a_life(&cluster).await;
     a_life_by_commands(&cluster).await;
+    the_server_s_own_log(&cluster).await;
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster).await;
     a_target_that_is_typed(&cluster).await;
@@ -169,6 +170,50 @@ async fn a_life_by_commands(cluster: &Cluster) {
     assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
     let shown = run(cluster, &["lease", "show", &id]);
     assert!(shown.contains("its end was seen") && shown.contains("1 sessions ended"), "{shown}");
+}
+
+/// From a line of the server's own log to who asked for that login, by an audit log alone: the cluster forgets it in a week.
+async fn the_server_s_own_log(cluster: &Cluster) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    for setting in ["log_connections = on", "log_line_prefix = '%m login=%u '"] {
+        superuser.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
+    }
+    superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let credential = demo.issue_lease("reader", Some(60_000)).await.unwrap();
+    let (log, begun) = (format!("{}/log", cluster.postgres_socket().unwrap().0), Instant::now());
+    let login = loop {
+        login_with(&credential).await.unwrap();
+        let said = String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+        let authorized = said.lines().filter(|line| line.contains("connection authorized"));
+        let mut logins =
+            authorized.filter_map(|line| line.split_once(" login=")?.1.split(' ').next().map(str::to_owned));
+        if let Some(login) = logins.rfind(|login| login.len() >= 42) {
+            break login;
+        }
+        assert!(begun.elapsed() < ENDED, "the server logs who logs in: {said}");
+    };
+    let begun = Instant::now();
+    loop {
+        let folder = cluster.text(&format!("/members/{}/audit_dir", cluster.name(1))).unwrap();
+        let output =
+            cluster.cli("admin", &["--output", "json", "audit", "show", folder, "--lease", &login], b"").unwrap();
+        // A member that runs may be in the middle of a line.
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let mut issued = found["records"].as_array().into_iter().flatten().filter(|r| r["operation"] == "lease.issue");
+        if let Some(issue) = issued.find(|record| record["details"]["login"] == login.as_str()) {
+            assert_eq!(issue["principal"], cluster.identity("demo").unwrap().principal(), "who asked for it: {issue}");
+            assert_eq!(issue["details"]["lease"], credential.lease.to_string(), "and which lease it is: {issue}");
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "the audit log names {login}: {output:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for setting in ["log_connections", "log_line_prefix"] {
+        superuser.batch_execute(&format!("ALTER SYSTEM RESET {setting}")).await.unwrap();
+    }
+    superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    demo.revoke(credential.lease).await.unwrap();
+    ended(cluster, credential.lease).await;
 }
 
 /// How the administrative login of the target connects.

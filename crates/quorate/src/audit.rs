@@ -4,6 +4,7 @@ use crate::duration::instant;
 use crate::failure::Stop;
 use crate::output::{Format, table};
 use quorate_audit::{Decision, Expected, Hash, Head, Record, VerifyError, read, verify};
+use quorate_state::ids::LeaseId;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +32,31 @@ pub(crate) enum Command {
         /// Only those about this index of the replicated log.
         #[arg(long)]
         index: Option<u64>,
+        /// Only those that name this lease: its id, or its login as the target's own log has it.
+        #[arg(long, value_parser = lease, value_name = "ID|LOGIN")]
+        lease: Option<LeaseId>,
     },
+}
+
+/// Reads a lease's id, or its login's name: `q`, 8 digits of cluster and target, `_`, the id, and perhaps `_` and something
+/// readable. For clap.
+fn lease(text: &str) -> Result<LeaseId, String> {
+    let hex = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let of_login = || {
+        let (place, rest) = text.strip_prefix('q')?.split_at_checked(8)?;
+        let (id, label) = rest.strip_prefix('_')?.split_at_checked(32)?;
+        (hex(place) && (label.is_empty() || label.starts_with('_'))).then_some(id)
+    };
+    let id = of_login().unwrap_or(text);
+    let id = id.parse().ok().filter(|_| hex(id));
+    id.ok_or_else(|| format!("`{text}` is no lease: expected 32 hexadecimal digits, or a login that begins with q"))
+}
+
+/// Whether a record is about a lease, or names it among others.
+fn names(record: &Record, lease: LeaseId) -> bool {
+    let id = lease.to_string();
+    let named = |(key, value): (&String, &String)| key.starts_with("lease") && *value == id;
+    record.resource.strip_prefix("lease ") == Some(id.as_str()) || record.details.iter().any(named)
 }
 
 /// Reads `SEQ:HASH`. For clap.
@@ -67,12 +92,13 @@ pub(crate) fn run(command: &Command, output: Format) -> anyhow::Result<()> {
                 )
             })
         }
-        Command::Show { folder, request, index } => {
+        Command::Show { folder, request, index, lease } => {
             let mut records = Vec::new();
             for record in read(folder).map_err(|why| refused(folder, why))? {
                 let record = record.map_err(|why| refused(folder, why))?;
                 let asked = request.as_ref().is_none_or(|id| *id == record.id);
-                if asked && (index.is_none() || record.index == *index) {
+                let named = lease.is_none_or(|lease| names(&record, lease));
+                if asked && named && (index.is_none() || record.index == *index) {
                     records.push(record);
                 }
             }
@@ -153,5 +179,24 @@ mod tests {
     fn heads() {
         assert_eq!(head(&format!("7:{}", "ab".repeat(32))).unwrap().seq, 7);
         assert!(head("7").is_err() && head("7:ab").is_err() && head(&format!("x:{}", "ab".repeat(32))).is_err());
+    }
+
+    #[test]
+    fn a_lease_is_found_by_its_id_and_by_its_login() {
+        let id = "0f".repeat(16);
+        for good in [id.clone(), format!("q80651021_{id}"), format!("q80651021_{id}_reader_billing")] {
+            assert_eq!(lease(&good).map(|lease| lease.to_string()), Ok(id.clone()), "{good}");
+        }
+        for bad in [
+            "",
+            "q",
+            "q80651021_",
+            &id[1..],
+            &id.to_uppercase(),
+            &format!("q80651021_{id}x"),
+            &format!("qz0651021_{id}"),
+        ] {
+            assert!(lease(bad).is_err(), "{bad}");
+        }
     }
 }
