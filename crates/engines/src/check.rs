@@ -1,7 +1,6 @@
 //! What a target says of itself, for the person who adds it.
 
-use std::fmt;
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Formatter, Write as _};
 
 /// What a target says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +100,12 @@ pub struct Fault {
     pub name: String,
     /// The target's words.
     pub reason: String,
+}
+
+impl Display for Fault {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
+    }
 }
 
 #[cfg(test)]

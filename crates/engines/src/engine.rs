@@ -58,7 +58,8 @@ pub trait Engine: Send + Sync {
 
     /// Ends the open sessions of these, by the number of the account and not by its name; how many were told to end.
     ///
-    /// At every endpoint that can be reached, also when the answer is an error because another can't be.
+    /// At every endpoint that can be reached. One that can't be, beside the first, is no error here:
+    /// [`look`](Engine::look) tells of it, and so of what lives there.
     ///
     /// An account that is gone still has its sessions: pass both the number that the lease recorded and the one that
     /// [`refuse`](Engine::refuse) found.
@@ -67,9 +68,8 @@ pub trait Engine: Send + Sync {
     /// What the target shows of these at all its [`endpoints`](Engine::endpoints), in a transaction of its own. One look is
     /// not enough: the caller looks again a second later, so that a login already under way is seen.
     ///
-    /// # Errors
-    /// [`Unavailable`](EngineError::Unavailable) also when one endpoint of many can't be looked at, and it is named: what
-    /// lives there is not known.
+    /// An endpoint that can't be looked at, beside the first, is among [`Seen::behind`] of each: what lives there is not
+    /// known, and what the others show is.
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError>;
 
     /// Removes what the principals left behind, and then the principals. Never a condition of a lease's end.
@@ -78,8 +78,9 @@ pub trait Engine: Send + Sync {
     /// The principals whose name starts with `prefix`, for the reconciler.
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError>;
 
-    /// Sessions whose account does not exist any more. Those that no lease explains are an alarm.
-    async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError>;
+    /// Sessions whose account does not exist any more. Those that no lease explains are an alarm. And the endpoints at which
+    /// that can't be seen.
+    async fn ghosts(&self) -> Result<(Vec<Ghost>, Vec<Fault>), EngineError>;
 
     /// Whether the administrative account can do its work here, and `groups` are fit to be granted.
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError>;
@@ -279,9 +280,9 @@ pub struct Seen {
     pub can_login: bool,
     /// The endpoints whose accounts say so.
     pub login_at: Vec<String>,
-    /// The endpoints whose view proves nothing yet, and why: a standby that has yet to replay what was committed before
-    /// this look began may let in, then or now, an account that is gone; a login may be under way of which the target does
-    /// not say whose it is.
+    /// The endpoints whose view proves nothing yet, and why: a standby can't be reached, or was promoted; one that has yet
+    /// to replay what was committed before this look began may let in, then or now, an account that is gone; a login may be
+    /// under way of which the target does not say whose it is.
     pub behind: Vec<Fault>,
     /// Sessions of the number asked for, and of the number the name has now, at all endpoints.
     pub sessions: u64,
@@ -292,14 +293,19 @@ pub struct Seen {
 
 impl Seen {
     /// Adds what another endpoint shows of the same principal.
-    pub(crate) fn add(&mut self, there: Self, behind: Option<&Fault>) {
+    pub(crate) fn add(&mut self, there: Self) {
         self.oid = self.oid.or(there.oid);
         self.login_at.extend(there.login_at);
         self.behind.extend(there.behind);
-        self.behind.extend(behind.cloned());
-        self.can_login = !(self.login_at.is_empty() && self.behind.is_empty());
+        self.can_login |= there.can_login;
         self.sessions = self.sessions.saturating_add(there.sessions);
         self.held_by = self.held_by.take().or(there.held_by);
+    }
+
+    /// Notes that what an endpoint shows, if anything, proves nothing.
+    pub(crate) fn doubt(&mut self, why: &Fault) {
+        self.can_login = true;
+        self.behind.push(why.clone());
     }
 }
 

@@ -76,6 +76,7 @@ struct State {
     held: BTreeSet<Step>,
     held_names: BTreeSet<String>,
     faults: BTreeMap<Step, VecDeque<Fault>>,
+    denied: BTreeSet<Step>,
     lacking: BTreeSet<String>,
     refusals: usize,
     /// What the administrative account's password has to match, and whether one does.
@@ -190,21 +191,21 @@ impl State {
         standby.and_then(|s| self.standbys.get(s)?.paused.as_ref()).unwrap_or(&self.accounts)
     }
 
-    fn unreachable(&self) -> Result<(), EngineError> {
-        let down = self.standbys.iter().find(|(_, replica)| replica.down);
-        down.map_or(Ok(()), |(name, _)| {
-            Err(EngineError::Unavailable { reason: format!("standby {name}: the standby is off") })
-        })
+    /// The standbys that are off.
+    fn dark(&self) -> Vec<Trouble> {
+        let down = self.standbys.iter().filter(|(_, replica)| replica.down);
+        down.map(|(name, _)| Trouble { name: name.clone(), reason: "the standby is off".to_owned() }).collect()
     }
 
     fn look(&self, p: &Principal) -> Seen {
         let account = self.accounts.get(&p.name);
         let lets_in = |at: Option<&str>| self.accounts_at(at).get(&p.name).is_some_and(|a| a.can_login);
         let primary = lets_in(None).then(|| PRIMARY.to_owned());
-        let standbys = self.standbys.keys().filter(|s| lets_in(Some(s))).cloned();
-        let paused = self.standbys.iter().filter(|(_, replica)| replica.paused.is_some());
-        let behind: Vec<Trouble> =
-            paused.map(|(name, _)| Trouble { name: name.clone(), reason: "its replay is paused".to_owned() }).collect();
+        let standbys =
+            self.standbys.iter().filter(|(s, replica)| !replica.down && lets_in(Some(s))).map(|(s, _)| s.clone());
+        let paused = self.standbys.iter().filter(|(_, replica)| !replica.down && replica.paused.is_some());
+        let paused = paused.map(|(name, _)| Trouble { name: name.clone(), reason: "its replay is paused".to_owned() });
+        let behind: Vec<Trouble> = paused.chain(self.dark()).collect();
         let login_at: Vec<String> = primary.into_iter().chain(standbys).collect();
         Seen {
             name: p.name.clone(),
@@ -336,6 +337,16 @@ impl FakeTarget {
     /// The next call of this step fails, once; repeated, the one after it too.
     pub fn fail(&self, step: Step, fault: Fault) {
         self.change(|s| s.faults.entry(step).or_default().push_back(fault));
+    }
+
+    /// The target answers that the executor may not do this, until [`allow`](Self::allow).
+    pub fn deny(&self, step: Step) {
+        self.change(|s| s.denied.insert(step));
+    }
+
+    /// It may again.
+    pub fn allow(&self, step: Step) {
+        self.change(|s| s.denied.remove(&step));
     }
 
     /// Calls of this step wait in the target from now on.
@@ -497,6 +508,10 @@ impl FakeTarget {
         self.change(|s| {
             if s.down {
                 return Err(EngineError::Unavailable { reason: "the target is off".to_owned() });
+            }
+            if s.denied.contains(&step) {
+                let (code, message) = ("42501".to_owned(), "permission denied".to_owned());
+                return Err(EngineError::Refused { code, message });
             }
             match s.faults.get_mut(&step).and_then(VecDeque::pop_front) {
                 Some(Fault::Before) => Err(lost()),
@@ -713,7 +728,6 @@ impl Engine for Fake {
             let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
             let before = s.sessions.len();
             s.sessions.retain(|_, session| !numbers.contains(&session.oid));
-            s.unreachable()?;
             Ok(before - s.sessions.len())
         })
         .await
@@ -722,11 +736,7 @@ impl Engine for Fake {
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         check_names(principals)?;
         let _one = self.ending.lock().await;
-        let look = |s: &mut State| {
-            s.unreachable()?;
-            Ok(principals.iter().map(|p| s.look(p)).collect())
-        };
-        self.call(Step::Look, look).await
+        self.call(Step::Look, |s| Ok(principals.iter().map(|p| s.look(p)).collect())).await
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
@@ -752,14 +762,15 @@ impl Engine for Fake {
         self.call(Step::Read, |s| Ok(s.accounts.iter().filter(starts).map(ours).collect())).await
     }
 
-    async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError> {
+    async fn ghosts(&self) -> Result<(Vec<Ghost>, Vec<Trouble>), EngineError> {
         self.call(Step::Read, |s| {
             let ghost = |(id, session): (&u64, &Session)| Ghost {
                 endpoint: session.at.clone().unwrap_or_else(|| PRIMARY.to_owned()),
                 pid: i32::try_from(*id).unwrap_or(i32::MAX),
                 oid: session.oid,
             };
-            Ok(s.sessions.iter().filter(|(_, session)| s.accounts.holder(session.oid).is_none()).map(ghost).collect())
+            let lost = s.sessions.iter().filter(|(_, session)| s.accounts.holder(session.oid).is_none());
+            Ok((lost.map(ghost).collect(), s.dark()))
         })
         .await
     }
@@ -776,7 +787,7 @@ impl Engine for Fake {
                 timeline: s.timeline + 1,
                 endpoints,
                 standbys: s.standbys.iter().filter(|(_, r)| !r.down).map(|(name, _)| standby(name)).collect(),
-                unseen: Vec::new(),
+                unseen: s.dark(),
                 databases: Vec::new(),
                 missing: Vec::new(),
             })

@@ -89,7 +89,7 @@ async fn a_login_that_was_begun_before_the_end_does_not_outlive_it() {
     assert_eq!(end(&pg, &engine, "h_quarter", oid).await, Refusal::Dropped);
     let said = half.prove(&credential.password).await.let_in().await.unwrap_err();
     assert!(said.contains("does not exist"), "{said}");
-    assert!(engine.ghosts().await.unwrap().is_empty());
+    assert!(engine.ghosts().await.unwrap().0.is_empty());
 }
 
 /// The password is proved and the account asked about; then the server waits for the database, before it shows the session

@@ -386,7 +386,7 @@ async fn both_numbers_of_a_name_are_killed_and_a_strangers_is_not() {
     let before = session(&pg, "k_oid", &credential).await;
     // As after a restore of the target: the same name, another number, and the old session a ghost.
     pg.sql("DROP ROLE k_oid").await;
-    assert!(engine.ghosts().await.unwrap().iter().any(|g| g.oid == old));
+    assert!(engine.ghosts().await.unwrap().0.iter().any(|g| g.oid == old));
     let (credential, new) = lease(&pg, &engine, "k_oid").await;
     let after = session(&pg, "k_oid", &credential).await;
     assert_ne!(old, new);
@@ -402,7 +402,7 @@ async fn both_numbers_of_a_name_are_killed_and_a_strangers_is_not() {
     assert_ended(&engine, &these).await;
     assert!(before.simple_query("SELECT 1").await.is_err() && after.simple_query("SELECT 1").await.is_err());
     assert!(bystander.simple_query("SELECT 1").await.is_ok());
-    assert!(engine.ghosts().await.unwrap().iter().all(|g| g.oid != old));
+    assert!(engine.ghosts().await.unwrap().0.iter().all(|g| g.oid != old));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,14 +10,16 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quorate_engines::conformance::{Credential, Target, assert_ended, order, principal};
 use quorate_engines::postgres::{Endpoint, Postgres, PostgresConfig};
 use quorate_engines::postgres_server::PostgresServer;
-use quorate_engines::{Engine, EngineError, Refusal};
+use quorate_engines::{Engine, EngineError, Fault, Refusal};
 use support::{GROUP, Pg, connect};
-use tokio::task::spawn_blocking;
+use tokio::net::TcpListener;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tokio_postgres::{Client, Config};
 
@@ -106,8 +108,9 @@ async fn a_session_on_a_standby_is_seen_and_killed() {
     pair.caught_up().await;
     assert!(alive(&there).await, "only a kill ends it");
     assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 1);
-    let ghosts = engine.ghosts().await.unwrap();
+    let (ghosts, unseen) = engine.ghosts().await.unwrap();
     assert_eq!(ghosts.iter().map(|g| (g.endpoint.as_str(), g.oid)).collect::<Vec<_>>(), [(standby.as_str(), oid)]);
+    assert_eq!(unseen, []);
     assert_eq!(engine.kill(&this).await.unwrap(), 1);
     assert_ended(engine, &this).await;
     assert!(!alive(&there).await && pair.at_standby("s_there", &credential).await.is_none());
@@ -166,16 +169,18 @@ async fn a_standby_that_is_gone_or_promoted_is_no_proof() {
     pair.standby.stop();
     pair.engine.take_over().await.expect("a standby that is gone is no reason not to issue");
     pair.lease("s_new").await;
-    let dark = |error: EngineError| match error {
-        EngineError::Unavailable { reason } => assert!(reason.contains(&standby), "{reason}"),
-        other => panic!("{other:?}"),
-    };
-    dark(pair.engine.look(&this).await.unwrap_err());
+    let named = |faults: &[Fault]| assert_eq!(faults.iter().map(|f| &f.name).collect::<Vec<_>>(), [&standby]);
+    let seen = pair.engine.look(&this).await.unwrap().remove(0);
+    assert_eq!((seen.sessions, seen.login_at.len()), (1, 1), "what the server shows is shown");
+    named(&seen.behind);
     pair.engine.refuse(&this).await.unwrap();
-    dark(pair.engine.kill(&this).await.unwrap_err());
+    assert_eq!(pair.engine.kill(&this).await.unwrap(), 1);
     assert!(!alive(&here).await, "it was killed where it could be");
-    let unseen = pair.engine.check(&[]).await.unwrap().unseen;
-    assert_eq!(unseen.iter().map(|fault| &fault.name).collect::<Vec<_>>(), [&standby]);
+    let seen = pair.engine.look(&this).await.unwrap().remove(0);
+    assert_eq!((seen.can_login, seen.sessions, seen.login_at.len()), (true, 0, 0), "nobody knows what lives there");
+    named(&seen.behind);
+    named(&pair.engine.ghosts().await.unwrap().1);
+    named(&pair.engine.check(&[]).await.unwrap().unseen);
 
     // It comes back, and catches up by itself.
     let mut back = pair.standby;
@@ -196,20 +201,50 @@ async fn a_standby_that_is_gone_or_promoted_is_no_proof() {
     // Another server is no standby of this one, whatever it is.
     let stranger = Pg::start(&[]).await;
     let config = PostgresConfig { standbys: vec![endpoint(stranger.port)], ..pair.pg.config(1) };
-    let mistaken = Postgres::new(config).unwrap().look(&this).await.unwrap_err();
-    assert!(matches!(&mistaken, EngineError::Refused { message, .. } if message.contains("no copy")), "{mistaken:?}");
+    let mistaken = Postgres::new(config).unwrap().look(&this).await.unwrap().remove(0);
+    assert!(mistaken.can_login && mistaken.behind[0].reason.contains("no copy"), "{mistaken:?}");
 
     // A fail-over: what was ended at the old server after it is alive at the new one.
     pair.on_standby("SELECT pg_promote()").await;
-    let promoted = pair.engine.look(&this).await.unwrap_err();
-    assert!(
-        matches!(&promoted, EngineError::Refused { message, .. } if message.contains("promoted") && message.contains(&standby)),
-        "{promoted:?}"
-    );
+    let promoted = pair.engine.look(&this).await.unwrap().remove(0);
+    named(&promoted.behind);
+    assert!(promoted.can_login && promoted.behind[0].reason.contains("promoted"), "{promoted:?}");
     let kept = [principal("s_kept", Some(kept))];
     assert_eq!(pair.engine.refuse(&kept).await.unwrap()[0].outcome, Refusal::Dropped);
     assert_eq!(pair.engine.timeline().await, Ok(1));
     assert_eq!(misled.timeline().await, Ok(2), "it grew, and that is how a fail-over is noticed");
     let back = misled.look(&kept).await.unwrap();
     assert!(back[0].can_login, "{back:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_gives_no_answer_is_not_waited_for_by_everybody() {
+    let pg = Pg::start(&[]).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            kept.push(stream);
+        }
+    });
+    let connect_timeout = Duration::from_secs(1);
+    let config = PostgresConfig { standbys: vec![endpoint(port)], connect_timeout, ..pg.config(1) };
+    let engine = Arc::new(Postgres::new(config).unwrap());
+    let mut rounds = JoinSet::new();
+    for _ in 0..20 {
+        let engine = Arc::clone(&engine);
+        rounds.spawn(async move {
+            let this = [principal("s_any", None)];
+            engine.kill(&this).await.unwrap();
+            engine.look(&this).await.unwrap().remove(0)
+        });
+    }
+    let seen = rounds.join_all().await;
+    assert!(seen.iter().all(|s| s.can_login && s.behind.len() == 1), "nobody takes silence for an answer: {seen:?}");
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&asked), "40 calls at a silent standby wait for {asked} of its answers");
 }

@@ -46,6 +46,8 @@ pub(crate) struct Core {
     pub(crate) attestor: Arc<Attestor>,
     pub(crate) absences: Arc<Absences>,
     pub(crate) executors: Executors,
+    /// How many leases are ended together at most.
+    pub(crate) together: usize,
     pub(crate) creating: Creating,
     /// What proofs of targets make: no lease's, and no end of this node waits for them, since its successor proves anew.
     pub(crate) proving: Creating,

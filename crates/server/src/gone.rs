@@ -49,36 +49,71 @@ pub(crate) async fn end(
     }
     #[cfg(feature = "failpoints")]
     let known = crate::planted::by_name(name, engine, known).await;
-    // One endpoint that can't be looked at keeps nobody alive at the others.
-    let before = engine.look(&known).await;
-    engine.kill(&known).await.map_err(at_target)?;
-    let before = before.map_err(at_target)?;
-    passed("lease.p8")?;
-    // They were told to end, and do within moments: what is still there then is tried again from the beginning.
-    let (killed, mut looks) = (Instant::now(), engine.look(&known).await.map_err(at_target)?);
-    while looks.iter().any(|seen| seen.sessions > 0) && killed.elapsed() < BETWEEN_LOOKS {
-        sleep(LOOK_AGAIN).await;
-        looks = engine.look(&known).await.map_err(at_target)?;
-    }
-    sleep(BETWEEN_LOOKS).await;
-    looks.extend(engine.look(&known).await.map_err(at_target)?);
-    passed("lease.p9")?;
-    for seen in &looks {
-        if let Some(why) = not_gone(seen, prefix) {
-            failed.entry(seen.name.clone()).or_insert(why);
+    let before = match kill_and_look(engine, &known, passed).await {
+        Ok((before, looks)) => {
+            for seen in &looks {
+                if let Some(why) = not_gone(seen, prefix) {
+                    failed.entry(seen.name.clone()).or_insert(why);
+                }
+            }
+            before
         }
-    }
+        // Nothing answers there.
+        Err(Halt::Target(error @ EngineError::Unavailable { .. })) => return Err(at_target(error)),
+        // It has sessions neither ended nor shown. These log in no more, and those behind them must not go on doing so.
+        Err(Halt::Target(error)) => {
+            for principal in &known {
+                failed.entry(principal.name.clone()).or_insert_with(|| error.to_string());
+            }
+            Vec::new()
+        }
+        Err(Halt::Here(failure)) => return Err(failure),
+    };
     disabled.retain(|p| !failed.contains_key(&p.name));
     Ok(Ended { before, failed, known, disabled })
+}
+
+/// Whose trouble keeps an end from going on.
+enum Halt {
+    Target(EngineError),
+    Here(Failure),
+}
+
+impl From<EngineError> for Halt {
+    fn from(error: EngineError) -> Self {
+        Self::Target(error)
+    }
+}
+
+/// P8 and P9: what was seen before sessions were told to end, and what both looks after it show.
+async fn kill_and_look(
+    engine: &dyn Engine,
+    known: &[Principal],
+    passed: impl Fn(&'static str) -> Result<(), Failure>,
+) -> Result<(Vec<Seen>, Vec<Seen>), Halt> {
+    let before = engine.look(known).await;
+    engine.kill(known).await?;
+    let before = before?;
+    passed("lease.p8").map_err(Halt::Here)?;
+    // They were told to end, and do within moments: what is still there then is tried again from the beginning.
+    let (killed, mut looks) = (Instant::now(), engine.look(known).await?);
+    while looks.iter().any(|seen| seen.sessions > 0) && killed.elapsed() < BETWEEN_LOOKS {
+        sleep(LOOK_AGAIN).await;
+        looks = engine.look(known).await?;
+    }
+    sleep(BETWEEN_LOOKS).await;
+    looks.extend(engine.look(known).await?);
+    passed("lease.p9").map_err(Halt::Here)?;
+    Ok((before, looks))
 }
 
 /// Why what was seen is no proof of an end.
 fn not_gone(seen: &Seen, prefix: &str) -> Option<String> {
     if let Some(behind) = seen.behind.first().filter(|_| seen.login_at.is_empty()) {
-        return Some(format!("{}: {}", behind.name, behind.reason));
+        return Some(behind.to_string());
     }
     if seen.can_login {
-        return Some("it can log in".to_owned());
+        return Some(format!("it can log in at {}", seen.login_at.join(", ")));
     }
     if seen.sessions > 0 {
         return Some(format!("{} sessions are alive", seen.sessions));

@@ -44,14 +44,20 @@ impl Stuck {
 
     /// Notes what became of some leases.
     fn settle(&mut self, target: &str, ending: &[Ending], failed: &BTreeMap<LeaseId, String>) {
-        for (id, lease) in ending {
+        let mut told: BTreeMap<&str, (&Ending, usize)> = BTreeMap::new();
+        for ending in ending {
+            let (id, _) = ending;
             match failed.get(id) {
                 Some(why) => {
-                    tracing::warn!(target, lease = %id, login = lease.principal, why, "a lease does not end yet");
+                    told.entry(why).or_insert((ending, 0)).1 += 1;
                     self.add(*id, Instant::now());
                 }
                 None => drop(self.0.remove(id)),
             }
+        }
+        // Thousands can have one reason.
+        for (why, ((id, lease), leases)) in told {
+            tracing::warn!(target, leases, first = %id, login = lease.principal, why, "leases do not end yet");
         }
     }
 
@@ -212,13 +218,13 @@ impl Core {
     /// The next leases of a queue behind a place, or the first ones.
     pub(crate) fn page(&self, name: &str, queue: Queue, after: Option<Place>) -> Result<Vec<Ending>, Failure> {
         if after.is_some() {
-            return self.read(|store, _| lease::work(store, name, queue, after, ROUND));
+            return self.read(|store, _| lease::work(store, name, queue, after, self.together));
         }
         let lock = || self.heads.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (name.to_owned(), queue);
         let begins = lock().get(&at).copied().map(Place::behind);
         let (page, applied) =
-            self.read(|store, applied| Ok((lease::work(store, name, queue, begins, ROUND)?, applied)))?;
+            self.read(|store, applied| Ok((lease::work(store, name, queue, begins, self.together)?, applied)))?;
         let first = page.first().map(|(id, lease)| Place::of(*id, lease).since.saturating_sub(1));
         lock().insert(at, first.unwrap_or(applied));
         Ok(page)

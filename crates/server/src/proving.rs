@@ -207,7 +207,7 @@ fn note(checked: &Checked, proof: &mut Proof) {
         proof.findings.push(Finding::Missing(missing.to_string()));
     }
     for fault in checked.unseen.iter().chain(&checked.databases) {
-        proof.findings.push(Finding::Failed(format!("{}: {}", fault.name, fault.reason)));
+        proof.findings.push(Finding::Failed(fault.to_string()));
     }
     let looked_at = checked.endpoints.len().saturating_sub(1);
     if checked.standbys.len() > looked_at {

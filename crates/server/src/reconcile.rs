@@ -96,7 +96,11 @@ impl Core {
     /// this cluster knows of, so a person has to look.
     async fn look_for_ghosts(self: &Arc<Self>, name: &str, office: &Office) -> Result<(), Failure> {
         let at_target = |e: EngineError| engine_failure(name, &e);
-        let first: BTreeSet<Ghost> = office.engine.ghosts().await.map_err(at_target)?.into_iter().collect();
+        let (first, unseen) = office.engine.ghosts().await.map_err(at_target)?;
+        for fault in unseen {
+            tracing::warn!(target = name, %fault, "sessions whose account is gone are not seen there");
+        }
+        let first: BTreeSet<Ghost> = first.into_iter().collect();
         if first.is_empty() {
             return Ok(());
         }
@@ -111,7 +115,7 @@ impl Core {
             }
         }
         sleep(GHOSTS_AGAIN).await;
-        for ghost in office.engine.ghosts().await.map_err(at_target)? {
+        for ghost in office.engine.ghosts().await.map_err(at_target)?.0 {
             if first.contains(&ghost) && !explained.contains(&ghost.oid) {
                 let Ghost { endpoint, pid, oid } = ghost;
                 tracing::error!(

@@ -71,6 +71,8 @@ pub struct Parts {
     pub engines: Box<MakeEngine>,
     /// Members compare their states at every index divisible by this. Each asks by itself, so it need not be the same on all.
     pub attest_every: u64,
+    /// How many leases are ended together at most.
+    pub together: usize,
 }
 
 /// Runs a node until `shutdown`, then hands leadership over and stops.
@@ -98,6 +100,7 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
         api_listener: listen(&env, config.api_listen).await?,
         engines: make_real(),
         attest_every: config.raft.attest_every,
+        together: crate::lane::ROUND,
         env,
         genesis,
         keys,
@@ -110,7 +113,8 @@ pub async fn run(config: NodeConfig, env: Env, shutdown: impl Future<Output = ()
 /// # Errors
 /// [`RunError`].
 pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let Parts { env, genesis, keys, audit, kv, room, raft, peer_listener, api_listener, engines, attest_every } = parts;
+    let (attest_every, together) = (parts.attest_every, parts.together);
+    let Parts { env, genesis, keys, audit, kv, room, raft, peer_listener, api_listener, engines, .. } = parts;
     let cluster = genesis.cluster();
     let me = genesis.roster.by_key(&keys.identity().verify_key().0).cloned();
     let me = me.ok_or_else(|| RunError::NotAMember { data: name.to_owned() })?;
@@ -178,6 +182,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         audit,
         room,
         executors: Executors::new(engines),
+        together,
         creating: Creating::default(),
         heads: Heads::default(),
         proving: Creating::default(),

@@ -83,10 +83,7 @@ pub(super) async fn look(
     if hidden {
         let reason = "a login that was let in waits there, and whose it is can't be seen yet".to_owned();
         let behind = Fault { name: endpoint.to_string(), reason };
-        for seen in &mut seen {
-            seen.can_login = true;
-            seen.behind.push(behind.clone());
-        }
+        seen.iter_mut().for_each(|seen| seen.doubt(&behind));
     }
     Ok(seen)
 }

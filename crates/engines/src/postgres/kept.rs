@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 
 use super::session::{Session, on_repeatable, within};
@@ -11,33 +12,68 @@ use crate::{EngineError, Fault, Ghost, Principal, Seen};
 
 /// How long a look waits for a standby to replay what the server had committed when the look began.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// A standby that kept somebody waiting for so long and then gave no answer is not asked by everybody behind him.
+const SILENT: Duration = Duration::from_millis(500);
+/// For how long it is not.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The connection that ends principals at one endpoint.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) endpoint: Endpoint,
-    slot: Mutex<Option<Session>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    session: Option<Session>,
+    /// When the endpoint last kept somebody waiting for nothing, and what he was told.
+    silent: Option<(Instant, String)>,
+}
+
+impl Slot {
+    fn note<T>(&mut self, since: Instant, result: &Result<T, EngineError>) {
+        if let Err(EngineError::Unavailable { reason }) = result
+            && since.elapsed() >= SILENT
+        {
+            self.silent = Some((Instant::now(), reason.clone()));
+        }
+    }
 }
 
 /// The connection, taken out of its slot. Whoever drops it instead of giving it back closes it, so that a transaction left
 /// open half-way rolls back and is not met by the next caller.
 pub(super) struct Taken<'a> {
-    slot: MutexGuard<'a, Option<Session>>,
+    slot: MutexGuard<'a, Slot>,
     pub(super) session: Session,
+    since: Instant,
 }
 
 impl Kept {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, slot: Mutex::new(None) }
+        Self { endpoint, slot: Mutex::default() }
     }
 
     pub(super) async fn take(&self, config: &PostgresConfig) -> Result<Taken<'_>, EngineError> {
-        let mut slot = self.slot.lock().await;
-        let session = match slot.take() {
+        self.open(config, self.slot.lock().await).await
+    }
+
+    async fn open<'a>(
+        &self,
+        config: &PostgresConfig,
+        mut slot: MutexGuard<'a, Slot>,
+    ) -> Result<Taken<'a>, EngineError> {
+        let since = Instant::now();
+        let session = match slot.session.take() {
             Some(session) if !session.is_closed() => session,
-            _ => Session::open(config, &self.endpoint, &config.dbname, REVOKE_LOCK_TIMEOUT.as_millis()).await?,
+            _ => {
+                let lock_timeout = REVOKE_LOCK_TIMEOUT.as_millis();
+                let opened = Session::open(config, &self.endpoint, &config.dbname, lock_timeout).await;
+                slot.note(since, &opened);
+                opened?
+            }
         };
-        Ok(Taken { slot, session })
+        Ok(Taken { slot, session, since })
     }
 
     /// Opens it, if it is not open.
@@ -49,8 +85,9 @@ impl Kept {
 impl Taken<'_> {
     /// Gives the connection back, unless it broke or its state is not known.
     pub(super) fn settle<T>(mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        self.slot.note(self.since, &result);
         if !self.session.is_closed() && !matches!(result, Err(EngineError::Unavailable { .. })) {
-            *self.slot = Some(self.session);
+            self.slot.session = Some(self.session);
         }
         result
     }
@@ -59,14 +96,32 @@ impl Taken<'_> {
 /// What is done at hot standbys: sessions live there too, and logins are let in by accounts as they were when the standby
 /// last replayed something.
 impl Kept {
+    /// The connection, unless the standby gave no answer a moment ago: the thousands that are to end at the server must not
+    /// wait for it one by one.
+    async fn reach(&self, config: &PostgresConfig) -> Result<Taken<'_>, EngineError> {
+        let slot = self.slot.lock().await;
+        if let Some((at, reason)) = &slot.silent
+            && at.elapsed() < ASK_AGAIN
+        {
+            return Err(EngineError::Unavailable { reason: reason.clone() });
+        }
+        self.open(config, slot).await
+    }
+
+    /// See [`Kept::warm`].
+    pub(super) async fn warm_there(&self, config: &PostgresConfig) -> Result<(), Fault> {
+        let work = async { self.reach(config).await?.settle(Ok(())) };
+        work.await.map_err(|e| self.fault(e.to_string()))
+    }
+
     /// See [`revoke::kill`].
-    pub(super) async fn kill(&self, config: &PostgresConfig, principals: &[Principal]) -> Result<usize, EngineError> {
+    pub(super) async fn kill(&self, config: &PostgresConfig, principals: &[Principal]) -> Result<usize, Fault> {
         let work = async {
-            let taken = self.take(config).await?;
+            let taken = self.reach(config).await?;
             let result = within(config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
             taken.settle(result)
         };
-        work.await.map_err(|e| self.named(e))
+        work.await.map_err(|e| self.fault(e.to_string()))
     }
 
     /// What this standby shows, and why it proves nothing yet, if so.
@@ -75,9 +130,9 @@ impl Kept {
         config: &PostgresConfig,
         principals: &[Principal],
         upto: &inspect::Position,
-    ) -> Result<(Vec<Seen>, Option<Fault>), EngineError> {
+    ) -> Result<(Vec<Seen>, Option<Fault>), Fault> {
         let work = async {
-            let taken = self.take(config).await?;
+            let taken = self.reach(config).await?;
             let look = async {
                 // In this order: what is replayed after the accounts were read was not looked at.
                 let behind = behind(&taken.session, upto).await?;
@@ -86,29 +141,22 @@ impl Kept {
             let result = within(config.answer_timeout(), look).await;
             taken.settle(result)
         };
-        let (seen, behind) = work.await.map_err(|e| self.named(e))?;
-        Ok((seen, behind.map(|reason| Fault { name: self.endpoint.to_string(), reason })))
+        let (seen, behind) = work.await.map_err(|e| self.fault(e.to_string()))?;
+        Ok((seen, behind.map(|reason| self.fault(reason))))
     }
 
     /// See [`crate::Engine::ghosts`].
-    pub(super) async fn ghosts(&self, config: &PostgresConfig) -> Result<Vec<Ghost>, EngineError> {
+    pub(super) async fn ghosts(&self, config: &PostgresConfig) -> Result<Vec<Ghost>, Fault> {
         let work = async {
-            let taken = self.take(config).await?;
+            let taken = self.reach(config).await?;
             let result = within(config.answer_timeout(), inspect::ghosts(&taken.session, &self.endpoint)).await;
             taken.settle(result)
         };
-        work.await.map_err(|e| self.named(e))
+        work.await.map_err(|e| self.fault(e.to_string()))
     }
 
-    /// The error, with the words to know where it happened.
-    fn named(&self, error: EngineError) -> EngineError {
-        let at = |what: String| format!("standby {}: {what}", self.endpoint);
-        match error {
-            EngineError::Unavailable { reason } => EngineError::Unavailable { reason: at(reason) },
-            EngineError::Refused { code, message } => EngineError::Refused { code, message: at(message) },
-            EngineError::Busy { code, message } => EngineError::Busy { code, message: at(message) },
-            other => other,
-        }
+    fn fault(&self, reason: String) -> Fault {
+        Fault { name: self.endpoint.to_string(), reason }
     }
 }
 

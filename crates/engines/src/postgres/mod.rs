@@ -190,8 +190,8 @@ impl Postgres {
     pub async fn warm(&self) -> Result<(), EngineError> {
         self.revocation.warm(&self.config).await?;
         for standby in &self.standbys {
-            if let Err(error) = standby.warm(&self.config).await {
-                tracing::warn!(target = self.config.target, standby = %standby.endpoint, %error, "a standby is not there");
+            if let Err(fault) = standby.warm_there(&self.config).await {
+                tracing::warn!(target = self.config.target, %fault, "a standby is not there");
             }
         }
         Ok(())
@@ -295,17 +295,20 @@ impl Engine for Postgres {
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         self.check_theirs(principals)?;
-        let mut killed = {
+        let here = {
             let taken = self.revocation.take(&self.config).await?;
             let result = within(self.config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
             taken.settle(result)
         };
-        // One that can't be reached keeps nobody alive elsewhere.
+        // One that can't be reached keeps nobody alive elsewhere, and nothing is proved before it was looked at.
+        let mut killed = 0;
         for standby in &self.standbys {
-            let there = standby.kill(&self.config, principals).await;
-            killed = killed.and_then(|here| Ok(here + there?));
+            match standby.kill(&self.config, principals).await {
+                Ok(there) => killed += there,
+                Err(fault) => tracing::debug!(target = self.config.target, %fault, "nothing is ended at a standby"),
+            }
         }
-        killed
+        Ok(here? + killed)
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
@@ -318,9 +321,12 @@ impl Engine for Postgres {
         let result = within(self.config.answer_timeout(), look).await;
         let (mut seen, upto) = taken.settle(result)?;
         for standby in &self.standbys {
-            let (there, behind) = standby.look(&self.config, principals, &upto).await?;
-            for (seen, there) in seen.iter_mut().zip(there) {
-                seen.add(there, behind.as_ref());
+            match standby.look(&self.config, principals, &upto).await {
+                Ok((there, behind)) => {
+                    seen.iter_mut().zip(there).for_each(|(seen, there)| seen.add(there));
+                    behind.iter().for_each(|why| seen.iter_mut().for_each(|seen| seen.doubt(why)));
+                }
+                Err(fault) => seen.iter_mut().for_each(|seen| seen.doubt(&fault)),
             }
         }
         Ok(seen)
@@ -340,15 +346,18 @@ impl Engine for Postgres {
         taken.settle(result)
     }
 
-    async fn ghosts(&self) -> Result<Vec<Ghost>, EngineError> {
+    async fn ghosts(&self) -> Result<(Vec<Ghost>, Vec<Fault>), EngineError> {
         let taken = self.revocation.take(&self.config).await?;
         let work = inspect::ghosts(&taken.session, &self.revocation.endpoint);
         let result = within(self.config.answer_timeout(), work).await;
-        let mut ghosts = taken.settle(result)?;
+        let (mut ghosts, mut unseen) = (taken.settle(result)?, Vec::new());
         for standby in &self.standbys {
-            ghosts.extend(standby.ghosts(&self.config).await?);
+            match standby.ghosts(&self.config).await {
+                Ok(there) => ghosts.extend(there),
+                Err(fault) => unseen.push(fault),
+            }
         }
-        Ok(ghosts)
+        Ok((ghosts, unseen))
     }
 
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
@@ -356,11 +365,11 @@ impl Engine for Postgres {
         // No limit over the whole: each statement has one, and each further database is connected to.
         let result = check::check(&taken.session, &self.config, groups).await;
         let mut checked = taken.settle(result)?;
-        for (standby, name) in self.standbys.iter().zip(self.endpoints().into_iter().skip(1)) {
+        for standby in &self.standbys {
             let upto = self.position().await?;
             match standby.look(&self.config, &[], &upto).await {
                 Ok((_, behind)) => checked.unseen.extend(behind),
-                Err(error) => checked.unseen.push(Fault { name, reason: error.to_string() }),
+                Err(fault) => checked.unseen.push(fault),
             }
         }
         Ok(checked)

@@ -1,6 +1,6 @@
 //! What becomes of targets: proved, failed over, quarantined, taken over, removed.
 
-use crate::world::{World, matches, verifier};
+use crate::world::{TOGETHER, World, matches, verifier};
 use crate::{founded, take};
 use quorate_api::client::{Client, Role};
 use quorate_api::vault::{Lease, ReadStatusReply, Target};
@@ -8,7 +8,7 @@ use quorate_engines::Engine as _;
 use quorate_engines::fake::{FakeTarget, Fault, Step};
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::principal;
+use quorate_state::lease::{Selector, principal};
 use quorate_state::target::{Executor, claim, claim_prefix};
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
@@ -239,6 +239,62 @@ async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
         "a proof holds, whatever a standby does not know"
     );
     target.resume("standby");
+}
+
+/// More than are ended together at once: what the first of them wait for, nobody behind them waits for.
+#[tokio::test(start_paused = true)]
+async fn a_standby_that_is_dark_keeps_no_lease_behind_the_first_thousands_alive() {
+    // Four rounds are abreast.
+    const LEASES: usize = TOGETHER * 5;
+    let world = founded(36).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    take(&app, "t-readers", LEASES, 600_000).await;
+    let sessions: Vec<u64> = target.exposure().0.iter().map(|name| target.enter(None, name).unwrap()).collect();
+    target.add_standby("standby");
+    target.turn("standby", false);
+    admin.revoke_all(Selector::Target("t".to_owned())).await.unwrap();
+    exposed(target, 0, "a standby is dark").await;
+    assert!(sessions.iter().all(|session| !target.alive(*session)), "sessions are killed where they can be");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(in_state(&admin, "revoked").await, 0, "of none it is known what lives at the standby");
+    target.turn("standby", true);
+    all_end(&admin).await;
+
+    // The same when the executor may look no more, or kill no more.
+    for (n, step) in [Step::Look, Step::Kill].into_iter().enumerate() {
+        take(&app, "t-readers", LEASES, 600_000).await;
+        target.deny(step);
+        admin.revoke_all(Selector::Target("t".to_owned())).await.unwrap();
+        exposed(target, 0, "the executor lost a right").await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(in_state(&admin, "revoked").await, LEASES * (n + 1), "nothing is proved without {step:?}");
+        target.allow(step);
+        all_end(&admin).await;
+    }
+}
+
+/// Waits until so many accounts can log in.
+async fn exposed(target: &FakeTarget, logins: usize, because: &str) {
+    let begun = Instant::now();
+    while target.exposure().0.len() != logins {
+        let now = target.exposure().0.len();
+        assert!(begun.elapsed() < LONG, "{now} and not {logins} can log in, because {because}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn in_state(client: &Client, state: &str) -> usize {
+    client.leases(state).await.unwrap().len()
+}
+
+async fn all_end(client: &Client) {
+    let begun = Instant::now();
+    while in_state(client, "revoking").await > 0 {
+        let left = in_state(client, "revoking").await;
+        assert!(begun.elapsed() < Duration::from_secs(90), "{left} leases do not end though nothing hinders it");
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,6 +45,8 @@ use tonic::transport::Channel;
 
 const SEAL: [u8; 32] = [42; 32];
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 100));
+/// How many leases are ended together at most, where nothing is measured.
+pub(crate) const TOGETHER: usize = 16;
 /// The simulation begins at this wall time.
 const BEGINNING: u64 = 1_900_000_000_000;
 
@@ -376,6 +378,7 @@ impl World {
                 }))
             }),
             attest_every: 16,
+            together: if place.home.is_some() { 500 } else { TOGETHER },
             env,
         };
         let (stop, stopped) = oneshot::channel();
