@@ -63,6 +63,7 @@ impl Core {
         // What this node makes just now, to prove the target.
         listed.retain(|p| id(p).is_none_or(|id| !self.proving.holds(&id)));
         self.linearize().await?;
+        let mut trouble = None;
         for some in listed.chunks(ROUND) {
             // There may be a million, and others have something to do too.
             tokio::task::yield_now().await;
@@ -71,8 +72,8 @@ impl Core {
             let of = |wanted| some.iter().zip(&known).filter(move |(_, s)| **s == wanted).map(|(p, _)| p.clone());
             let unknown: Vec<Principal> = of(Standing::Unknown).collect();
             let ended: Vec<Principal> = of(Standing::Ended).collect();
-            let seen =
-                if ended.is_empty() { Vec::new() } else { office.engine.look(&ended).await.map_err(at_target)? };
+            let seen = if ended.is_empty() { Ok(Vec::new()) } else { office.engine.look(&ended).await };
+            let (seen, fault) = seen.map_or_else(|error| (Vec::new(), Some(error)), |seen| (seen, None));
             let (alive, left): (Vec<Seen>, Vec<Seen>) =
                 seen.into_iter().partition(|s| !s.login_at.is_empty() || s.sessions > 0);
             let alive = alive.into_iter().map(|s| Principal { name: s.name, oid: s.oid });
@@ -88,8 +89,15 @@ impl Core {
             // Their ends have a place in the log; this is what was left of them then.
             let left: Vec<Principal> = left.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
             clean(name, &*office.engine, &left).await;
+            match fault {
+                Some(error @ EngineError::Unavailable { .. }) => return Err(at_target(error)),
+                // What it says of some, it need not say of the next.
+                Some(error) => trouble = trouble.or(Some(at_target(error))),
+                None => {}
+            }
         }
-        self.look_for_ghosts(name, &office).await
+        self.look_for_ghosts(name, &office).await?;
+        trouble.map_or(Ok(()), Err)
     }
 
     /// Sessions whose account is gone, and which no end under way explains: seen twice, they are an alarm. They are nobody's that

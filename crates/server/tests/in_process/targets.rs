@@ -143,6 +143,33 @@ async fn what_a_fail_over_brings_back_ends_within_seconds() {
     assert_eq!(world.logins("t").len(), 1, "the other lease lives");
 }
 
+/// As behind an address that moves with the primary, with the former one still described.
+#[tokio::test(start_paused = true)]
+async fn what_a_fail_over_brings_back_ends_at_the_primary_whatever_a_standby_does_not_say() {
+    let world = founded(37).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    target.add_standby("former");
+    let ended = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    app.revoke(ended.lease).await.unwrap();
+    lease_in(&app, ended.lease, "revoked", LONG).await;
+    sleep(Duration::from_secs(8)).await;
+    target.turn("former", false);
+    assert!(target.resurrect(&ended.username));
+    target.fail_over();
+    let (begun, session) = (Instant::now(), target.enter(None, &ended.username).unwrap());
+    lease_in(&admin, ended.lease, "revoking", Duration::from_secs(9)).await;
+    while target.exposure() != (Vec::new(), 0) {
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?} at the primary", target.exposure());
+        sleep(Duration::from_millis(200)).await;
+    }
+    assert!(!target.alive(session));
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(app.lease(ended.lease).await.unwrap().state, "revoking", "nobody knows what lives at the other");
+    target.turn("former", true);
+    lease_in(&admin, ended.lease, "revoked", Duration::from_secs(60)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_copy_of_the_cluster_stops_both_from_ending_what_they_do_not_know() {
     let world = founded(23).await;
