@@ -18,6 +18,8 @@ pub struct Checked {
     pub unseen: Vec<Fault>,
     /// Databases which were to be cleaned up in and can't be, and why.
     pub databases: Vec<Fault>,
+    /// Groups that must not be granted, whatever is changed at the target, and why.
+    pub unfit: Vec<Fault>,
     /// What is missing. Empty when all is well.
     pub missing: Vec<Missing>,
 }
@@ -96,7 +98,7 @@ pub struct Standby {
 /// Something of a target that can't be worked with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    /// An endpoint or a database.
+    /// An endpoint, a database or a group.
     pub name: String,
     /// The target's words.
     pub reason: String,

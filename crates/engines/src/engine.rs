@@ -183,6 +183,11 @@ pub struct Create {
 }
 
 impl Create {
+    /// Every group of which it becomes a member, by its statements too.
+    pub(crate) fn all_groups(&self) -> impl Iterator<Item = &String> {
+        self.groups.iter().chain(self.statements.iter().flat_map(Statement::groups))
+    }
+
     /// Whether every field is fit to be sent.
     ///
     /// # Errors
@@ -196,7 +201,7 @@ impl Create {
         if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_NAME || g.chars().any(char::is_control)) {
             return invalid("groups", "not 1 to 63 bytes without control characters");
         }
-        if self.groups.iter().any(|g| gives_power(g)) {
+        if self.all_groups().any(|g| gives_power(g)) {
             return invalid("groups", "a role with power over the server, or over what ends principals");
         }
         if self.statements.len() > MAX_STATEMENTS || !self.statements.iter().all(Statement::is_valid) {

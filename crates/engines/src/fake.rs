@@ -77,7 +77,9 @@ struct State {
     held_names: BTreeSet<String>,
     faults: BTreeMap<Step, VecDeque<Fault>>,
     denied: BTreeSet<Step>,
+    lying: BTreeSet<Step>,
     lacking: BTreeSet<String>,
+    unfit: BTreeSet<String>,
     refusals: usize,
     /// What the administrative account's password has to match, and whether one does.
     administrator: Option<(String, Matches)>,
@@ -349,6 +351,11 @@ impl FakeTarget {
         self.change(|s| s.denied.remove(&step));
     }
 
+    /// The target says that it does this, [`Step::Refuse`] or [`Step::Kill`], and does not, until it is told otherwise.
+    pub fn lie(&self, step: Step, lies: bool) {
+        self.change(|s| if lies { s.lying.insert(step) } else { s.lying.remove(&step) });
+    }
+
     /// Calls of this step wait in the target from now on.
     pub fn hold(&self, step: Step) {
         self.change(|s| s.held.insert(step));
@@ -377,6 +384,11 @@ impl FakeTarget {
     /// There is such a group again.
     pub fn supply(&self, group: &str) {
         self.change(|s| s.lacking.remove(group));
+    }
+
+    /// The target's check finds from now on that this group must not be granted.
+    pub fn distrust(&self, group: &str) {
+        self.change(|s| s.unfit.insert(group.to_owned()));
     }
 
     /// How many creates were refused for want of a group.
@@ -697,12 +709,15 @@ impl Engine for Fake {
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
         check_names(principals)?;
         let refuse = |s: &mut State, p: &Principal| {
-            let numbers = s.numbers(p);
+            let (numbers, lies) = (s.numbers(p), s.lying.contains(&Step::Refuse));
             let in_use = s.sessions_of(&numbers) > 0;
             let Some(account) = s.accounts.get_mut(&p.name) else {
                 return Refused { name: p.name.clone(), oid: None, outcome: Refusal::Absent };
             };
             let oid = Some(account.oid);
+            if lies {
+                return Refused { name: p.name.clone(), oid, outcome: Refusal::Dropped };
+            }
             let outcome = if in_use || !account.owns_in.is_empty() {
                 account.can_login = false;
                 Refusal::Disabled { groups_left: Vec::new() }
@@ -727,6 +742,9 @@ impl Engine for Fake {
         self.call(Step::Kill, |s| {
             let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
             let before = s.sessions.len();
+            if s.lying.contains(&Step::Kill) {
+                return Ok(s.sessions_of(&numbers));
+            }
             s.sessions.retain(|_, session| !numbers.contains(&session.oid));
             Ok(before - s.sessions.len())
         })
@@ -751,7 +769,7 @@ impl Engine for Fake {
             };
             Cleaned { name: p.name.clone(), outcome }
         };
-        let _one = self.ending.lock().await;
+        // On a connection of its own.
         self.call(Step::Clean, |s| Ok(principals.iter().map(|p| clean(s, p)).collect())).await
     }
 
@@ -775,8 +793,9 @@ impl Engine for Fake {
         .await
     }
 
-    async fn check(&self, _groups: &[String]) -> Result<Checked, EngineError> {
+    async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
         let endpoints = self.endpoints();
+        let unfit = |group: &String| Trouble { name: group.clone(), reason: "it has power".to_owned() };
         let check = |s: &mut State| {
             let standby = |name: &String| {
                 let state = "streaming".to_owned();
@@ -789,6 +808,7 @@ impl Engine for Fake {
                 standbys: s.standbys.iter().filter(|(_, r)| !r.down).map(|(name, _)| standby(name)).collect(),
                 unseen: s.dark(),
                 databases: Vec::new(),
+                unfit: groups.iter().filter(|group| s.unfit.contains(*group)).map(unfit).collect(),
                 missing: Vec::new(),
             })
         };

@@ -19,6 +19,7 @@ use quorate_engines::postgres::{OwnSessions, OwnedObjects, Postgres, PostgresCon
 use quorate_engines::{Binding, Cleaning, Engine, EngineError, Fenced, Refusal};
 use support::{EXECUTOR, GROUP, Pg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
@@ -680,6 +681,177 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
     assert_eq!(checked.endpoints, [format!("127.0.0.1:{}", pg.port)]);
     assert!(poor.look(&[principal("q_any", None)]).await.is_ok());
     assert_eq!(pg.engine(1).check(&[GROUP.to_owned()]).await.unwrap().missing, []);
+}
+
+/// A pooler puts statements of one client on whichever connection to the server is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_arrives_on_another_connection_makes_nothing() {
+    let pg = Pg::shared().await;
+    let swapped = Arc::new(AtomicBool::new(false));
+    let port = pooler(pg.port, Arc::clone(&swapped)).await;
+    let engine = Postgres::new(PostgresConfig { port, ..pg.config(1) }).unwrap();
+    let create = order(&*pg, &engine, "p_pool", &pg.credential()).await;
+    engine.warm().await.unwrap();
+    swapped.store(true, Ordering::SeqCst);
+    assert_eq!(engine.create(&create).await, Err(EngineError::StaleBinding), "the server sees who it is not");
+    assert!(pg.engine(1).list("p_pool").await.unwrap().is_empty(), "an orphan");
+    swapped.store(false, Ordering::SeqCst);
+    engine.create(&create).await.expect("the same, where it belongs");
+}
+
+/// Two connections; while they are swapped, what comes on one goes on by the other.
+async fn pooler(to: u16, swapped: Arc<AtomicBool>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (clients, servers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        while let Ok((client, _)) = listener.accept().await {
+            let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            let nr = clients.lock().await.len();
+            clients.lock().await.push(to_client);
+            servers.lock().await.push(to_server);
+            for (mut from, to) in [(from_client, Arc::clone(&servers)), (from_server, Arc::clone(&clients))] {
+                let swapped = Arc::clone(&swapped);
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 65536];
+                    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                        let to_nr = if swapped.load(Ordering::SeqCst) { 1 - nr } else { nr };
+                        if to.lock().await[to_nr].write_all(&buffer[..n]).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    port
+}
+
+/// What is said to be committed survives a fail-over, where the server has synchronous standbys, whatever the role's default is.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_wait_for_synchronous_standbys_whatever_the_roles_default() {
+    let pg = Pg::start(&[]).await;
+    pg.sql(&format!("ALTER ROLE {EXECUTOR} SET synchronous_commit = off")).await;
+    let engine = Arc::new(pg.engine(1));
+    let create = order(&*pg, &*engine, "c_sync", &pg.credential()).await;
+    pg.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'; SELECT pg_reload_conf()").await;
+    wait_until(&pg, "current_setting('synchronous_standby_names') = 'nobody'").await;
+    let flying = tokio::spawn({
+        let engine = Arc::clone(&engine);
+        async move { engine.create(&create).await }
+    });
+    let waits = "EXISTS (SELECT FROM pg_stat_activity WHERE usename = 'quorate_executor' AND wait_event = 'SyncRep')";
+    wait_until(&pg, waits).await;
+    pg.sql("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()").await;
+    timeout(Duration::from_secs(15), flying).await.unwrap().unwrap().expect("it is committed then");
+}
+
+/// A client that holds what a login left behind delays whoever cleans up, and nobody who ends logins.
+#[tokio::test(flavor = "multi_thread")]
+async fn cleaning_up_holds_no_connection_that_ends_logins() {
+    let pg = Pg::shared().await;
+    let engine = Arc::new(pg.engine(1));
+    let holder = pg.superuser("postgres").await;
+    let mut owners = Vec::new();
+    for n in 0..6 {
+        let name = format!("w_{n}");
+        let (credential, oid) = maker(&pg, &engine, &name).await;
+        session(&pg, &name, &credential).await.batch_execute(&format!("CREATE TABLE w_of_{n} (i int)")).await.unwrap();
+        owners.push(principal(&name, Some(oid)));
+    }
+    for owner in &owners {
+        end(&engine, &owner.name, owner.oid.unwrap()).await;
+    }
+    let tables: Vec<String> = (0..6).map(|n| format!("w_of_{n}")).collect();
+    holder.batch_execute(&format!("BEGIN; LOCK TABLE {}", tables.join(", "))).await.unwrap();
+    let cleaning = tokio::spawn({
+        let (engine, owners) = (Arc::clone(&engine), owners.clone());
+        async move { engine.clean(&owners).await }
+    });
+    wait_until(&pg, "EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'w_of_0'::regclass)").await;
+    engine.refuse(&[principal("w_none", None)]).await.unwrap();
+    engine.look(&owners).await.unwrap();
+    assert!(!cleaning.is_finished(), "six that wait a second each are waited for");
+    holder.batch_execute("COMMIT").await.unwrap();
+    cleaning.await.unwrap().unwrap();
+    let cleaned = engine.clean(&owners).await.unwrap();
+    assert!(cleaned.iter().all(|c| c.outcome == Cleaning::Gone), "{cleaned:?}");
+}
+
+/// By a role's own list or by its statements: what a login would become a member of.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_lead_to_power_by_any_detour_are_found_and_the_statements_cure_it() {
+    let pg = Pg::start(&[]).await;
+    pg.sql(&format!(
+        "CREATE ROLE fine NOLOGIN; GRANT pg_read_all_data, pg_write_all_data TO fine; CREATE ROLE strong NOLOGIN CREATEROLE;
+         CREATE ROLE far NOLOGIN; CREATE ROLE between NOLOGIN; GRANT pg_signal_backend TO between; GRANT between TO far;
+         CREATE ROLE makes NOLOGIN; CREATE ROLE maker_of NOLOGIN CREATEDB; GRANT maker_of TO makes;
+         CREATE ROLE executes NOLOGIN; GRANT {EXECUTOR} TO executes; CREATE ROLE inherits NOLOGIN; GRANT quorate_owner TO inherits"
+    ))
+    .await;
+    let newer = pg.version().await >= 160_000;
+    if newer {
+        pg.sql(
+            "CREATE ROLE boss NOLOGIN; GRANT pg_execute_server_program TO boss WITH ADMIN OPTION;
+             CREATE ROLE lent NOLOGIN; GRANT pg_execute_server_program TO lent GRANTED BY boss",
+        )
+        .await;
+    }
+    let engine = pg.engine(1);
+    let text = "GRANT fine, strong, far TO {{name}}; GRANT makes, executes, inherits TO {{name}}";
+    let text = if newer { format!("{text}; GRANT lent TO {{{{name}}}}") } else { text.to_owned() };
+    let groups = template::parse(&text).unwrap().groups();
+    let checked = engine.check(&groups).await.unwrap();
+    let mut missing: Vec<String> = checked.missing.iter().map(|m| m.statement.clone()).collect();
+    let mut wanted: Vec<String> = [
+        "ALTER ROLE \"strong\" NOSUPERUSER NOCREATEROLE NOCREATEDB NOBYPASSRLS NOREPLICATION",
+        "REVOKE \"between\" FROM \"far\"",
+        "REVOKE \"maker_of\" FROM \"makes\"",
+        "REVOKE \"quorate_executor\" FROM \"executes\"",
+        "REVOKE \"quorate_owner\" FROM \"inherits\"",
+    ]
+    .map(str::to_owned)
+    .into();
+    if newer {
+        wanted.push("REVOKE \"pg_execute_server_program\" FROM \"lent\" GRANTED BY \"boss\"".to_owned());
+        wanted.extend(groups.iter().map(|g| format!("GRANT \"{g}\" TO \"{EXECUTOR}\" WITH ADMIN OPTION")));
+    } else {
+        // There a member can make things as the group, and the heir may make them.
+        wanted.push("REVOKE CREATE ON SCHEMA \"public\" FROM \"inherits\"".to_owned());
+        wanted.push("REVOKE CREATE ON SCHEMA \"public\" FROM \"executes\"".to_owned());
+    }
+    // As they come: one can need another before it.
+    let cure: Vec<String> = missing.iter().filter(|m| !m.contains("ON SCHEMA")).cloned().collect();
+    (missing.sort(), wanted.sort());
+    assert_eq!(missing, wanted);
+    // Cured at the root: what came by detours has gone with them.
+    pg.sql(&cure.join(";")).await;
+    assert_eq!(engine.check(&groups).await.unwrap().missing, []);
+
+    let first: String = {
+        let client = pg.superuser("postgres").await;
+        client.query_one("SELECT rolname::text FROM pg_roles WHERE oid = 10", &[]).await.unwrap().get(0)
+    };
+    let unfit = [EXECUTOR.to_owned(), "quorate_owner".to_owned(), first];
+    let checked = engine.check(&unfit).await.unwrap();
+    let named: Vec<&str> = checked.unfit.iter().map(|fault| fault.name.as_str()).collect();
+    assert_eq!(
+        (named, &checked.missing),
+        (unfit.iter().map(String::as_str).collect(), &vec![]),
+        "no statement cures these"
+    );
+    for group in &unfit[..2] {
+        let mut listed = order(&*pg, &engine, "g_own", &pg.credential()).await;
+        let mut stated = order(&*pg, &engine, "g_own", &pg.credential()).await;
+        listed.groups = vec![group.clone()];
+        stated.statements = template::parse(&format!("GRANT {group} TO {{{{name}}}}")).unwrap().for_lease("L");
+        for create in [listed, stated] {
+            let refused = engine.create(&create).await;
+            assert!(matches!(refused, Err(EngineError::Invalid { field: "groups", .. })), "{group}: {refused:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

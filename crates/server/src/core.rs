@@ -10,6 +10,7 @@ use crate::failpoint;
 use crate::issue::Creating;
 use crate::keystore::Keystore;
 use crate::lane::Heads;
+use crate::leftovers::Leftovers;
 use crate::peers::Peers;
 use crate::room::Room;
 use crate::store::Applied;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) executors: Executors,
     /// How many leases are ended together at most.
     pub(crate) together: usize,
+    /// What is to be cleaned up after.
+    pub(crate) leftovers: Leftovers,
     pub(crate) creating: Creating,
     /// What proofs of targets make: no lease's, and no end of this node waits for them, since its successor proves anew.
     pub(crate) proving: Creating,

@@ -2,7 +2,7 @@
 //! so, this makes it so, for ever if need be, and the log takes the proof.
 //!
 //! ```text
-//! P6 Revoking committed   P7 refuse login   P8 kill sessions   P9 look, twice   P10 Revoked committed   P11 clean up
+//! P6 Revoking committed   P7 refuse login   P8 kill sessions   P9 look, twice   P10 Revoked committed
 //! ```
 //! Each target has its own tasks, one for each queue of ends, with connections of its own: a target that does not answer
 //! keeps no other waiting, and what somebody asked to end does not wait behind what is due. A lease whose end fails waits by
@@ -120,6 +120,9 @@ impl Core {
                         task.abort();
                     }
                 }
+                if let Some(task) = rounds.cleanings.remove(&name) {
+                    task.abort();
+                }
                 continue;
             }
             let making = self.read(|store, _| lease::tally(store, &name, Queue::Making))? > 0;
@@ -141,6 +144,10 @@ impl Core {
                     let (core, target) = (Arc::clone(self), name.clone());
                     rounds.lanes.insert(at, tokio::spawn(async move { core.work_at(&target, queue, term).await }));
                 }
+            }
+            if self.leftovers.has(&name) && rounds.cleanings.get(&name).is_none_or(JoinHandle::is_finished) {
+                let (core, target) = (Arc::clone(self), name.clone());
+                rounds.cleanings.insert(name.clone(), tokio::spawn(async move { core.clean_up(&target, term).await }));
             }
             let pause = if planted("reconcile.hurry") { RESEARCH } else { RECONCILE };
             let idle = self.read(|store, _| lease::unrevoked(store, &name))? == 0;
@@ -202,7 +209,7 @@ impl Core {
         }
     }
 
-    /// P7 to P11 for some leases of one target. Returns those that did not end, and why; an error is about all of them.
+    /// P7 to P10 for some leases of one target. Returns those that did not end, and why; an error is about all of them.
     pub(crate) async fn end_leases(
         self: &Arc<Self>,
         name: &str,
@@ -249,7 +256,7 @@ impl Core {
         let gone: Vec<&Ending> = ending.iter().filter(|(id, _)| !failed.contains_key(id)).collect();
         if !gone.is_empty() {
             self.prove_gone(office, &gone, &fenced, &ended.before).await?;
-            clean(name, &*office.engine, &ended.disabled).await;
+            self.leftovers.add(name, ended.disabled);
         }
         Ok(failed)
     }
@@ -362,6 +369,7 @@ struct Rounds {
     proofs: BTreeMap<String, JoinHandle<()>>,
     watches: BTreeMap<String, JoinHandle<()>>,
     rotations: BTreeMap<String, JoinHandle<()>>,
+    cleanings: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Rounds {
@@ -374,7 +382,7 @@ impl Rounds {
         {
             task.abort();
         }
-        let tasks = [&mut self.proofs, &mut self.watches, &mut self.rotations];
+        let tasks = [&mut self.proofs, &mut self.watches, &mut self.rotations, &mut self.cleanings];
         for task in tasks.into_iter().flat_map(std::mem::take).map(|(_, task)| task) {
             task.abort();
         }

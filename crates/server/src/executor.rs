@@ -496,6 +496,7 @@ impl Core {
 
     /// Drops every office: this node leads no more.
     pub(crate) async fn leave_offices(&self) {
+        self.leftovers.forget();
         self.executors.by_target.lock().await.clear();
         self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

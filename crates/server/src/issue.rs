@@ -12,13 +12,13 @@ use crate::submit::Done;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
 use quorate_audit::{Class, Detail};
-use quorate_engines::postgres::template::{self, Statement, TemplateError};
+use quorate_engines::postgres::template::{self, Statement, Template, TemplateError};
 use quorate_engines::{self as engines, Create, EngineError};
 use quorate_state::command::{Binding, Command, Stamp};
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Lease, State};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::role;
+use quorate_state::target::{Role, role};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -216,11 +216,21 @@ impl Core {
 
 /// What else is said of a lease's login when it is made. Endorsers ask too, before they sign.
 pub(crate) fn statements(text: &str, id: &LeaseId) -> Result<Vec<Statement>, Failure> {
+    Ok(understood(text)?.map_or_else(Vec::new, |template| template.for_lease(&id.to_string())))
+}
+
+/// Every group of which a role's logins become members, by its statements too.
+pub(crate) fn groups_of(role: &Role) -> Result<Vec<String>, Failure> {
+    let by_statements = understood(&role.statements)?.map_or_else(Vec::new, |template| template.groups());
+    Ok(role.groups.iter().cloned().chain(by_statements).collect())
+}
+
+fn understood(text: &str) -> Result<Option<Template>, Failure> {
     let bad = |why: TemplateError| Failure::from(Refusal::invalid("statements", why));
     if text.trim().is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    Ok(template::parse(text).map_err(bad)?.for_lease(&id.to_string()))
+    template::parse(text).map(Some).map_err(bad)
 }
 
 pub(crate) fn injected(point: &str) -> Result<(), Failure> {

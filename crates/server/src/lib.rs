@@ -45,6 +45,7 @@ pub mod keystore;
 mod lane;
 #[cfg(feature = "failpoints")]
 pub mod leak;
+mod leftovers;
 mod machine;
 mod open;
 mod peers;

@@ -4,12 +4,12 @@
 use crate::core::Core;
 use crate::executor::{Office, engine_failure};
 use crate::gone;
-use crate::issue::statements;
+use crate::issue::{groups_of, statements};
 use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::secret::{Secret, SecretVec};
-use quorate_engines::{self as engines, Checked, Create, EngineError, Principal};
+use quorate_engines::{self as engines, Checked, Create, EngineError, Fault, Principal};
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{principal, principal_prefix};
@@ -66,7 +66,8 @@ impl Core {
             Ok(roles(store)?.into_iter().filter(|(_, role)| role.target == name).collect::<Vec<_>>())
         };
         let roles = self.read(|store, _| of_target(store))?;
-        let groups: BTreeSet<String> = roles.iter().flat_map(|(_, role)| role.groups.clone()).collect();
+        let groups: Vec<Vec<String>> = roles.iter().map(|(_, role)| groups_of(role)).collect::<Result<_, _>>()?;
+        let groups: BTreeSet<String> = groups.into_iter().flatten().collect();
         let groups: Vec<String> = groups.into_iter().collect();
         if let Some(described) = self.read(|store, _| target(store, name))?
             && seat.let_in_with_former(&described).is_some()
@@ -208,6 +209,11 @@ fn note(checked: &Checked, proof: &mut Proof) {
     }
     for fault in checked.unseen.iter().chain(&checked.databases) {
         proof.findings.push(Finding::Failed(fault.to_string()));
+    }
+    for Fault { name, reason } in &checked.unfit {
+        proof
+            .findings
+            .push(Finding::Failed(format!("{name} can be no group: {reason}; change the role that names it")));
     }
     let looked_at = checked.endpoints.len().saturating_sub(1);
     if checked.standbys.len() > looked_at {

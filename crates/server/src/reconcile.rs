@@ -5,7 +5,6 @@
 //! is ending, and is ended as any other. So a leader that is one no more can end nothing.
 
 use crate::core::Core;
-use crate::driver::clean;
 use crate::executor::{Office, engine_failure};
 use quorate_api::status::Failure;
 use quorate_engines::{EngineError, Ghost, Principal, Seen};
@@ -88,7 +87,7 @@ impl Core {
             }
             // Their ends have a place in the log; this is what was left of them then.
             let left: Vec<Principal> = left.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
-            clean(name, &*office.engine, &left).await;
+            self.leftovers.add(name, left);
             match fault {
                 Some(error @ EngineError::Unavailable { .. }) => return Err(at_target(error)),
                 // What it says of some, it need not say of the next.

@@ -183,6 +183,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         room,
         executors: Executors::new(engines),
         together,
+        leftovers: crate::leftovers::Leftovers::default(),
         creating: Creating::default(),
         heads: Heads::default(),
         proving: Creating::default(),

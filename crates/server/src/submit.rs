@@ -14,9 +14,11 @@ use quorate_state::change::{Change, Resource};
 use quorate_state::clock::GRACE;
 use quorate_state::command::{Command, Stamp};
 use quorate_state::ids::{LeaseId, MemberIndex};
+use quorate_state::lease;
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request, SignedRequest, remembered};
 use quorate_state::store::{Table, decode};
+use quorate_state::target::role;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -76,7 +78,7 @@ impl Core {
     async fn gather(self: &Arc<Self>, signed: &SignedRequest, request: &Request) -> Result<Vec<Endorsement>, Failure> {
         let (own, index) = match self.endorse(signed, request, None).await {
             // Perhaps what allows it was committed a moment ago, and is not here yet.
-            Err(failure) if matches!(failure.code, "denied" | "identity_blocked") => {
+            Err(failure) if matches!(failure.code, "denied" | "identity_blocked" | "invalid_argument") => {
                 self.linearize().await?;
                 self.endorse(signed, request, None).await?
             }
@@ -180,7 +182,13 @@ impl Core {
                 statements(&role.statements, &LeaseId([0; 16]))?;
                 role.check_username()?;
             }
-            Change::IssueLease { role, .. } => self.note_wanted(role)?,
+            Change::IssueLease { role: name, verifier, .. } => {
+                // A role that is not known here may be known by then: that is for the log to say.
+                if let Some(role) = self.read(|store, _| role(store, name))? {
+                    lease::admits(&role, verifier).map_err(Failure::from)?;
+                }
+                self.note_wanted(name)?;
+            }
             _ => {}
         }
         Ok((self.sign_endorsement(&recorded, signed)?, recorded.index()))

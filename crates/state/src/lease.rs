@@ -197,27 +197,25 @@ pub(crate) struct Asked<'a> {
     pub(crate) ttl: Option<Millis>,
 }
 
+/// Whether a role's lease may have this verifier. Endorsers ask too, before they sign.
+///
+/// # Errors
+/// [`Refusal::Invalid`]
+pub fn admits(role: &Role, verifier: &str) -> Result<(), Refusal> {
+    check_verifier(verifier, role.scram_iterations).map_err(|why| Refusal::invalid("verifier", why))
+}
+
 /// P1: the intent.
 pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, StoreError> {
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     let Some(role) = role(tx, asked.role)? else { return refuse(Refusal::not_found("role")) };
-    let Role {
-        target,
-        namespace,
-        groups,
-        default_ttl,
-        max_ttl,
-        connection_limit,
-        scram_iterations,
-        statements,
-        username,
-        ..
-    } = role.clone();
+    let Role { target, namespace, groups, default_ttl, max_ttl, connection_limit, statements, username, .. } =
+        role.clone();
     if let Err(refusal) = open_to_leases(tx, &target)? {
         return refuse(refusal);
     }
-    if let Err(why) = check_verifier(asked.verifier, scram_iterations) {
-        return refuse(Refusal::invalid("verifier", why));
+    if let Err(refusal) = admits(&role, asked.verifier) {
+        return refuse(refusal);
     }
     let ttl = asked.ttl.unwrap_or(default_ttl);
     if ttl < 1_000 || ttl > max_ttl {

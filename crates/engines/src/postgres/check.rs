@@ -20,12 +20,16 @@ pub(super) async fn check(
     if let OwnedObjects::ReassignTo(owner) = &config.owned {
         owner_role(session, config, owner, &mut missing).await?;
     }
-    group_roles(session, config, groups, &mut missing).await?;
+    let (unfit, groups): (Vec<&String>, Vec<&String>) = groups.iter().partition(|group| config.is_own(group));
+    let own = |group: &String| Fault { name: group.clone(), reason: "it is a role of the executor's own".to_owned() };
+    checked.unfit.extend(unfit.into_iter().map(own));
+    let groups: Vec<String> = groups.into_iter().cloned().collect();
+    group_roles(session, config, &groups, &mut checked.unfit, &mut missing).await?;
     let here = |statement| Missing { database: config.dbname.clone(), statement };
     checked.missing.extend(missing.into_iter().map(here));
-    objects(session, config, &config.dbname, groups, &mut checked.missing).await?;
+    objects(session, config, &config.dbname, &groups, &mut checked.missing).await?;
     for database in config.databases.iter().filter(|d| **d != config.dbname) {
-        if let Err(error) = elsewhere(config, database, groups, &mut checked.missing).await {
+        if let Err(error) = elsewhere(config, database, &groups, &mut checked.missing).await {
             checked.databases.push(Fault { name: database.clone(), reason: error.to_string() });
         }
     }
@@ -72,6 +76,7 @@ async fn server(session: &Session, config: &PostgresConfig) -> Result<Checked, E
         standbys: rows.iter().map(standby).collect::<Result<_, _>>().map_err(failed)?,
         unseen: Vec::new(),
         databases: Vec::new(),
+        unfit: Vec::new(),
         missing,
     })
 }
@@ -127,13 +132,28 @@ async fn group_roles(
     session: &Session,
     config: &PostgresConfig,
     groups: &[String],
+    unfit: &mut Vec<Fault>,
     missing: &mut Vec<String>,
 ) -> Result<(), EngineError> {
     let failed = |e: tokio_postgres::Error| on_repeatable(&e);
-    let (user, powerful) = (ident(&config.user), POWERFUL.as_slice());
+    // First: what is a member of the executor's role can't be granted to it.
+    let powerful: Vec<&str> = POWERFUL.into_iter().chain(config.own()).collect();
     let parameters = [(&groups as _, Type::TEXT_ARRAY), (&powerful as _, Type::TEXT_ARRAY)];
+    for row in session.client.query_typed(LEADS_TO_POWER, &parameters).await.map_err(failed)? {
+        let (group, leads) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+        let by: Option<&str> = row.try_get(2).map_err(failed)?;
+        let by = by.map(|by| format!(" GRANTED BY {}", ident(by))).unwrap_or_default();
+        missing.push(format!("REVOKE {} FROM {}{by}", ident(leads), ident(group)));
+    }
+    let user = ident(&config.user);
+    let parameters = [(&groups as _, Type::TEXT_ARRAY)];
     for row in session.client.query_typed(GROUPS, &parameters).await.map_err(failed)? {
-        let name = ident(row.try_get(0).map_err(failed)?);
+        let group: String = row.try_get(0).map_err(failed)?;
+        if row.try_get(5).map_err(failed)? {
+            unfit.push(Fault { name: group, reason: "it is the role that the server was made with".to_owned() });
+            continue;
+        }
+        let name = ident(&group);
         for (column, statement) in [
             (1, format!("CREATE ROLE {name} NOLOGIN")),
             (2, format!("ALTER ROLE {name} NOLOGIN")),
@@ -144,21 +164,30 @@ async fn group_roles(
                 missing.push(statement);
             }
         }
-        for powerful in row.try_get::<_, Vec<String>>(5).map_err(failed)? {
-            missing.push(format!("REVOKE {} FROM {name}", ident(&powerful)));
-        }
     }
     Ok(())
 }
 
-/// Column 4: from PostgreSQL 16 on `CREATEROLE` alone does not let us grant a role that we did not make.
+/// Column 4: from PostgreSQL 16 on `CREATEROLE` alone does not let us grant a role that we did not make. Column 5: nobody can take away
+/// what the first role of a server may.
 const GROUPS: &str = "SELECT a.name, g.oid IS NULL, coalesce(g.rolcanlogin, false),
     coalesce(g.rolsuper OR g.rolcreaterole OR g.rolcreatedb OR g.rolbypassrls OR g.rolreplication, false),
     current_setting('server_version_num')::int >= 160000 AND
       NOT coalesce(pg_has_role(g.oid, 'MEMBER WITH ADMIN OPTION'), false),
-    ARRAY(SELECT p.rolname::text FROM pg_roles p
-      WHERE p.rolname = ANY($2) AND NOT g.rolsuper AND pg_has_role(g.oid, p.oid, 'MEMBER') ORDER BY 1)
+    coalesce(g.oid = 10, false)
   FROM unnest($1) WITH ORDINALITY AS a(name, nr) LEFT JOIN pg_roles g ON g.rolname = a.name ORDER BY a.nr";
+
+/// The memberships of groups that lead, by whatever detour, to a role with power or with an attribute: whoever is a member may act as
+/// it, before PostgreSQL 16, or grant it to himself, where the group has the admin option. A superuser is told of by itself. Column 2: a
+/// membership of another grantor than the first role of the server is not taken away without naming him, from 16 on.
+const LEADS_TO_POWER: &str = "SELECT g.rolname::text, d.rolname::text,
+    CASE WHEN current_setting('server_version_num')::int >= 160000 AND m.grantor <> 10 THEN b.rolname::text END
+  FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.member JOIN pg_roles d ON d.oid = m.roleid
+    LEFT JOIN pg_roles b ON b.oid = m.grantor
+  WHERE g.rolname = ANY($1) AND NOT g.rolsuper AND EXISTS (
+    SELECT FROM pg_roles p WHERE pg_has_role(d.oid, p.oid, 'MEMBER') AND (p.rolname = ANY($2)
+      OR p.rolsuper OR p.rolcreaterole OR p.rolcreatedb OR p.rolbypassrls OR p.rolreplication))
+  ORDER BY 1, 2, 3";
 
 /// Who may make what in one database. What leased users make under `SET ROLE` stays with the group, where the server lets
 /// them (before PostgreSQL 16); what they make themselves has to go to the owner role, which takes its right to `CREATE`

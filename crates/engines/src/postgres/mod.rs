@@ -2,8 +2,8 @@
 //!
 //! Two connections. One makes principals, and is the one that bindings name: it is opened by [`Engine::bind`] alone, and
 //! nothing is ever sent again on another in its place. The other ends principals, and is opened early and kept, because a
-//! leased user can take every free slot of the server. Each hot standby has one like the second. What principals own in
-//! further databases is cleaned up on connections that are opened for it.
+//! leased user can take every free slot of the server. Each hot standby has one like the second. What principals own is
+//! cleaned up on connections that are opened for it.
 //!
 //! Both say in `application_name` for which target and which term of the executor they work, so that the next executor can
 //! end those of the one before ([`Postgres::kill_older_terms`]).
@@ -140,6 +140,19 @@ impl PostgresConfig {
         core::iter::once(self.endpoint()).chain(self.standbys.iter().cloned()).map(|e| e.to_string()).collect()
     }
 
+    /// The executor's own role, and the heir of what principals leave.
+    fn own(&self) -> impl Iterator<Item = &str> {
+        let heir = match &self.owned {
+            OwnedObjects::ReassignTo(owner) => Some(owner.as_str()),
+            OwnedObjects::Drop => None,
+        };
+        core::iter::once(self.user.as_str()).chain(heir)
+    }
+
+    fn is_own(&self, role: &str) -> bool {
+        self.own().any(|own| own == role)
+    }
+
     fn answer_timeout(&self) -> Duration {
         self.statement_timeout + Duration::from_secs(5)
     }
@@ -151,6 +164,8 @@ pub struct Postgres {
     config: PostgresConfig,
     creates: Mutex<Option<Session>>,
     revocation: Kept,
+    /// Held by whoever cleans up.
+    cleaning: Mutex<()>,
     standbys: Vec<Kept>,
 }
 
@@ -179,7 +194,8 @@ impl Postgres {
             }
         }
         let standbys = config.standbys.iter().cloned().map(Kept::new).collect();
-        Ok(Self { creates: Mutex::new(None), revocation: Kept::new(config.endpoint()), standbys, config })
+        let (creates, revocation) = (Mutex::new(None), Kept::new(config.endpoint()));
+        Ok(Self { creates, revocation, cleaning: Mutex::new(()), standbys, config })
     }
 
     /// Opens the connections that end principals, if they are not open. Call it as soon as the target is ours: later there
@@ -220,10 +236,7 @@ impl Postgres {
     /// Principals only: nothing here may be turned against the executor's own role or the heir of what principals leave.
     fn check_theirs(&self, principals: &[Principal]) -> Result<(), EngineError> {
         check_names(principals)?;
-        let is_ours = |name: &str| {
-            name == self.config.user || matches!(&self.config.owned, OwnedObjects::ReassignTo(owner) if owner == name)
-        };
-        if principals.iter().any(|p| is_ours(&p.name)) {
+        if principals.iter().any(|p| self.config.is_own(&p.name)) {
             return Err(EngineError::Invalid { field: "name", reason: "a role of the executor's own" });
         }
         Ok(())
@@ -264,6 +277,9 @@ impl Engine for Postgres {
 
     async fn create(&self, create: &Create) -> Result<Created, EngineError> {
         create.validate()?;
+        if create.all_groups().any(|group| self.config.is_own(group)) {
+            return Err(EngineError::Invalid { field: "groups", reason: "a role of the executor's own" });
+        }
         let mut slot = self.creates.lock().await;
         let Some(session) = slot.as_ref().filter(|s| s.binding == create.binding && !s.is_closed()) else {
             return Err(EngineError::StaleBinding);
@@ -334,9 +350,12 @@ impl Engine for Postgres {
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
         self.check_theirs(principals)?;
-        let mut taken = self.revocation.take(&self.config).await?;
-        let result = clean::clean(&mut taken.session, principals, &self.config).await;
-        taken.settle(result)
+        // Not the connection that ends principals: nobody's end waits for what others left behind. One at a time, and only for as
+        // long as it takes: slots are scarce.
+        let _one = self.cleaning.lock().await;
+        let (config, endpoint) = (&self.config, self.config.endpoint());
+        let mut session = Session::open(config, &endpoint, &config.dbname, REVOKE_LOCK_TIMEOUT.as_millis()).await?;
+        clean::clean(&mut session, principals, config).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {

@@ -194,15 +194,19 @@ impl Template {
     /// The groups of which each login becomes a member by this text: they are to be checked as the role's own are.
     #[must_use]
     pub fn groups(&self) -> Vec<String> {
-        let groups = |statement: &Statement| match &statement.0 {
-            Shape::Grant(groups) => groups.clone(),
-            Shape::Set { .. } | Shape::Comment(_) => Vec::new(),
-        };
-        self.statements.iter().flat_map(groups).collect()
+        self.statements.iter().flat_map(Statement::groups).cloned().collect()
     }
 }
 
 impl Statement {
+    /// The groups of which it makes the login a member.
+    pub(crate) fn groups(&self) -> &[String] {
+        match &self.0 {
+            Shape::Grant(groups) => groups,
+            Shape::Set { .. } | Shape::Comment(_) => &[],
+        }
+    }
+
     /// Whether what was filled in can be sent.
     pub(crate) fn is_valid(&self) -> bool {
         let valid = |value: &Value| match value {

@@ -63,6 +63,21 @@ async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
     assert!(proof.failed.is_empty() && proof.missing.is_empty(), "{proof:?}");
     assert_eq!(shown(&admin, "t").await.standing, "enabled");
     assert_eq!(world.logins("t"), Vec::<String>::new(), "nothing of the proof is left");
+    // Whichever way a login comes to a group.
+    target.distrust("strong");
+    let role = Role {
+        target: "t".to_owned(),
+        statements: "GRANT strong TO {{name}}".to_owned(),
+        default_ttl: 60_000,
+        max_ttl: 600_000,
+        connection_limit: 4,
+        max_leases: 1_000,
+        scram_iterations: 1,
+        ..Role::default()
+    };
+    admin.put_role("t-strong", &role).await.unwrap();
+    let proof = admin.prove_target("t", LONG).await.unwrap();
+    assert!(proof.failed.iter().any(|why| why.contains("strong")), "a group that statements grant: {proof:?}");
     take(&app, "t-readers", 1, 60_000).await;
 }
 
@@ -121,6 +136,14 @@ async fn a_client_notices_that_a_role_it_knows_wants_other_verifiers() {
     assert_eq!(refused.code, "invalid_argument", "what no other verifier mends is told: {refused}");
     let refused = app.issue_lease("t-writers", None).await.unwrap_err();
     assert_eq!(refused.code, "not_found", "{refused}");
+    // What is no verifier is endorsed by nobody: with it nobody gets as far as to the target, which is off.
+    world.target("t").stop();
+    for bad in ["hunter2".to_owned(), verifier(b"of another count of iterations")] {
+        let change = Change::IssueLease { role: "t-readers".to_owned(), verifier: bad, ttl: None };
+        let refused = app.submit(&app.sign(change, None)).await.unwrap_err();
+        assert_eq!(refused.code, "invalid_argument", "{refused}");
+        assert!(refused.message.contains("verifier"), "{refused}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,6 +191,103 @@ async fn what_a_fail_over_brings_back_ends_at_the_primary_whatever_a_standby_doe
     assert_eq!(app.lease(ended.lease).await.unwrap().state, "revoking", "nobody knows what lives at the other");
     target.turn("former", true);
     lease_in(&admin, ended.lease, "revoked", Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_proof_comes_of_a_target_that_only_says_so() {
+    let world = founded(39).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    for step in [Step::Refuse, Step::Kill] {
+        let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+        let session = target.enter(None, &held.username).unwrap();
+        target.lie(step, true);
+        app.revoke(held.lease).await.unwrap();
+        sleep(Duration::from_secs(10)).await;
+        let now = app.lease(held.lease).await.unwrap().state;
+        assert_eq!(now, "revoking", "{step:?} has done nothing: {:?}", target.exposure());
+        assert!(!target.exposure().0.is_empty() || target.alive(session), "this would prove nothing");
+        target.lie(step, false);
+        lease_in(&app, held.lease, "revoked", LONG).await;
+        assert_eq!((target.exposure(), target.alive(session)), ((Vec::new(), 0), false));
+    }
+}
+
+/// As when leased logins have taken every slot of the server.
+#[tokio::test(start_paused = true)]
+async fn what_is_due_ends_on_the_first_connection_where_there_is_no_other() {
+    let world = founded(40).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    let due = take(&app, "t-readers", 1, 20_000).await.remove(0);
+    // Entering office was before; what comes beside the connection of the office is not let in.
+    target.deny(Step::Read);
+    lease_in(&app, due.lease, "revoked", LONG).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_no_lease_explains_is_told_of() {
+    let said = Said::default();
+    let _listening = tracing::subscriber::set_default(said.clone());
+    let world = founded(41).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    take(&app, "t-readers", 1, 600_000).await;
+    target.add_standby("standby");
+    target.plant("stranger", true);
+    let session = target.enter(Some("standby"), "stranger").unwrap();
+    let alarm = "a session has no account";
+    // Each time it is searched at once.
+    target.fail_over();
+    sleep(Duration::from_secs(12)).await;
+    assert!(!said.0.lock().unwrap().contains(alarm), "it has an account");
+    target.forget("stranger");
+    target.fail_over();
+    let begun = Instant::now();
+    while !said.0.lock().unwrap().contains(alarm) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "a search later nobody has said so");
+        sleep(Duration::from_secs(1)).await;
+    }
+    let said = said.0.lock().unwrap().clone();
+    let (_, told) = said.split_at(said.find(alarm).unwrap());
+    assert!(told.contains("endpoint=\"standby\"") && told.contains(&format!("pid={session}")), "{:.200}", told);
+    assert!(target.alive(session), "it is nobody's that this cluster knows of");
+}
+
+/// What others left behind is cleaned up after everything else.
+#[tokio::test(start_paused = true)]
+async fn cleaning_up_delays_no_end() {
+    let world = founded(38).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    let mut leases = take(&app, "t-readers", 4, 600_000).await;
+    for owner in &leases[..2] {
+        target.own(&owner.username, &["elsewhere"]);
+    }
+    target.hold(Step::Clean);
+    // Held up: first what an end leads to, then what a search does.
+    for search in [false, true] {
+        if search {
+            target.fail_over();
+            sleep(Duration::from_secs(10)).await;
+        }
+        for credential in leases.drain(..2) {
+            app.revoke(credential.lease).await.unwrap();
+            let ended = app.wait_revoked(credential.lease, Duration::from_secs(6)).await;
+            ended.unwrap_or_else(|why| panic!("an end waits for what another left behind: {why}"));
+        }
+        let due = take(&app, "t-readers", 1, 5_000).await.remove(0);
+        lease_in(&app, due.lease, "revoked", Duration::from_secs(12)).await;
+    }
+    let left = world.logins("t");
+    assert_eq!(left.len(), 2, "nothing is cleaned up yet: {left:?}");
+    left.iter().for_each(|name| target.own(name, &[]));
+    target.release(Step::Clean);
+    let begun = Instant::now();
+    while !world.logins("t").is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(70), "a search or two later: {:?}", world.logins("t"));
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +403,7 @@ async fn a_standby_that_is_dark_keeps_no_lease_behind_the_first_thousands_alive(
     admin.revoke_all(Selector::Target("t".to_owned())).await.unwrap();
     exposed(target, 0, "a standby is dark").await;
     assert!(sessions.iter().all(|session| !target.alive(*session)), "sessions are killed where they can be");
-    sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(8)).await;
     assert_eq!(in_state(&admin, "revoked").await, 0, "of none it is known what lives at the standby");
     target.turn("standby", true);
     all_end(&admin).await;
