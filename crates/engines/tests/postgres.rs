@@ -824,7 +824,8 @@ async fn groups_that_lead_to_power_by_any_detour_are_found_and_the_statements_cu
     }
     // As they come: one can need another before it.
     let cure: Vec<String> = missing.iter().filter(|m| !m.contains("ON SCHEMA")).cloned().collect();
-    (missing.sort(), wanted.sort());
+    missing.sort();
+    wanted.sort();
     assert_eq!(missing, wanted);
     // Cured at the root: what came by detours has gone with them.
     pg.sql(&cure.join(";")).await;
