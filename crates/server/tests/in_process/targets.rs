@@ -707,7 +707,8 @@ async fn what_a_corrupt_executor_has_sealed_for_nobody_stops_no_rotation_and_loc
     let (_, by_second) = rotated(&admin, target, &verifier(b"a password")).await;
     // What did not open for a moment is opened again.
     world.have_lead(world.leader().await % 3 + 1).await;
-    sleep(Duration::from_secs(5)).await;
+    let refused = app.issue_lease("t-readers", Some(60_000)).await.unwrap_err();
+    assert_eq!(refused.code, "credential_unopenable", "all members have given their parts: {refused}");
     fail::remove("credential.made");
     take(&app, "t-readers", 1, 60_000).await;
     rotated(&admin, target, &by_second).await;
