@@ -341,20 +341,23 @@ async fn a_certificate_that_was_replaced(cluster: &Cluster) {
     let old = cluster.text("/postgres/ca_file").unwrap();
     let both = format!("{}/both.pem", cluster.text("/folder").unwrap());
     std::fs::write(&both, std::fs::read_to_string(old).unwrap() + &authority).unwrap();
-    let said = run(cluster, &["target", "change", TARGET, "--ca-file", &both]);
+    let operator = ["--operator", cluster.text("/operator").unwrap()];
+    let signed = [&operator[..], &["--passphrase-file", cluster.text("/passphrase_file").unwrap()]].concat();
+    let said = run(cluster, &[&["target", "change", TARGET, "--ca-file", &both][..], &signed].concat());
     assert!(said.contains("is enabled"), "the target is proved with it: {said}");
     assert_eq!(ended(cluster, due.lease).await.why, "expired");
     assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
     // Both count while they are exchanged, and then one.
     serve(&before).await;
     let last = demo.issue_lease("reader", None).await.unwrap();
-    let why = refused(cluster, &["target", "change", TARGET, "--port", "9"], "invalid_argument");
+    let why =
+        refused(cluster, &[&["target", "change", TARGET, "--port", "9"][..], &signed].concat(), "invalid_argument");
     assert!(why.contains("leases are there"), "it stays the same server: {why}");
     demo.revoke(last.lease).await.unwrap();
     ended(cluster, last.lease).await;
-    let said = run(cluster, &["target", "change", TARGET, "--ca-file", old]);
+    let said = run(cluster, &[&["target", "change", TARGET, "--ca-file", old][..], &signed].concat());
     assert!(said.contains("is enabled"), "{said}");
-    refused(cluster, &["target", "change", TARGET], "invalid_argument");
+    refused(cluster, &[&["target", "change", TARGET][..], &signed].concat(), "invalid_argument");
 }
 
 /// Encrypted, with a server that has proved who it is: one that has not gets no login made, and the password neither.

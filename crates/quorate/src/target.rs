@@ -63,6 +63,7 @@ pub(crate) enum TargetCommand {
         password_file: Option<PathBuf>,
     },
     /// Describe it anew: what is given, and the rest stays. Nothing is issued there until it is proved, which is done at once.
+    /// Administrators sign that: whoever says where the vault logs in could be given its password there.
     Change(Box<Revised>),
     /// Say that this cluster is the one that counts, at a target that has seen more of it than it knows: after a restore, or when
     /// a copy of it has run elsewhere. `target show` says what that ends.
@@ -174,6 +175,8 @@ pub(crate) struct Revised {
     /// Leave the password as it is from now on.
     #[arg(long, conflicts_with = "rotate")]
     no_rotate: bool,
+    #[command(flatten)]
+    signers: Signers,
 }
 
 impl Revised {
@@ -363,7 +366,7 @@ pub(crate) async fn target(
             let document = json!({ "name": name, "index": done.index, "proof": proof_document(&proof) });
             output.show(&document, || proved(&name, &proof))
         }
-        TargetCommand::Change(revised) => change(*revised, &client, output).await,
+        TargetCommand::Change(revised) => change(*revised, &client, passphrases, output).await,
         TargetCommand::TakeOver { name, counter, signers } => {
             let keys = signers.open(passphrases)?;
             let keys: Vec<&SigningKey> = keys.iter().collect();
@@ -438,15 +441,17 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     })
 }
 
-async fn change(revised: Revised, client: &Client, output: Format) -> anyhow::Result<()> {
+async fn change(revised: Revised, client: &Client, passphrases: &Passphrases, output: Format) -> anyhow::Result<()> {
     let name = revised.name.clone();
+    let keys = revised.signers.open(passphrases)?;
     let revision = revised.revision()?;
     if revision == Revision::default() {
         let hint = "say what is to change: quorate target change --help";
         return Err(Stop::refused("invalid_argument", format!("nothing is changed at target {name}"), hint.to_owned()));
     }
     let found = find(client, &name).await?;
-    let done = client.revise_target(&name, &revision).await?;
+    let keys: Vec<&SigningKey> = keys.iter().collect();
+    let done = client.administer_now(Change::ReviseTarget { name: name.clone(), revision }, &keys).await?;
     if found.standing == Standing::Removing.to_string() {
         return output.show(&json!({ "name": name, "index": done.index }), || {
             format!("target {name}: what is left there is ended by this description from now on")

@@ -24,7 +24,7 @@ use quorate_state::ids::LeaseId;
 use quorate_state::lease::{self, Lease, Queue, principal_prefix};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::StoreError;
-use quorate_state::target::{executor, quarantine, targets};
+use quorate_state::target::{executor, quarantine, target, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -256,7 +256,14 @@ impl Core {
         let gone: Vec<&Ending> = ending.iter().filter(|(id, _)| !failed.contains_key(id)).collect();
         if !gone.is_empty() {
             self.prove_gone(office, &gone, &fenced, &ended.before).await?;
-            self.leftovers.add(name, ended.disabled);
+            if self.read(|store, _| target(store, name))?.is_some() {
+                self.leftovers.add(name, ended.disabled);
+            } else {
+                // It went with its last lease, and nobody comes back there.
+                let mut left = self.leftovers.take(name, usize::MAX);
+                left.extend(ended.disabled);
+                clean(name, &**engine, &left).await;
+            }
         }
         Ok(failed)
     }

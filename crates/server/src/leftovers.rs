@@ -32,7 +32,7 @@ impl Leftovers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(target)
     }
 
-    fn take(&self, target: &str, most: usize) -> Vec<Principal> {
+    pub(crate) fn take(&self, target: &str, most: usize) -> Vec<Principal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(waiting) = all.get_mut(target) else { return Vec::new() };
         let taken = std::iter::from_fn(|| waiting.pop_first()).take(most).collect();
@@ -52,12 +52,12 @@ impl Core {
     /// Cleans up at one target until nothing waits for it.
     pub(crate) async fn clean_up(self: Arc<Self>, name: &str, term: u64) {
         while self.leads_in(term) {
+            // Nobody is in office who was not when they ended.
+            let Some(office) = self.entered(name, term).await else { return };
             let some = self.leftovers.take(name, PORTION);
             if some.is_empty() {
                 return;
             }
-            // Nobody is in office who was not when they ended.
-            let Some(office) = self.entered(name, term).await else { return };
             clean(name, &*office.engine, &some).await;
         }
     }

@@ -72,9 +72,13 @@ impl Core {
         if let Some(described) = self.read(|store, _| target(store, name))?
             && seat.let_in_with_former(&described).is_some()
         {
+            // That was then: it may have been given the other one since.
+            let password = self.open_credential(name, &described.current, term).await?;
             let what =
                 "it lets in with a password that it had before, and not with what is said to be its password now";
-            if described.spec.rotate {
+            if self.lets_in(name, &seat, &described, &password).await? {
+                seat.has_password(described.current.index);
+            } else if described.spec.rotate {
                 proof.notes.push(format!("{what}: it gets that again"));
             } else {
                 proof

@@ -195,7 +195,7 @@ impl Core {
     }
 
     /// Whether the target lets in a fresh login with a password.
-    async fn lets_in(
+    pub(crate) async fn lets_in(
         &self,
         name: &str,
         office: &Office,

@@ -215,7 +215,8 @@ pub enum Change {
         /// The sealed payload.
         payload: Vec<u8>,
     },
-    /// Describes a target anew. Nothing is issued there until that is proved.
+    /// Describes a target anew. Nothing is issued there until that is proved. Administrators sign it: the executor presents a password
+    /// there that whoever describes it need not know.
     ReviseTarget {
         /// The target.
         name: String,
@@ -557,7 +558,8 @@ impl Change {
             | Self::SetClientRoots { .. }
             | Self::ResetClock { .. }
             | Self::RecordMember { .. }
-            | Self::TakeOver { .. } => true,
+            | Self::TakeOver { .. }
+            | Self::ReviseTarget { .. } => true,
             Self::PutSecret { .. }
             | Self::DeleteSecret { .. }
             | Self::UndeleteSecret { .. }
@@ -567,7 +569,6 @@ impl Change {
             | Self::RegisterCustomerKey { .. }
             | Self::PutTarget { .. }
             | Self::ReplacePassword { .. }
-            | Self::ReviseTarget { .. }
             | Self::PutRole { .. }
             | Self::DeleteRole { .. }
             | Self::IssueLease { .. }

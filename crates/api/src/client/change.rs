@@ -17,7 +17,7 @@ use quorate_state::ids::{CustomerKeyId, KeyringId, MemberIndex, Millis, SessionI
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{MAX_VALIDITY, Request, SignedRequest};
 use quorate_state::store::decode;
-use quorate_state::target::{Revision, Role, TargetSpec, credential_path};
+use quorate_state::target::{Role, TargetSpec, credential_path};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -360,15 +360,6 @@ impl Client {
     ) -> Result<Submitted, Failure> {
         let Sealed { header, payload } = self.seal_password(name, password, keyring)?;
         self.change(Change::ReplacePassword { name: name.to_owned(), header, payload }).await
-    }
-
-    /// Describes a target anew: what `revision` says, and the rest stays. Nothing is issued there until the cluster has proved that,
-    /// which it begins at once: wait for it with [`Client::prove_target`].
-    ///
-    /// # Errors
-    /// [`Failure`]; `invalid_argument` also where it names another host or port while leases are at the target.
-    pub async fn revise_target(&self, name: &str, revision: &Revision) -> Result<Submitted, Failure> {
-        self.change(Change::ReviseTarget { name: name.to_owned(), revision: revision.clone() }).await
     }
 
     fn seal_password(&self, target: &str, password: &[u8], keyring: KeyringId) -> Result<Sealed, Failure> {

@@ -29,9 +29,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 pub struct OwnSessions(Arc<Mutex<BTreeSet<(Endpoint, Binding)>>>);
 
 impl OwnSessions {
-    /// Those to one endpoint.
-    pub(super) fn at(&self, endpoint: &Endpoint) -> Vec<Binding> {
-        self.lock().iter().filter(|(at, _)| at == endpoint).map(|(_, binding)| *binding).collect()
+    /// All of them, wherever they lead: two addresses may be one server's.
+    pub(super) fn all(&self) -> Vec<Binding> {
+        self.lock().iter().map(|(_, binding)| *binding).collect()
     }
 
     fn open(&self, endpoint: &Endpoint, binding: Binding) -> Open {
@@ -75,11 +75,15 @@ impl Session {
         lock_timeout_ms: u128,
     ) -> Result<Self, EngineError> {
         let mut refused = Err(EngineError::Unavailable { reason: "there is no password".to_owned() });
+        // A standby may be behind, and other databases may have other rules for who connects.
+        let first = *endpoint == config.endpoint() && dbname == config.dbname;
         for known in config.passwords.all() {
             match Self::open_with(config, &known.password, endpoint, dbname, lock_timeout_ms).await {
                 Err(error) if error.is_login_refused() => refused = Err(error),
                 Ok(session) => {
-                    config.passwords.let_in(known.number);
+                    if first {
+                        config.passwords.let_in(known.number);
+                    }
                     return Ok(session);
                 }
                 other => {
@@ -88,10 +92,8 @@ impl Session {
                 }
             }
         }
-        // A standby may be behind, and other databases may have other rules for who connects.
         if let Err(error @ EngineError::Refused { .. }) = &refused
-            && *endpoint == config.endpoint()
-            && dbname == config.dbname
+            && first
         {
             config.passwords.refused(error);
         }

@@ -254,6 +254,23 @@ async fn a_session_that_no_lease_explains_is_told_of() {
     assert!(target.alive(session), "it is nobody's that this cluster knows of");
 }
 
+/// It goes with its last lease, and so does everybody who would come back there.
+#[tokio::test(start_paused = true)]
+async fn what_the_last_lease_of_a_removed_target_leaves_behind_is_cleaned_up() {
+    let world = founded(42).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let all = take(&app, "t-readers", 2, 600_000).await;
+    // Whoever is in use is disabled, and dropped when it is cleaned up.
+    assert!(all.iter().all(|credential| target.enter(None, &credential.username).is_some()));
+    admin.change(Change::DeleteTarget { name: "t".to_owned() }).await.unwrap();
+    let begun = Instant::now();
+    while !(world.logins("t").is_empty() && admin.roles().await.unwrap().targets.iter().all(|t| t.name != "t")) {
+        assert!(begun.elapsed() < LONG, "nothing is left there: {:?}", world.logins("t"));
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// What others left behind is cleaned up after everything else.
 #[tokio::test(start_paused = true)]
 async fn cleaning_up_delays_no_end() {
