@@ -339,12 +339,10 @@ impl Core {
 }
 
 /// P11: never a condition of truth. What is left is tried again when the target is searched.
-pub(crate) async fn clean(name: &str, engine: &dyn Engine, principals: &[Principal]) {
-    if principals.is_empty() {
-        return;
-    }
-    if injected("lease.p11").is_err() {
-        return;
+/// Whether the target has said what became of them.
+pub(crate) async fn clean(name: &str, engine: &dyn Engine, principals: &[Principal]) -> bool {
+    if principals.is_empty() || injected("lease.p11").is_err() {
+        return true;
     }
     match engine.clean(principals).await {
         Ok(cleaned) => {
@@ -359,8 +357,12 @@ pub(crate) async fn clean(name: &str, engine: &dyn Engine, principals: &[Princip
                     );
                 }
             }
+            true
         }
-        Err(error) => tracing::warn!(target = name, %error, "cleaning up goes on later"),
+        Err(error) => {
+            tracing::warn!(target = name, %error, "cleaning up goes on later");
+            false
+        }
     }
 }
 

@@ -7,11 +7,16 @@ use crate::driver::clean;
 use quorate_engines::Principal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// How many are cleaned up after together: what comes meanwhile, or another leader, waits for no more.
 const PORTION: usize = 16;
 /// How many of one target wait here at most. The others are found by the next search.
 const MOST: usize = 10_000;
+
+/// The pause before what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Principals that have ended, and are still there because of what they left behind: by target.
 #[derive(Default)]
@@ -58,7 +63,10 @@ impl Core {
             if some.is_empty() {
                 return;
             }
-            clean(name, &*office.engine, &some).await;
+            if !clean(name, &*office.engine, &some).await {
+                self.leftovers.add(name, some);
+                sleep(AGAIN).await;
+            }
         }
     }
 }

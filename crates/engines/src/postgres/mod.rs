@@ -437,6 +437,7 @@ impl Engine for Postgres {
         for kept in core::iter::once(&self.revocation).chain(&self.standbys) {
             let work = async {
                 let taken = kept.take(&self.config).await?;
+                let _settled = self.config.own.settled().await;
                 let ours = self.config.own.all();
                 let result = password::end_strangers(&taken.session, &ours);
                 let result = within(self.config.answer_timeout(), result).await;

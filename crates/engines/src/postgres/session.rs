@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use quorate_crypto::secret::SecretVec;
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -26,9 +27,18 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The connections of one executor to one target, whichever of its holds on it has opened them: all others of its role are
 /// strangers'. Clones are handles to the same ones.
 #[derive(Clone, Debug, Default)]
-pub struct OwnSessions(Arc<Mutex<BTreeSet<(Endpoint, Binding)>>>);
+pub struct OwnSessions {
+    all: Arc<Mutex<BTreeSet<(Endpoint, Binding)>>>,
+    /// Held by whoever opens one, from before the server knows of it until it is noted here; and by whoever ends strangers', alone.
+    opening: Arc<RwLock<()>>,
+}
 
 impl OwnSessions {
+    /// Waits until none is being opened, and lets none be opened as long as the guard lives.
+    pub(super) async fn settled(&self) -> RwLockWriteGuard<'_, ()> {
+        self.opening.write().await
+    }
+
     /// All of them, wherever they lead: two addresses may be one server's.
     pub(super) fn all(&self) -> Vec<Binding> {
         self.lock().iter().map(|(_, binding)| *binding).collect()
@@ -40,7 +50,7 @@ impl OwnSessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<(Endpoint, Binding)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,6 +141,7 @@ impl Session {
             .keepalives_retries(3)
             .tcp_user_timeout(config.answer_timeout());
         let connect = async {
+            let _opening = config.own.opening.read().await;
             let (client, driver) = match &config.tls {
                 Tls::Disabled => drive(pg.connect(NoTls).await?),
                 Tls::Verified(trust) => {
