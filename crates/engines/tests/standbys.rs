@@ -120,6 +120,29 @@ async fn a_session_on_a_standby_is_seen_and_killed() {
     assert_eq!((states, &checked.unseen), (vec![("walreceiver", "streaming")], &vec![]));
 }
 
+/// Where that is asked for, a synchronous standby refuses whom the server refuses before anybody says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_wait_until_a_synchronous_standby_has_applied_them_where_that_is_asked_for() {
+    let pair = Pair::start().await;
+    pair.pg.sql("ALTER SYSTEM SET synchronous_standby_names = '*'; SELECT pg_reload_conf()").await;
+    let standbys = vec![endpoint(pair.standby.port())];
+    let patient = Postgres::new(PostgresConfig { standbys, remote_apply: true, ..pair.pg.config(1) }).unwrap();
+    let (_, refused) = pair.lease("s_refused").await;
+    let credential = pair.pg.credential();
+    let create = order(&*pair.pg, &patient, "s_patient", &credential).await;
+    pair.caught_up().await;
+    pair.on_standby("SELECT pg_wal_replay_pause()").await;
+    pair.lease("s_hasty").await;
+    let creating = tokio::spawn(async move { (patient.create(&create).await, patient) });
+    sleep(Duration::from_millis(1_500)).await;
+    assert!(!creating.is_finished(), "it is written there, and not applied");
+    pair.on_standby("SELECT pg_wal_replay_resume()").await;
+    let (created, patient) = creating.await.unwrap();
+    created.unwrap();
+    assert!(pair.at_standby("s_patient", &credential).await.is_some(), "it is known there when it is said to be made");
+    patient.refuse(&[principal("s_refused", Some(refused))]).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_proved_while_a_standby_has_not_replayed_it() {
     let pair = Pair::start().await;

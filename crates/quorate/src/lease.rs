@@ -3,7 +3,7 @@
 use crate::connection::Connection;
 use crate::duration::{self, instant};
 use crate::effect::Effect;
-use crate::output::{Format, progress, table};
+use crate::output::{Format, UNEXPLAINED, printable, progress, table};
 use crate::view;
 use anyhow::Context as _;
 use quorate_api::client::Client;
@@ -162,7 +162,7 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
             view::show_tree(&client, ListLeasesRequest { state, below, ..Default::default() }, output).await
         }
         Command::Watch { every, times } => view::watch(connection, Duration::from_millis(every), times, output).await,
-        Command::Show { id } => show(&client.lease(id).await?, output),
+        Command::Show { id } => show(&client.explained_lease(id).await?, output),
         Command::Renew { id, ttl } => {
             let expires_at = client.renew(id, ttl).await?;
             output.show(&json!({ "lease": id.to_string(), "expires_at": expires_at }), || {
@@ -245,6 +245,9 @@ fn document(l: &Lease) -> Value {
         "proof_endpoint": l.proof_endpoint,
         "proof_looked_at": l.proof_looked_at,
         "sessions_ended": l.sessions_ended,
+        "proof_member": l.proof_member,
+        "proof_term": l.proof_term,
+        "trouble": l.leads.then_some(&l.trouble),
         "host": l.host,
         "port": l.port,
         "database": l.database,
@@ -265,11 +268,19 @@ fn show(lease: &Lease, output: Format) -> anyhow::Result<()> {
         if !lease.why.is_empty() {
             rows.push(["ended".to_owned(), format!("{}, {}", lease.why, instant(lease.ended_at))]);
         }
+        let what = if lease.state == "revoked" { "not cleaned up" } else { "not yet because" };
+        match (lease.leads, lease.trouble.as_str()) {
+            (_, trouble) if !trouble.is_empty() => rows.push([what.to_owned(), printable(trouble)]),
+            (false, _) if lease.state == "revoking" => rows.push([what.to_owned(), UNEXPLAINED.to_owned()]),
+            _ => {}
+        }
         if lease.proof_looked_at > 0 {
             let seen = format!(
-                "{}, {}; {} sessions ended",
+                "{}, {}, by member {} in term {}; {} sessions ended",
                 lease.proof_endpoint,
                 instant(lease.proof_looked_at),
+                lease.proof_member,
+                lease.proof_term,
                 lease.sessions_ended
             );
             rows.push(["its end was seen".to_owned(), seen]);

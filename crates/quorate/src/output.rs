@@ -34,6 +34,14 @@ pub(crate) fn raw(bytes: &[u8]) -> anyhow::Result<()> {
     out.write_all(bytes).and_then(|()| out.flush()).context("cannot write to standard output")
 }
 
+/// What is known by the member that leads only, when that did not answer.
+pub(crate) const UNEXPLAINED: &str = "not known: no member that leads has said so to you";
+
+/// Words of a target or a member, which may have been chosen to be obeyed by a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A line about the progress of long work.
 pub(crate) fn progress(line: impl std::fmt::Display) {
     // Nobody may be reading it.

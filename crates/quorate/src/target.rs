@@ -4,12 +4,12 @@ use crate::connection::Connection;
 use crate::duration::instant;
 use crate::effect::Effect;
 use crate::failure::Stop;
-use crate::output::{Format, progress, table};
+use crate::output::{Format, UNEXPLAINED, printable, progress, table};
 use crate::passphrase::Passphrases;
 use crate::policy::Signers;
 use crate::secret::password;
 use quorate_api::client::{Client, Endpoint, Profile, Revision, TargetSpec, TargetTls};
-use quorate_api::vault::{Target, TargetProof};
+use quorate_api::vault::{Leftover, Target, TargetProof};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_engines::Missing;
@@ -125,6 +125,10 @@ pub(crate) struct Add {
     /// Leave the password as it is.
     #[arg(long, conflicts_with = "rotate")]
     no_rotate: bool,
+    /// Have each statement of the vault wait until the server's synchronous standbys have applied it, so that none of them lets in whom
+    /// the primary no longer does; without, until they have written it. While none of them does, nothing is made or ended there.
+    #[arg(long)]
+    remote_apply: bool,
     /// Describe it only. No lease is issued there until `quorate target check` has succeeded.
     #[arg(long)]
     unproved: bool,
@@ -175,6 +179,12 @@ pub(crate) struct Revised {
     /// Leave the password as it is from now on.
     #[arg(long, conflicts_with = "rotate")]
     no_rotate: bool,
+    /// Have statements wait until synchronous standbys have applied them.
+    #[arg(long)]
+    remote_apply: bool,
+    /// Have them wait until they are written there only.
+    #[arg(long, conflicts_with = "remote_apply")]
+    no_remote_apply: bool,
     #[command(flatten)]
     signers: Signers,
 }
@@ -198,6 +208,7 @@ impl Revised {
             standbys: (self.no_standbys || !self.standbys.is_empty()).then_some(self.standbys),
             owner: self.owner,
             rotate: (self.rotate || self.no_rotate).then_some(self.rotate),
+            remote_apply: (self.remote_apply || self.no_remote_apply).then_some(self.remote_apply),
         })
     }
 }
@@ -334,8 +345,13 @@ pub(crate) async fn target(
             })
         }
         TargetCommand::Show { name } => {
-            let found = find(&client, &name).await?;
-            output.show(&document(&found), || shown(&found))
+            let (found, explained) = find(&client, &name).await?;
+            let mut document = document(&found);
+            let left = |l: &Leftover| json!({ "login": l.login, "why": l.why });
+            document["trouble"] = json!(explained.then_some(&found.trouble));
+            document["leftovers"] = json!(explained.then(|| found.leftovers.iter().map(left).collect::<Vec<_>>()));
+            document["ghosts"] = json!(explained.then_some(&found.ghosts));
+            output.show(&document, || shown(&found, explained))
         }
         TargetCommand::Remove { name, effect } => {
             let done = client.change(Change::DeleteTarget { name: name.clone() }).await?;
@@ -351,7 +367,7 @@ pub(crate) async fn target(
             })
         }
         TargetCommand::Password { name, password_file } => {
-            let found = find(&client, &name).await?;
+            let (found, _) = find(&client, &name).await?;
             let keyring = cluster_keyring(client.profile())?;
             let question = format!("Password of {} at {}:{} now: ", found.user, found.host, found.port);
             let password = password(password_file.as_deref(), &question)?;
@@ -424,6 +440,7 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         standbys: add.standbys,
         owner: add.owner,
         rotate,
+        remote_apply: add.remote_apply,
     };
     let done = client.put_target(&name, &spec, password.expose(), keyring).await?;
     if add.unproved {
@@ -449,7 +466,7 @@ async fn change(revised: Revised, client: &Client, passphrases: &Passphrases, ou
         let hint = "say what is to change: quorate target change --help";
         return Err(Stop::refused("invalid_argument", format!("nothing is changed at target {name}"), hint.to_owned()));
     }
-    let found = find(client, &name).await?;
+    let (found, _) = find(client, &name).await?;
     let keys: Vec<&SigningKey> = keys.iter().collect();
     let done = client.administer_now(Change::ReviseTarget { name: name.clone(), revision }, &keys).await?;
     if found.standing == Standing::Removing.to_string() {
@@ -503,8 +520,10 @@ fn proved(name: &str, proof: &TargetProof) -> String {
     text
 }
 
-async fn find(client: &Client, name: &str) -> anyhow::Result<Target> {
-    let found = client.roles().await?.targets.into_iter().find(|t| t.name == name);
+/// A target, and whether it is known why ends wait there.
+async fn find(client: &Client, name: &str) -> anyhow::Result<(Target, bool)> {
+    let all = client.explained_roles().await?;
+    let found = all.targets.into_iter().find(|t| t.name == name).map(|t| (t, all.explained));
     found.ok_or_else(|| {
         Stop::refused("not_found", format!("there is no target {name}"), "list them with `quorate target list`")
     })
@@ -532,6 +551,7 @@ fn document(t: &Target) -> Value {
         "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
         "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
         "oldest_revoking": t.oldest_revoking,
+        "remote_apply": t.remote_apply,
         "rotate": t.rotate, "rotated": { "index": t.rotated_index, "at": t.rotated_at }, "rotating": t.rotating,
         "password_index": t.password_index,
         "proof": t.proof.as_ref().map(proof_document),
@@ -554,7 +574,14 @@ fn rotation(t: &Target) -> String {
     }
 }
 
-fn shown(t: &Target) -> String {
+fn commits(t: &Target) -> &'static str {
+    if t.remote_apply { "synchronous standbys have applied them" } else { "synchronous standbys have written them" }
+}
+
+/// How many are shown to people.
+const MOST_LEFTOVERS: usize = 20;
+
+fn shown(t: &Target, explained: bool) -> String {
     let list = |items: &[String], none: &str| if items.is_empty() { none.to_owned() } else { items.join(", ") };
     let ending = t.leases_due.saturating_add(t.leases_asked);
     let owner = if t.owner.is_empty() { "is dropped".to_owned() } else { format!("goes to {}", t.owner) };
@@ -566,11 +593,23 @@ fn shown(t: &Target) -> String {
         ["standbys".to_owned(), list(&t.standbys, "none: sessions are looked for at the primary only")],
         ["also cleaned up in".to_owned(), list(&t.databases, "-")],
         ["what logins own".to_owned(), owner],
+        ["commits wait until".to_owned(), commits(t).to_owned()],
         ["password".to_owned(), rotation(t)],
         ["leases".to_owned(), format!("{} active, {ending} ending, {} being made", t.leases_active, t.leases_intent)],
     ];
     if t.oldest_revoking > 0 {
         rows.push(["oldest end since".to_owned(), instant(t.oldest_revoking)]);
+    }
+    if !t.trouble.is_empty() {
+        rows.push(["ends wait because".to_owned(), printable(&t.trouble)]);
+    } else if ending > 0 && !explained {
+        rows.push(["ends wait because".to_owned(), UNEXPLAINED.to_owned()]);
+    }
+    if !t.leftovers.is_empty() {
+        rows.push([
+            "not cleaned up".to_owned(),
+            format!("after {} logins that have ended, see below", t.leftovers.len()),
+        ]);
     }
     if let Some(proof) = &t.proof {
         let good = proof.missing.is_empty() && proof.failed.is_empty();
@@ -581,6 +620,15 @@ fn shown(t: &Target) -> String {
     let mut text = table(["", ""], rows);
     if let Some(proof) = t.proof.as_ref().filter(|p| !p.missing.is_empty() || !p.failed.is_empty()) {
         let _ = write!(text, "\n\n{}", findings(&t.name, proof));
+    }
+    for left in t.leftovers.iter().take(MOST_LEFTOVERS) {
+        let _ = write!(text, "\n{} has left: {}", printable(&left.login), printable(&left.why));
+    }
+    if t.leftovers.len() > MOST_LEFTOVERS {
+        let _ = write!(text, "\nand {} more: --output json shows all", t.leftovers.len() - MOST_LEFTOVERS);
+    }
+    for ghost in &t.ghosts {
+        let _ = write!(text, "\nnobody accounts for a session: {}", printable(ghost));
     }
     if let Some(q) = &t.quarantine {
         let _ = write!(

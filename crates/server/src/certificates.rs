@@ -131,7 +131,19 @@ impl Core {
             );
             Alarm { code: "target_credential_former", message }
         });
-        let refused = refused.chain(former);
+        let lost = self.unopenable()?.into_iter().map(|target| {
+            let message = format!(
+                "what the log called the password of target {target} could not be opened by the members that gave their parts, and others are tried: the executor that sealed it is at fault, look at its machine; if leases there do not end, say what it is, `quorate target password {target}`"
+            );
+            Alarm { code: "target_credential_unopenable", message }
+        });
+        let ghosts = self.troubles.count_ghosts().into_iter().map(|(target, found)| {
+            let message = format!(
+                "at target {target} sessions have no account, and no lease explains them ({found}): `quorate target show {target}`"
+            );
+            Alarm { code: "target_ghost_session", message }
+        });
+        let refused = refused.chain(former).chain(lost).chain(ghosts);
         Ok(roots.chain(own).chain(self.absences.alarms()).chain(quarantined).chain(refused).collect())
     }
 

@@ -14,6 +14,7 @@ use crate::leftovers::Leftovers;
 use crate::peers::Peers;
 use crate::room::Room;
 use crate::store::Applied;
+use crate::trouble::Troubles;
 use quorate_api::status::Failure;
 use quorate_api::tls::Callers;
 use quorate_audit::AuditLog;
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) together: usize,
     /// What is to be cleaned up after.
     pub(crate) leftovers: Leftovers,
+    /// What people are told who ask why something has not ended.
+    pub(crate) troubles: Troubles,
     pub(crate) creating: Creating,
     /// What proofs of targets make: no lease's, and no end of this node waits for them, since its successor proves anew.
     pub(crate) proving: Creating,

@@ -14,6 +14,7 @@ use crate::failpoint::planted;
 use crate::gone;
 use crate::issue::injected;
 use crate::lane::{AtWork, Ending};
+use crate::trouble::Troubles;
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail, Entry};
@@ -52,6 +53,7 @@ impl Core {
             let now = status.borrow_and_update().clone();
             if !now.is_leader || rounds.term != now.term {
                 rounds.stop(now.term);
+                self.troubles.forget();
             }
             if !now.is_leader {
                 self.leave_offices().await;
@@ -78,8 +80,9 @@ impl Core {
     }
 
     fn begin_rounds(self: &Arc<Self>, rounds: &mut Rounds) -> Result<(), Failure> {
-        let term = rounds.term;
-        for (name, described) in self.read(|store, _| targets(store))? {
+        let (term, all) = (rounds.term, self.read(|store, _| targets(store))?);
+        self.troubles.retain(|name| all.iter().any(|(known, _)| known == name));
+        for (name, described) in all {
             let pending = described.asked > described.proof.as_ref().map_or(0, |proof| proof.asked);
             if pending && rounds.proofs.get(&name).is_none_or(JoinHandle::is_finished) {
                 let (core, target, asked) = (Arc::clone(self), name.clone(), described.asked);
@@ -262,7 +265,7 @@ impl Core {
                 // It went with its last lease, and nobody comes back there.
                 let mut left = self.leftovers.take(name, usize::MAX);
                 left.extend(ended.disabled);
-                clean(name, &**engine, &left).await;
+                clean(&self.troubles, name, &**engine, &left).await;
             }
         }
         Ok(failed)
@@ -295,7 +298,8 @@ impl Core {
                 endpoint: endpoint.clone(),
             })
             .collect();
-        let done = self.propose(Command::LeaseRevoked { term: office.term, proofs }).await?;
+        let done =
+            self.propose(Command::LeaseRevoked { term: office.term, described: office.described, proofs }).await?;
         injected("lease.p10")?;
         match done.outcome {
             Outcome::Refused(refusal) => Err(Failure::from(refusal)),
@@ -338,24 +342,30 @@ impl Core {
     }
 }
 
-/// P11: never a condition of truth. What is left is tried again when the target is searched.
-/// Whether the target has said what became of them.
-pub(crate) async fn clean(name: &str, engine: &dyn Engine, principals: &[Principal]) -> bool {
+/// P11: never a condition of truth. What is left is tried again when the target is searched. Whether the target has said what became
+/// of them.
+pub(crate) async fn clean(troubles: &Troubles, name: &str, engine: &dyn Engine, principals: &[Principal]) -> bool {
     if principals.is_empty() || injected("lease.p11").is_err() {
         return true;
     }
     match engine.clean(principals).await {
         Ok(cleaned) => {
             for c in cleaned {
-                if let Cleaning::Left { databases, reason } = c.outcome {
-                    tracing::warn!(
-                        target = name,
-                        principal = c.name,
-                        ?databases,
-                        reason,
-                        "objects of an ended lease are left"
-                    );
-                }
+                let Cleaning::Left { databases, reason } = c.outcome else {
+                    troubles.left(name, &c.name, None);
+                    continue;
+                };
+                let why = reason.as_deref().unwrap_or("something depends on it");
+                let places =
+                    if databases.is_empty() { String::new() } else { format!(", in {}", databases.join(", ")) };
+                troubles.left(name, &c.name, Some(&format!("{why}{places}")));
+                tracing::warn!(
+                    target = name,
+                    principal = c.name,
+                    ?databases,
+                    reason,
+                    "objects of an ended lease are left"
+                );
             }
             true
         }

@@ -84,11 +84,11 @@ pub enum RunError {
         /// Where.
         path: PathBuf,
     },
-    /// The data folder was written by a later release.
+    /// The data folder was written by another release.
     #[error(
-        "{path} is a data folder of format {found}, and this release knows format 1 only; it is left as it is: start the release that wrote it"
+        "{path} is a data folder of format {found}, and this release knows format 2 only; it is left as it is: start the release that wrote it"
     )]
-    LaterFormat {
+    OtherFormat {
         /// Where.
         path: PathBuf,
         /// What it says.
@@ -196,7 +196,7 @@ impl RunError {
             }
             Self::Keystore(_)
             | Self::OtherStore { .. }
-            | Self::LaterFormat { .. }
+            | Self::OtherFormat { .. }
             | Self::Diverged { .. }
             | Self::Raft(_)
             | Self::Audit { .. }

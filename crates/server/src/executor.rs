@@ -46,8 +46,15 @@ pub(crate) struct Executors {
     /// When this node last endorsed a request for a lease at a target, or saw one proved to have ended there, by its own
     /// clock.
     wanted: std::sync::Mutex<BTreeMap<String, u64>>,
-    /// The engines of the offices that this node has taken: to be asked whether their logins are refused.
-    taken: std::sync::Mutex<BTreeMap<String, Arc<dyn Engine>>>,
+    /// The offices that this node has taken.
+    taken: std::sync::Mutex<BTreeMap<String, Taken>>,
+}
+
+/// What an office that was taken is asked about: how its logins fare.
+struct Taken {
+    engine: Arc<dyn Engine>,
+    /// The log index of the target's present password, if nobody could open that.
+    unopenable: Option<u64>,
 }
 
 impl Executors {
@@ -69,11 +76,11 @@ pub(crate) fn make_real() -> Box<MakeEngine> {
 /// An office, and whether the sessions of earlier terms are ended, before which nothing is done in it.
 struct Seat {
     office: Office,
-    /// The log index of the description that its engines connect by.
-    described: u64,
     entered: bool,
     /// The passwords that its engines know, by log index.
     known: Vec<u64>,
+    /// The one that the log called the target's when it was taken, if nobody could open that.
+    lost: Option<u64>,
     /// When any were last opened.
     opened: Instant,
 }
@@ -81,7 +88,10 @@ struct Seat {
 impl Seat {
     /// Whether it is of a term, and logs in with what the log calls the target's password.
     fn is_of(&self, term: u64, described: Option<&Target>) -> bool {
-        let fits = |t: &Target| t.index == self.described && self.known.contains(&t.current.index);
+        let (known, lost) = (&self.known, self.lost);
+        let fits = |t: &Target| {
+            t.index == self.office.described && (known.contains(&t.current.index) || lost == Some(t.current.index))
+        };
         self.office.term == term && described.is_none_or(fits)
     }
 
@@ -103,6 +113,8 @@ type Connecting = dyn Fn(&str, Passwords) -> PostgresConfig + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Office {
     pub(crate) term: u64,
+    /// The log index of the description that its engines connect by.
+    pub(crate) described: u64,
     /// For what somebody waits for: issuing, and the ends that were asked for.
     pub(crate) engine: Arc<dyn Engine>,
     /// For what comes in thousands.
@@ -135,7 +147,7 @@ impl Office {
     /// The log index of a password that the target had before, if it was let in with that: the target has forgotten a change.
     pub(crate) fn let_in_with_former(&self, described: &Target) -> Option<u64> {
         let with = [&self.engine, &self.bulk].into_iter().filter_map(|engine| engine.let_in_with());
-        with.into_iter().find(|index| described.former.iter().any(|former| former.index == *index))
+        with.into_iter().find(|index| described.had(*index))
     }
 
     /// The target has this password.
@@ -233,7 +245,13 @@ impl Core {
                 continue;
             }
             match self.open_credential(name, credential, seat.office.term).await {
-                Ok(password) => seat.learn(credential.index, &password),
+                Ok(password) => {
+                    seat.learn(credential.index, &password);
+                    let mut taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(taken) = taken.get_mut(name).filter(|t| t.unopenable == Some(credential.index)) {
+                        taken.unopenable = None;
+                    }
+                }
                 Err(error) => {
                     let (index, error) = (credential.index, error.message);
                     tracing::warn!(target = name, index, error, "a password that the target may have is not opened");
@@ -246,7 +264,7 @@ impl Core {
     /// The targets that refuse this executor's login, and what they say.
     pub(crate) fn refused_logins(&self) -> Result<Vec<(String, String)>, Failure> {
         let taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = taken.iter().filter_map(|(name, engine)| Some((name.clone(), engine.login_refused()?)));
+        let refused = taken.iter().filter_map(|(name, taken)| Some((name.clone(), taken.engine.login_refused()?)));
         let mut refused: Vec<_> = refused.collect();
         let there = self.read(|store, _| targets(store))?;
         refused.retain(|(name, _)| there.iter().any(|(known, _)| known == name));
@@ -255,13 +273,24 @@ impl Core {
 
     /// The targets that have let this executor in with a password that they had before, and do still.
     pub(crate) fn former_logins(&self) -> Result<Vec<String>, Failure> {
-        let taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let with: BTreeMap<_, _> =
-            taken.iter().filter_map(|(name, e)| Some((name.clone(), e.let_in_with()?))).collect();
-        let is_former = |t: &Target, index: u64| t.former.iter().any(|former| former.index == index);
+        self.taken_where(|described, taken| {
+            taken.unopenable.is_none() && taken.engine.let_in_with().is_some_and(|index| described.had(index))
+        })
+    }
+
+    /// The targets whose password nobody could open when this executor came into office, and that nobody has said since.
+    pub(crate) fn unopenable(&self) -> Result<Vec<String>, Failure> {
+        self.taken_where(|described, taken| {
+            let by_executor = described.current.term > 0;
+            taken.unopenable.is_some_and(|index| index == described.current.index || by_executor)
+        })
+    }
+
+    fn taken_where(&self, is: impl Fn(&Target, &Taken) -> bool) -> Result<Vec<String>, Failure> {
         let there = self.read(|store, _| targets(store))?.into_iter();
-        let former = there.filter(|(name, t)| with.get(name).is_some_and(|index| is_former(t, *index)));
-        Ok(former.map(|(name, _)| name).collect())
+        let taken = self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = there.filter(|(name, described)| taken.get(name).is_some_and(|taken| is(described, taken)));
+        Ok(of.map(|(name, _)| name).collect())
     }
 
     /// Has the log say that this member is in office at a target in its term as leader.
@@ -283,11 +312,12 @@ impl Core {
     async fn take_office(self: &Arc<Self>, name: &str, term: u64, described: Option<Target>) -> Result<Seat, Failure> {
         let described = described.ok_or_else(|| Failure::from(Refusal::not_found("target")))?;
         self.claim_office(name, term).await?;
+        let (opened, password) = self.open_first(name, &described, term).await?;
         let Target { spec, current, next, index: described, .. } = described;
-        let password = self.open_credential(name, &current, term).await?;
         #[cfg(feature = "failpoints")]
         self.leak("leak.credential", password.expose()).await;
-        let known = vec![current.index];
+        let unopenable = Some(current.index).filter(|index| *index != opened);
+        let known = vec![opened];
         let tls = protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
         let endpoint = |e: &quorate_state::target::Endpoint| Endpoint { host: e.host.clone(), port: e.port };
         let owned =
@@ -307,12 +337,13 @@ impl Core {
             target: label.clone(),
             term,
             owned: owned.clone(),
+            remote_apply: spec.remote_apply,
             connect_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(10),
             create_lock_timeout: Duration::from_secs(3),
         };
         let make = |password| {
-            let passwords = Passwords::one(current.index, password);
+            let passwords = Passwords::one(opened, password);
             (self.executors.make)(config(&user, passwords)).map_err(|e| engine_failure(name, &e))
         };
         let bulk = make(SecretVec::new(password.expose().to_vec()))?;
@@ -321,16 +352,16 @@ impl Core {
             .taken
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), Arc::clone(&engine));
+            .insert(name.to_owned(), Taken { engine: Arc::clone(&engine), unopenable });
         self.record(
             self.internal_entry("executor.office", term).resource(&format!("target {name}")).term(term),
             Class::Essential,
         )
         .await?;
-        let office = Office { term, engine, bulk, config: Arc::new(config) };
-        let mut seat = Seat { office, described, entered: false, known, opened: Instant::now() };
+        let office = Office { term, described, engine, bulk, config: Arc::new(config) };
+        let mut seat = Seat { office, entered: false, known, lost: unopenable, opened: Instant::now() };
         // The target may have this one already. Who sealed it so that nobody can open it keeps nobody from the other.
-        if let Some(next) = &next {
+        if let Some(next) = next.as_ref().filter(|next| next.index != opened) {
             match self.open_credential(name, next, term).await {
                 Ok(password) => seat.learn(next.index, &password),
                 Err(error) => {
@@ -341,6 +372,30 @@ impl Core {
         Ok(seat)
     }
 
+    /// Opens the first password that the target may have, of those that can be opened: who sealed one so that nobody can open it, and had
+    /// the log call that the target's, keeps nobody from the others, also if he gives no part of it himself. Wrong parts of as many
+    /// members as it takes look the same; then the target refuses what is tried in its place.
+    async fn open_first(
+        self: &Arc<Self>,
+        name: &str,
+        described: &Target,
+        term: u64,
+    ) -> Result<(u64, SecretVec), Failure> {
+        let mut why = None;
+        for credential in described.credentials() {
+            match self.try_credential(name, credential, term).await {
+                Ok(password) => return Ok((credential.index, password)),
+                Err(NotOpened { error, tried: true }) => {
+                    let index = credential.index;
+                    tracing::error!(target = name, index, error = error.message, "a password cannot be opened");
+                    why.get_or_insert(error);
+                }
+                Err(NotOpened { error, tried: false }) => return Err(error),
+            }
+        }
+        Err(why.unwrap_or_else(|| Failure::from(Refusal::not_found("target"))))
+    }
+
     /// Opens an administrative password of a target with the parts of t members, this one's among them.
     pub(crate) async fn open_credential(
         self: &Arc<Self>,
@@ -348,6 +403,15 @@ impl Core {
         credential: &Credential,
         term: u64,
     ) -> Result<SecretVec, Failure> {
+        self.try_credential(name, credential, term).await.map_err(|not| not.error)
+    }
+
+    async fn try_credential(
+        self: &Arc<Self>,
+        name: &str,
+        credential: &Credential,
+        term: u64,
+    ) -> Result<SecretVec, NotOpened> {
         let request = RequestId(self.env.random());
         let damaged = |what: &str| Failure::new("storage_failed", format!("the credential of target {name} {what}"));
         let header = Header::decode(&credential.header).map_err(|_| damaged("cannot be read"))?;
@@ -397,13 +461,13 @@ impl Core {
                 }
             }
         }
-        if parts.len() > self.peers.all().count() && parts.len() >= self.threshold() {
-            let what = format!("no parts of any members open a password of target {name}: {}", why.join(". "));
-            return Err(Failure::new(UNOPENABLE, what));
-        }
         let (got, needed) = (parts.len(), self.threshold());
+        if got > self.peers.all().count() && got >= needed {
+            let what = format!("no parts of any members open a password of target {name}: {}", why.join(". "));
+            return Err(NotOpened { error: Failure::new(UNOPENABLE, what), tried: true });
+        }
         let what = format!("{got} of {needed} members open the credential of target {name}: {}", why.join(". "));
-        Err(Failure::new("not_enough_members", what))
+        Err(NotOpened { error: Failure::new("not_enough_members", what), tried: got >= needed })
     }
 
     /// This member's part of a target's credential of a log index, for the member that its own state and its own view of the log
@@ -499,6 +563,19 @@ impl Core {
         self.leftovers.forget();
         self.executors.by_target.lock().await.clear();
         self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// A password that was not opened.
+struct NotOpened {
+    error: Failure,
+    /// As many members as it takes have given parts of it, and none of them open it together.
+    tried: bool,
+}
+
+impl From<Failure> for NotOpened {
+    fn from(error: Failure) -> Self {
+        Self { error, tried: false }
     }
 }
 

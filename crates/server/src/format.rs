@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-/// The format that this release reads and writes.
-const FORMAT: &str = "1";
+/// The format that this release reads and writes. 2: rows of indexes over leases are sets of keys (ADR 26).
+const FORMAT: &str = "2";
 
-/// Refuses a folder of a later release and leaves it as it is; marks a folder that has no mark.
+/// Refuses a folder of another release and leaves it as it is; marks a folder that has no mark.
 ///
 /// # Errors
-/// [`RunError::LaterFormat`]; [`RunError::Read`] when the mark can be neither read nor made.
+/// [`RunError::OtherFormat`]; [`RunError::Read`] when the mark can be neither read nor made.
 pub(crate) fn check(data: &Path) -> Result<(), RunError> {
     let path = data.join("format");
     let failed = |source| RunError::Read { path: path.clone(), source };
@@ -19,7 +19,7 @@ pub(crate) fn check(data: &Path) -> Result<(), RunError> {
         Ok(found) if found.trim_end() == FORMAT => Ok(()),
         Ok(found) => {
             let found = found.chars().take(16).filter(|c| !c.is_control()).collect();
-            Err(RunError::LaterFormat { path: data.to_owned(), found })
+            Err(RunError::OtherFormat { path: data.to_owned(), found })
         }
         Err(why) if why.kind() == ErrorKind::NotFound => mark(data, &path).map_err(failed),
         Err(why) => Err(failed(why)),
@@ -41,13 +41,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_marked_once_and_one_of_a_later_release_is_left_alone() {
+    fn a_folder_is_marked_once_and_one_of_another_release_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         check(folder.path()).unwrap();
         check(folder.path()).unwrap();
-        fs::write(folder.path().join("format"), "2\n").unwrap();
-        let error = check(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("format 2") && error.contains("left as it is"), "{error}");
-        assert_eq!(fs::read(folder.path().join("format")).unwrap(), b"2\n");
+        for other in ["1\n", "3\n"] {
+            fs::write(folder.path().join("format"), other).unwrap();
+            let error = check(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("format {}", other.trim())) && error.contains("left as it is"), "{error}");
+            assert_eq!(fs::read(folder.path().join("format")).unwrap(), other.as_bytes());
+        }
     }
 }

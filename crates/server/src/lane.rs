@@ -6,7 +6,7 @@ use crate::failpoint::planted;
 use quorate_api::status::Failure;
 use quorate_engines::Engine;
 use quorate_state::command::Command;
-use quorate_state::ids::LeaseId;
+use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{self, Lease, Place, Queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,6 +127,8 @@ pub(crate) struct Heads(Mutex<BTreeMap<(String, Queue), u64>>);
 #[derive(Clone)]
 pub(crate) struct AtWork {
     pub(crate) term: u64,
+    /// The log index of the description by which they connect.
+    pub(crate) described: u64,
     pub(crate) engine: Arc<dyn Engine>,
 }
 
@@ -139,7 +141,10 @@ impl Core {
             let looked = Instant::now();
             if failure.is_none() {
                 match self.next_rounds(target, queue, term, &mut lane, rounds.len()).await {
-                    Ok(begun) if begun.is_empty() && rounds.is_empty() && lane.stuck.0.is_empty() => return,
+                    Ok(begun) if begun.is_empty() && rounds.is_empty() && lane.stuck.0.is_empty() => {
+                        self.troubles.held_up(target, queue, None);
+                        return;
+                    }
                     Ok(begun) => {
                         for round in begun {
                             let (core, target) = (Arc::clone(&self), target.to_owned());
@@ -156,6 +161,10 @@ impl Core {
                     Ok((round, Ok(failed))) => {
                         pause = SHORTEST_PAUSE;
                         lane.settle(target, &round, &failed);
+                        self.troubles.held_up(target, queue, None);
+                        for (id, _) in &round.ending {
+                            self.troubles.lease(target, *id, failed.get(id).map(String::as_str));
+                        }
                     }
                     Ok((round, Err(error))) => {
                         lane.give_back(&round);
@@ -171,6 +180,7 @@ impl Core {
             {
                 lane = Lane { stuck: lane.stuck, ..Lane::default() };
                 tracing::warn!(target, ?queue, error = error.message, "revocation goes on later");
+                self.troubles.held_up(target, queue, Some(&error.message));
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -217,14 +227,25 @@ impl Core {
 
     /// The next leases of a queue behind a place, or the first ones.
     pub(crate) fn page(&self, name: &str, queue: Queue, after: Option<Place>) -> Result<Vec<Ending>, Failure> {
-        if after.is_some() {
-            return self.read(|store, _| lease::work(store, name, queue, after, self.together));
+        match after {
+            Some(_) => self.read(|store, _| lease::work(store, name, queue, after, self.together)),
+            None => self.first(name, queue, self.together),
         }
+    }
+
+    /// When the end came that is the oldest at a target which is not proved; cluster time.
+    pub(crate) fn oldest_ending(&self, name: &str) -> Result<Option<Millis>, Failure> {
+        let first = [self.first(name, Queue::Due, 1)?, self.first(name, Queue::Asked, 1)?];
+        Ok(first.iter().flatten().filter_map(|(_, lease)| lease.ended_at).min())
+    }
+
+    /// The first leases of a queue, at most `limit`.
+    fn first(&self, name: &str, queue: Queue, limit: usize) -> Result<Vec<Ending>, Failure> {
         let lock = || self.heads.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (name.to_owned(), queue);
         let begins = lock().get(&at).copied().map(Place::behind);
         let (page, applied) =
-            self.read(|store, applied| Ok((lease::work(store, name, queue, begins, self.together)?, applied)))?;
+            self.read(|store, applied| Ok((lease::work(store, name, queue, begins, limit)?, applied)))?;
         let first = page.first().map(|(id, lease)| Place::of(*id, lease).since.saturating_sub(1));
         lock().insert(at, first.unwrap_or(applied));
         Ok(page)
@@ -246,7 +267,7 @@ impl Core {
     /// This node's office, with the connections of a queue.
     async fn at_work(self: &Arc<Self>, name: &str, queue: Queue) -> Result<AtWork, Failure> {
         let office = self.office(name).await?;
-        Ok(AtWork { term: office.term, engine: office.engine_for(queue).await })
+        Ok(AtWork { term: office.term, described: office.described, engine: office.engine_for(queue).await })
     }
 
     /// An intent that this node is not bringing alive belongs to a task or a leader that is gone: whoever asked for it
@@ -301,6 +322,7 @@ mod tests {
             revoking_index: Some(3),
             revoked_index: None,
             proof: None,
+            proved_by: None,
             origin: None,
         }
     }

@@ -63,7 +63,7 @@ impl Core {
             if some.is_empty() {
                 return;
             }
-            if !clean(name, &*office.engine, &some).await {
+            if !clean(&self.troubles, name, &*office.engine, &some).await {
                 self.leftovers.add(name, some);
                 sleep(AGAIN).await;
             }

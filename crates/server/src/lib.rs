@@ -62,6 +62,7 @@ mod run;
 mod services;
 mod store;
 mod submit;
+mod trouble;
 
 pub use aside::Lost;
 pub use ending::{Ending, RunError};

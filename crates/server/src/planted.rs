@@ -13,6 +13,7 @@
 use crate::core::Core;
 use crate::driver::clean;
 use crate::failpoint::planted;
+use crate::trouble::Troubles;
 use quorate_engines::{Engine, Principal};
 use quorate_state::lease;
 use std::collections::BTreeSet;
@@ -26,7 +27,7 @@ pub(crate) async fn by_name(target: &str, engine: &dyn Engine, principals: Vec<P
     if !planted("bug.number") {
         return principals;
     }
-    clean(target, engine, &principals).await;
+    clean(&Troubles::default(), target, engine, &principals).await;
     principals.into_iter().map(|p| Principal { oid: None, ..p }).collect()
 }
 

@@ -14,7 +14,7 @@ use quorate_state::attest::Attestation;
 use quorate_state::ceremony::{Session, faults, sessions};
 use quorate_state::change::{Kind, Query};
 use quorate_state::ids::{
-    CustomerKeyId, KeyringId, LeaseId, MemberIndex, RequestId, SessionId, check_namespace, check_path,
+    CustomerKeyId, KeyringId, LeaseId, MemberIndex, Millis, RequestId, SessionId, check_namespace, check_path,
 };
 use quorate_state::lease::{self, Lease, Queue, Selector, State, Subject};
 use quorate_state::outcome::Refusal;
@@ -39,6 +39,9 @@ pub(crate) fn check_place(namespace: &str, path: &str) -> Result<(), Failure> {
 const PAGE: u32 = 1_000;
 /// How long a question may wait for members to attest.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Why nothing ends at a target that has seen more than this cluster knows.
+const QUARANTINED: &str = "the target is in quarantine: look at it with `quorate target show`";
 
 impl Core {
     /// Authorises and records a question of one node, and makes sure that its state is as new as the question.
@@ -173,8 +176,37 @@ impl Core {
         })
     }
 
-    pub(crate) async fn read_roles(&self, principal: &Principal) -> Result<wire::ReadRolesReply, Failure> {
+    pub(crate) async fn read_roles(
+        &self,
+        principal: &Principal,
+        ask: wire::ReadRolesRequest,
+    ) -> Result<wire::ReadRolesReply, Failure> {
         self.asked(principal, &Query::ReadRoles).await?;
+        // Logins and their objects say who has leases.
+        let explained = ask.explain && self.leads() && self.asked(principal, &Query::ListLeases).await.is_ok();
+        let oldest = self.oldest_endings()?;
+        let mut reply = self.show_roles(&oldest)?;
+        if explained {
+            for target in &mut reply.targets {
+                target.trouble = self.trouble_at(&target.name, target.quarantine.is_some());
+                let left = self.troubles.leftovers(&target.name).into_iter();
+                target.leftovers = left.map(|(login, why)| wire::Leftover { login, why }).collect();
+                target.ghosts = self.troubles.ghosts_at(&target.name);
+            }
+        }
+        Ok(wire::ReadRolesReply { explained, ..reply })
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.watch().borrow().is_leader
+    }
+
+    /// Why ends wait at a target, if they do.
+    fn trouble_at(&self, name: &str, quarantined: bool) -> String {
+        if quarantined { QUARANTINED.to_owned() } else { self.troubles.of_target(name).unwrap_or_default() }
+    }
+
+    fn show_roles(&self, oldest: &BTreeMap<String, Millis>) -> Result<wire::ReadRolesReply, Failure> {
         self.read(|store, _| {
             let mut shown = Vec::new();
             for (name, role) in roles(store)? {
@@ -194,9 +226,13 @@ impl Core {
                     username: role.username,
                 });
             }
-            let targets = targets(store)?.into_iter().map(|(name, target)| wire_target(store, name, target));
+            let targets = targets(store)?.into_iter().map(|(name, target)| {
+                let oldest_revoking = oldest.get(&name).copied().unwrap_or(0);
+                Ok(wire::Target { oldest_revoking, ..wire_target(store, name, target)? })
+            });
             let quotas = lease::quotas(store)?.into_iter().map(|(subject, limit)| wire_quota(subject, limit)).collect();
-            Ok(wire::ReadRolesReply { targets: targets.collect::<Result<_, _>>()?, roles: shown, quotas })
+            let targets = targets.collect::<Result<_, StoreError>>()?;
+            Ok(wire::ReadRolesReply { targets, roles: shown, quotas, explained: false })
         })
     }
 
@@ -209,7 +245,18 @@ impl Core {
             .map(LeaseId)
             .map_err(|_| Failure::from(Refusal::invalid("id", "must have 16 bytes")))?;
         self.asked(principal, &Query::ReadLease { lease: id }).await?;
-        self.show_lease(&id)
+        let mut shown = self.show_lease(&id)?;
+        shown.leads = self.leads();
+        let (found, quarantined) =
+            self.read(|store, _| Ok((lease::lease(store, &id)?, quarantine(store, &shown.target)?.is_some())))?;
+        let Some(found) = found.filter(|_| shown.leads) else { return Ok(shown) };
+        shown.trouble = match (Queue::of(&found), found.state) {
+            (_, State::Revoked) => self.troubles.leftovers(&found.target).remove(&found.principal).unwrap_or_default(),
+            (Some(_), State::Revoking) if quarantined => QUARANTINED.to_owned(),
+            (Some(queue), State::Revoking) => self.troubles.of_lease(&found.target, queue, &id).unwrap_or_default(),
+            _ => String::new(),
+        };
+        Ok(shown)
     }
 
     /// A lease as clients see it.
@@ -284,18 +331,28 @@ impl Core {
 
     /// How many leases are intents, active and ending, and since when the oldest of these is; 0 without one.
     fn count_leases(&self) -> Result<([u64; 3], u64), Failure> {
+        let oldest = self.oldest_endings()?.into_values().min().unwrap_or(0);
         self.read(|store, _| {
-            let (mut by_state, mut oldest) = ([0u64; 3], None::<u64>);
+            let mut by_state = [0u64; 3];
             for (name, _) in targets(store)? {
                 for (at, queue) in [(0, Queue::Making), (1, Queue::Living), (2, Queue::Due), (2, Queue::Asked)] {
                     let count = u64::from(lease::tally(store, &name, queue)?);
                     by_state.get_mut(at).into_iter().for_each(|total: &mut u64| *total = total.saturating_add(count));
-                    let first = if at == 2 { lease::work(store, &name, queue, None, 1)? } else { Vec::new() };
-                    oldest = first.iter().filter_map(|(_, l)| l.ended_at).chain(oldest).min();
                 }
             }
-            Ok((by_state, oldest.unwrap_or(0)))
+            Ok((by_state, oldest))
         })
+    }
+
+    /// Since when the oldest end of each target is not proved, of those that have one.
+    fn oldest_endings(&self) -> Result<BTreeMap<String, Millis>, Failure> {
+        let mut oldest = BTreeMap::new();
+        for (name, _) in self.read(|store, _| targets(store))? {
+            if let Some(at) = self.oldest_ending(&name)? {
+                oldest.insert(name, at);
+            }
+        }
+        Ok(oldest)
     }
 
     pub(crate) async fn read_status(
@@ -479,15 +536,13 @@ fn wire_keyring(id: &KeyringId, ring: access::Keyring) -> wire::Keyring {
 
 fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::Target, StoreError> {
     let count = |queue| lease::tally(store, &name, queue);
-    let oldest = [Queue::Due, Queue::Asked].map(|queue| lease::work(store, &name, queue, None, 1));
-    let oldest = oldest.into_iter().collect::<Result<Vec<_>, _>>()?;
     let Target { spec, standing, asked, proof, rotated, current, next, .. } = target;
     Ok(wire::Target {
         leases_intent: count(Queue::Making)?,
         leases_active: count(Queue::Living)?,
         leases_due: count(Queue::Due)?,
         leases_asked: count(Queue::Asked)?,
-        oldest_revoking: oldest.iter().flatten().filter_map(|(_, l)| l.ended_at).min().unwrap_or(0),
+        oldest_revoking: 0,
         quarantine: quarantine(store, &name)?.map(wire_quarantine),
         host: spec.host,
         port: u32::from(spec.port),
@@ -500,6 +555,10 @@ fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::
         standbys: spec.standbys.iter().map(ToString::to_string).collect(),
         owner: spec.owner,
         rotate: spec.rotate,
+        remote_apply: spec.remote_apply,
+        trouble: String::new(),
+        leftovers: Vec::new(),
+        ghosts: Vec::new(),
         rotated_index: rotated.map_or(0, |r| r.index),
         rotated_at: rotated.map_or(0, |r| r.at),
         rotating: next.is_some(),
@@ -552,6 +611,7 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
         sessions_ended: 0,
         endpoint: String::new(),
     });
+    let (proof_member, proof_term) = found.proved_by.unwrap_or_default();
     Ok(wire::Lease {
         id: id.0.to_vec(),
         role: found.role,
@@ -571,6 +631,10 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
         proof_endpoint: proof.endpoint,
         proof_looked_at: proof.looked_at,
         sessions_ended: proof.sessions_ended,
+        proof_member: u32::from(proof_member),
+        proof_term,
+        trouble: String::new(),
+        leads: false,
         host,
         port,
         database,

@@ -62,7 +62,7 @@ impl Core {
         // What this node makes just now, to prove the target.
         listed.retain(|p| id(p).is_none_or(|id| !self.proving.holds(&id)));
         self.linearize().await?;
-        let mut trouble = None;
+        let (mut trouble, mut all_left) = (None, BTreeSet::new());
         for some in listed.chunks(ROUND) {
             // There may be a million, and others have something to do too.
             tokio::task::yield_now().await;
@@ -87,6 +87,7 @@ impl Core {
             }
             // Their ends have a place in the log; this is what was left of them then.
             let left: Vec<Principal> = left.into_iter().map(|s| Principal { name: s.name, oid: s.oid }).collect();
+            all_left.extend(left.iter().map(|p| p.name.clone()));
             self.leftovers.add(name, left);
             match fault {
                 Some(error @ EngineError::Unavailable { .. }) => return Err(at_target(error)),
@@ -94,6 +95,9 @@ impl Core {
                 Some(error) => trouble = trouble.or(Some(at_target(error))),
                 None => {}
             }
+        }
+        if trouble.is_none() {
+            self.troubles.left_by(name, &all_left);
         }
         self.look_for_ghosts(name, &office).await?;
         trouble.map_or(Ok(()), Err)
@@ -109,6 +113,7 @@ impl Core {
         }
         let first: BTreeSet<Ghost> = first.into_iter().collect();
         if first.is_empty() {
+            self.troubles.ghosts(name, Vec::new());
             return Ok(());
         }
         let mut explained = BTreeSet::new();
@@ -122,9 +127,11 @@ impl Core {
             }
         }
         sleep(GHOSTS_AGAIN).await;
+        let mut found = Vec::new();
         for ghost in office.engine.ghosts().await.map_err(at_target)?.0 {
             if first.contains(&ghost) && !explained.contains(&ghost.oid) {
                 let Ghost { endpoint, pid, oid } = ghost;
+                found.push(format!("process {pid} at {endpoint}, whose account had number {oid}"));
                 tracing::error!(
                     target = name,
                     endpoint,
@@ -134,6 +141,7 @@ impl Core {
                 );
             }
         }
+        self.troubles.ghosts(name, found);
         Ok(())
     }
 

@@ -184,6 +184,7 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         executors: Executors::new(engines),
         together,
         leftovers: crate::leftovers::Leftovers::default(),
+        troubles: crate::trouble::Troubles::default(),
         creating: Creating::default(),
         heads: Heads::default(),
         proving: Creating::default(),

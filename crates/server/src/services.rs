@@ -105,7 +105,7 @@ impl Vault for VaultPort {
 
     async fn read_roles(&self, request: Request<vw::ReadRolesRequest>) -> Result<Response<vw::ReadRolesReply>, Status> {
         let caller = self.caller(&request)?;
-        Ok(Response::new(self.0.read_roles(&caller).await?))
+        Ok(Response::new(self.0.read_roles(&caller, request.into_inner()).await?))
     }
 
     async fn read_lease(&self, request: Request<vw::ReadLeaseRequest>) -> Result<Response<vw::Lease>, Status> {

@@ -67,6 +67,8 @@ pub enum Command {
     LeaseRevoked {
         /// The executor's term.
         term: u64,
+        /// The log index of the target's description by which was looked.
+        described: u64,
         /// What was verified.
         proofs: Vec<RevocationProof>,
     },

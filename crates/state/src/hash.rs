@@ -117,13 +117,13 @@ fn size(key: &[u8], value: &[u8]) -> u64 {
     u64::try_from(key.len().saturating_add(value.len())).unwrap_or(u64::MAX)
 }
 
-/// Adds to `writes`, which are to be made on `store`, what becomes of the hash.
-pub(crate) fn follow(store: &dyn Store, writes: &mut Writes) -> Result<(), StoreError> {
+/// Adds to `writes`, which are to be made on `store`, what becomes of the hash. What stands in `store` is read where it is not `known`.
+pub(crate) fn follow(store: &dyn Store, writes: &mut Writes, known: &Writes) -> Result<(), StoreError> {
     if writes.is_empty() {
         return Ok(());
     }
     let before = StateHash::load(store)?;
-    let after = moved(store, &before, writes)?;
+    let after = moved(store, &before, writes, known)?;
     if after != before {
         writes.insert(hash_key(), Some(encode(&after)));
     }
@@ -133,18 +133,25 @@ pub(crate) fn follow(store: &dyn Store, writes: &mut Writes) -> Result<(), Store
 /// Adds the hash to the rows of a state that begins.
 pub(crate) fn begin(writes: &mut Writes) {
     // An empty map in memory always answers.
-    if let Ok(hash) = moved(&MemStore::default(), &StateHash::empty(), writes) {
+    if let Ok(hash) = moved(&MemStore::default(), &StateHash::empty(), writes, &Writes::new()) {
         writes.insert(hash_key(), Some(encode(&hash)));
     }
 }
 
-fn moved(store: &dyn Store, before: &StateHash, writes: &Writes) -> Result<StateHash, StoreError> {
+fn moved(store: &dyn Store, before: &StateHash, writes: &Writes, known: &Writes) -> Result<StateHash, StoreError> {
     let mut delta = Delta::of(before);
     for (key, new) in writes {
-        let old = store.get(key)?;
-        if old != *new {
+        let read;
+        let old = match known.get(key) {
+            Some(old) => old,
+            None => {
+                read = store.get(key)?;
+                &read
+            }
+        };
+        if old != new {
             if let Some(old) = old {
-                delta.remove(key, &old);
+                delta.remove(key, old);
             }
             if let Some(new) = new {
                 delta.insert(key, new);
@@ -273,12 +280,12 @@ mod tests {
     fn nothing_written_leaves_the_hash_alone() {
         let store = MemStore(rows().into_iter().collect());
         let mut same = Writes::from([(vec![1, 1], Some(vec![1]))]);
-        follow(&store, &mut same).unwrap();
+        follow(&store, &mut same, &Writes::new()).unwrap();
         assert_eq!(same.len(), 1);
         let mut none = Writes::new();
-        follow(&MemStore::default(), &mut none).unwrap();
+        follow(&MemStore::default(), &mut none, &Writes::new()).unwrap();
         assert!(none.is_empty());
         let mut some = Writes::from([(vec![1, 1], None)]);
-        assert_eq!(follow(&MemStore::default(), &mut some), Err(StoreError::Corrupt { table: 0 }));
+        assert_eq!(follow(&MemStore::default(), &mut some, &Writes::new()), Err(StoreError::Corrupt { table: 0 }));
     }
 }

@@ -16,7 +16,7 @@ mod verifier;
 pub use ending::{Selector, Sweep, sweeps, swept};
 pub(crate) use ending::{end_all, revoke_all, sweep};
 pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, unrevoked, work};
-pub(crate) use index::{counted, due_from, forget, forget_due, gone_from, rows};
+pub(crate) use index::{counted, due_from, forget, forget_due, gone_from, gone_row, rows};
 pub use quota::{Subject, quotas};
 pub(crate) use quota::{forget as forget_quota, set as set_quota};
 pub use username::{BadUsername, Facts, MAX_LABEL, MAX_TEMPLATE, Username, lease_of};
@@ -25,7 +25,7 @@ pub use verifier::check_verifier;
 use self::index::{due_begins, due_rows, end_at, has_lease, id_at, lease_key, save};
 use crate::clock::ClusterClock;
 use crate::command::{Binding, RevocationProof, Stamp};
-use crate::ids::{ClusterId, LeaseId, Millis, RequestId};
+use crate::ids::{ClusterId, LeaseId, MemberIndex, Millis, RequestId};
 use crate::outcome::{Outcome, Refusal};
 use crate::store::{Store, StoreError, Table, Tx, Value, read};
 use crate::target::{Role, Standing, executor, quarantine, remove_when_over, role, target, targets};
@@ -141,6 +141,8 @@ pub struct Lease {
     pub revoked_index: Option<u64>,
     /// The proof.
     pub proof: Option<RevocationProof>,
+    /// Who proved it: the member in office, and its term.
+    pub proved_by: Option<(MemberIndex, u64)>,
     /// The digest of who signed the request for it, and its id: one request has one lease. None for an adopted one.
     pub origin: Option<[u8; 16]>,
 }
@@ -259,6 +261,7 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
         revoking_index: None,
         revoked_index: None,
         proof: None,
+        proved_by: None,
         origin: Some(origin),
     };
     save(tx, &id, None, &lease)?;
@@ -404,11 +407,12 @@ pub(crate) fn expire(tx: &mut Tx<'_>, index: u64, upto: Millis) -> Result<Outcom
     Ok(Outcome::Leases { changed })
 }
 
-/// P10: takes the proofs for leases that are ending.
+/// P10: takes the proofs for leases that are ending, of who is in office in a term and has looked wherever the description of a log
+/// index says. An endpoint that was described since was not looked at.
 pub(crate) fn revoked(
     tx: &mut Tx<'_>,
     index: u64,
-    term: u64,
+    (term, described): (u64, u64),
     proofs: &[RevocationProof],
 ) -> Result<Outcome, StoreError> {
     let (mut changed, mut targets) = (Vec::new(), BTreeSet::new());
@@ -416,13 +420,14 @@ pub(crate) fn revoked(
         let Some(before) = lease(tx, &proof.lease)? else { continue };
         // A lease that never was active may have a CREATE on its way: only the fence shows that it cannot arrive.
         let proved = before.was_active || proof.fenced;
-        if before.state != State::Revoking || !proved || !in_office(tx, &before.target, term)? {
-            continue;
-        }
+        let prover = executor(tx, &before.target)?.filter(|held| held.term == term);
+        let looked = target(tx, &before.target)?.is_some_and(|target| target.index == described);
+        let Some(prover) = prover.filter(|_| before.state == State::Revoking && proved && looked) else { continue };
         let mut after = before.clone();
         after.state = State::Revoked;
         after.revoked_index = Some(index);
         after.proof = Some(proof.clone());
+        after.proved_by = Some((prover.member, term));
         // Nobody needs them any more, and a week of leases is remembered.
         (after.verifier, after.statements) = (String::new(), String::new());
         save(tx, &proof.lease, Some(&before), &after)?;
@@ -490,6 +495,7 @@ pub(crate) fn adopt(
             revoking_index: None,
             revoked_index: None,
             proof: None,
+            proved_by: None,
             origin: None,
         },
     };
@@ -500,7 +506,7 @@ pub(crate) fn adopt(
     after.was_active = true;
     after.revoking_index = Some(index);
     after.revoked_index = None;
-    after.proof = None;
+    (after.proof, after.proved_by) = (None, None);
     save(tx, &id, before.as_ref(), &after)?;
     Ok(Outcome::Leases { changed: vec![id] })
 }

@@ -73,7 +73,9 @@ pub fn apply(
             lease::activate(&mut tx, at.index, *term, lease, *oid)?
         }
         Command::LeaseFailed { term, lease } if *term == at.term => lease::fail(&mut tx, at.index, *term, lease)?,
-        Command::LeaseRevoked { term, proofs } if *term == at.term => lease::revoked(&mut tx, at.index, *term, proofs)?,
+        Command::LeaseRevoked { term, described, proofs } if *term == at.term => {
+            lease::revoked(&mut tx, at.index, (*term, *described), proofs)?
+        }
         Command::Adopt { term, target, principal, oid } if *term == at.term => {
             lease::adopt(&mut tx, cluster, at.index, *term, target, principal, *oid)?
         }
@@ -107,8 +109,8 @@ pub fn apply(
     if matches!(outcome, Outcome::Refused(_)) && !matches!(command, Command::Endorsed { .. }) {
         tx.rollback();
     }
-    let mut writes = tx.into_writes();
-    hash::follow(store, &mut writes)?;
+    let (mut writes, known) = tx.into_parts();
+    hash::follow(store, &mut writes, &known)?;
     Ok((writes, outcome))
 }
 

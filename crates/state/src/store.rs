@@ -1,6 +1,7 @@
 //! What the machine reads and writes: an ordered map of bytes, and a transaction over it.
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -73,19 +74,26 @@ impl Store for MemStore {
 pub struct Tx<'a> {
     base: &'a dyn Store,
     writes: Writes,
+    /// What stands in `base`, where that is known: whoever hashes what becomes of a row need not read it again.
+    known: RefCell<Writes>,
 }
 
 impl<'a> Tx<'a> {
     /// Begins over `base`, which does not change until the writes are committed.
     #[must_use]
     pub fn new(base: &'a dyn Store) -> Self {
-        Self { base, writes: Writes::new() }
+        Self { base, writes: Writes::new(), known: RefCell::default() }
     }
 
     /// What this command wrote.
     #[must_use]
     pub fn into_writes(self) -> Writes {
         self.writes
+    }
+
+    /// What this command wrote, and what it knows of the rows that stood there before.
+    pub(crate) fn into_parts(self) -> (Writes, Writes) {
+        (self.writes, self.known.into_inner())
     }
 
     /// Forgets what was written so far: a refused command changes nothing.
@@ -102,13 +110,42 @@ impl<'a> Tx<'a> {
     pub fn delete(&mut self, key: Vec<u8>) {
         self.writes.insert(key, None);
     }
+
+    /// Adds a row that is not there to a set of keys. What is known of it is not read: of a row that is there, the hash of the
+    /// state would be wrong from then on.
+    pub(crate) fn add(&mut self, key: Vec<u8>) {
+        self.know(&key, None);
+        self.put(key, &());
+    }
+
+    /// Takes a row that is there out of a set of keys, without reading it: as [`Tx::add`].
+    pub(crate) fn take_out(&mut self, key: Vec<u8>) {
+        self.know(&key, Some(encode(&())));
+        self.delete(key);
+    }
+
+    /// What stands in `base`, which is read once.
+    fn below(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(value) = self.known.borrow().get(key) {
+            return Ok(value.clone());
+        }
+        let value = self.base.get(key)?;
+        self.known.borrow_mut().insert(key.to_vec(), value.clone());
+        Ok(value)
+    }
+
+    fn know(&mut self, key: &[u8], value: Option<Vec<u8>>) {
+        if !self.writes.contains_key(key) {
+            self.known.get_mut().entry(key.to_vec()).or_insert(value);
+        }
+    }
 }
 
 impl Store for Tx<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),
-            None => self.base.get(key),
+            None => self.below(key),
         }
     }
 
@@ -136,6 +173,9 @@ pub trait Value: BorshSerialize + BorshDeserialize {
     /// The version that this program writes. An older one is read as long as a reader for it stands here.
     const VERSION: u8 = 1;
 }
+
+/// That of a row of a set of keys.
+impl Value for () {}
 
 /// Encodes a value with its version.
 pub fn encode<T: Value>(value: &T) -> Vec<u8> {
@@ -230,9 +270,10 @@ pub enum Table {
     Role = 0x0e,
     /// Leases by id.
     Lease = 0x0f,
-    /// `target 0 end (u64), lease` of leases that have not ended.
+    /// A set: `target 0 end (u64), lease` of leases that have not ended.
     LeaseDue = 0x10,
-    /// `target 0 queue, since (u64), lease` of leases that are not revoked: what an executor has to do, in order.
+    /// A set: `target 0 queue, since (u64), lease` of leases that are not revoked: what an executor has to do, in order, and which
+    /// leases end with a target.
     LeaseWork = 0x11,
     /// `signer, request id` to the outcome.
     Request = 0x12,
@@ -246,13 +287,13 @@ pub enum Table {
     CeremonyFault = 0x16,
     /// `target 0 queue` to the number of leases in that queue.
     LeaseTally = 0x17,
-    /// `kind, role or target or owner or namespace 0, since (u64), lease` of leases that have not ended.
+    /// A set: `kind, role or owner or namespace 0, since (u64), lease` of leases that have not ended.
     LeaseOf = 0x18,
     /// `log index (u64)` to an end of many leases that is not complete.
     LeaseSweep = 0x19,
     /// `revoked index (u64), lease` of leases that are revoked, to the time: until they are forgotten.
     LeaseGone = 0x1a,
-    /// The digest of signer and request id of each lease that is remembered.
+    /// A set: the digest of signer and request id of each lease that is remembered.
     LeaseOrigin = 0x1b,
     /// Targets at which the cluster touches nothing, by name.
     Quarantine = 0x1c,

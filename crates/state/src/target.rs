@@ -55,6 +55,8 @@ pub struct TargetSpec {
     pub owner: String,
     /// Whether the executor replaces the password by one that nobody knows, once in each of its terms of office.
     pub rotate: bool,
+    /// Whether each statement of the executor waits until the server's synchronous standbys have applied it, and not only written it.
+    pub remote_apply: bool,
 }
 
 /// A server of a target besides its primary.

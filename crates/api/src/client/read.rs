@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 /// How long one question waits for members to attest.
 const ATTEST: Duration = Duration::from_secs(2);
@@ -102,7 +103,7 @@ impl Client {
     /// # Errors
     /// The member's.
     pub async fn roles(&self) -> Result<ReadRolesReply, Failure> {
-        self.any(|mut vault| async move { vault.read_roles(ReadRolesRequest {}).await }).await
+        self.any(|mut vault| async move { vault.read_roles(ReadRolesRequest::default()).await }).await
     }
 
     /// One lease.
@@ -116,6 +117,48 @@ impl Client {
             async move { vault.read_lease(request).await }
         })
         .await
+    }
+
+    /// One lease; of one that has to end, with why it has not, and of one that has ended, with what it has left behind, if the member
+    /// that leads is heard (`leads`).
+    ///
+    /// # Errors
+    /// The member's.
+    pub async fn explained_lease(&self, id: LeaseId) -> Result<Lease, Failure> {
+        let request = ReadLeaseRequest { id: id.0.to_vec() };
+        let ask = |mut vault: VaultClient<Channel>| {
+            let request = request.clone();
+            async move { vault.read_lease(request).await }
+        };
+        self.leading(|lease| lease.leads || lease.state == "active" || lease.state == "intent", ask).await
+    }
+
+    /// As [`Client::roles`], with why leases at targets have not ended and what they have left there, if the member that leads is heard
+    /// and the caller may list everybody's leases (`explained`).
+    ///
+    /// # Errors
+    /// The member's.
+    pub async fn explained_roles(&self) -> Result<ReadRolesReply, Failure> {
+        let ask =
+            |mut vault: VaultClient<Channel>| async move { vault.read_roles(ReadRolesRequest { explain: true }).await };
+        self.leading(|reply| reply.explained, ask).await
+    }
+
+    /// Any member's answer that will do, be it that others are asked for it; otherwise what the first one says.
+    async fn leading<T, F>(
+        &self,
+        will_do: impl Fn(&T) -> bool,
+        ask: impl Fn(VaultClient<Channel>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let first = self.any(&ask).await?;
+        if will_do(&first) {
+            return Ok(first);
+        }
+        let others = join_all(self.vaults.values().map(|vault| call(CALL, ask(vault.clone())))).await;
+        Ok(others.into_iter().flatten().find(will_do).unwrap_or(first))
     }
 
     /// Every lease that the caller may see, in one state or, with nothing, in any.

@@ -76,6 +76,9 @@ pub struct PostgresConfig {
     pub term: u64,
     /// What becomes of what a principal owned.
     pub owned: OwnedObjects,
+    /// Whether a commit waits until the server's synchronous standbys have applied it (`synchronous_commit = remote_apply`), so that
+    /// whoever logs in at one of them meets what was committed; otherwise until they have written it (`on`).
+    pub remote_apply: bool,
     /// For a connection, from the name look-up to the first answer.
     pub connect_timeout: Duration,
     /// How long one statement may take in the server. Without an answer for 5 s longer than this, the connection is

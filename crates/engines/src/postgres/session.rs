@@ -118,10 +118,11 @@ impl Session {
         lock_timeout_ms: u128,
     ) -> Result<Self, EngineError> {
         let statement_timeout_ms = config.statement_timeout.as_millis();
+        let commit = if config.remote_apply { "remote_apply" } else { "on" };
         // What the role or the database sets by default must not change what our statements mean, nor how sure a commit
         // is. A leased user may own functions and operators in any schema it can write to, so none of them is searched.
         let options = format!(
-            "-c search_path=pg_catalog,pg_temp -c synchronous_commit=on -c standard_conforming_strings=on \
+            "-c search_path=pg_catalog,pg_temp -c synchronous_commit={commit} -c standard_conforming_strings=on \
              -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
              -c idle_in_transaction_session_timeout=30000 -c lock_timeout={lock_timeout_ms} \
              -c statement_timeout={statement_timeout_ms}"

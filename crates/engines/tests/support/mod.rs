@@ -112,6 +112,7 @@ impl Pg {
             target: "t1".into(),
             term,
             owned: OwnedObjects::ReassignTo("quorate_owner".into()),
+            remote_apply: false,
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(20),
             create_lock_timeout: Duration::from_secs(15),

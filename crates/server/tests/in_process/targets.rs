@@ -9,7 +9,7 @@ use quorate_engines::fake::{FakeTarget, Fault, Step};
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{Selector, principal};
-use quorate_state::target::{Executor, claim, claim_prefix};
+use quorate_state::target::{Endpoint, Executor, Revision, claim, claim_prefix};
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -111,6 +111,32 @@ async fn a_slow_proof_keeps_no_member_from_ending_and_leaves_nothing() {
         );
         sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Whoever is looking has not seen what is described meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_is_described_while_a_lease_is_ended_is_looked_at_before_its_end_is_proved() {
+    let world = founded(41).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    target.hold(Step::Look);
+    app.revoke(held.lease).await.unwrap();
+    let begun = Instant::now();
+    while !target.exposure().0.is_empty() {
+        assert!(begun.elapsed() < LONG, "its login is refused");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let standbys = Some(vec![Endpoint { host: "127.0.0.2".to_owned(), port: 5_432 }]);
+    let revision = Revision { standbys, ..Revision::default() };
+    world.administer(Change::ReviseTarget { name: "t".to_owned(), revision }).await;
+    // What looks by the new description begins with this.
+    target.hold_names([held.username.clone()]);
+    target.release(Step::Look);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(app.lease(held.lease).await.unwrap().state, "revoking", "nobody has looked at the standby");
+    target.release_names();
+    lease_in(&app, held.lease, "revoked", LONG).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,6 +278,11 @@ async fn a_session_that_no_lease_explains_is_told_of() {
     let (_, told) = said.split_at(said.find(alarm).unwrap());
     assert!(told.contains("endpoint=\"standby\"") && told.contains(&format!("pid={session}")), "{:.200}", told);
     assert!(target.alive(session), "it is nobody's that this cluster knows of");
+    let shows = |all: &[Option<ReadStatusReply>]| {
+        let mut alarms = all.iter().flatten().flat_map(|s| &s.alarms);
+        alarms.any(|a| a.code == "target_ghost_session" && a.message.contains(&format!("process {session} at standby")))
+    };
+    world.until("alarm", shows).await;
 }
 
 /// It goes with its last lease, and so does everybody who would come back there.
@@ -291,18 +322,30 @@ async fn cleaning_up_delays_no_end() {
         for credential in leases.drain(..2) {
             app.revoke(credential.lease).await.unwrap();
             let ended = app.wait_revoked(credential.lease, Duration::from_secs(6)).await;
-            ended.unwrap_or_else(|why| panic!("an end waits for what another left behind: {why}"));
+            let ended = ended.unwrap_or_else(|why| panic!("an end waits for what another left behind: {why}"));
+            assert!(ended.proof_endpoint.ends_with(" (primary only)"), "{ended:?}");
+            assert_eq!(u64::from(ended.proof_member), u64::from(world.leader().await));
+            assert!(ended.proof_term > 0 && ended.trouble.is_empty(), "{ended:?}");
         }
         let due = take(&app, "t-readers", 1, 5_000).await.remove(0);
         lease_in(&app, due.lease, "revoked", Duration::from_secs(12)).await;
     }
     let left = world.logins("t");
     assert_eq!(left.len(), 2, "nothing is cleaned up yet: {left:?}");
-    left.iter().for_each(|name| target.own(name, &[]));
     target.release(Step::Clean);
+    let admin = world.client("admin/first");
+    let leftovers = async || admin.explained_roles().await.unwrap().targets.remove(0).leftovers;
     let begun = Instant::now();
-    while !world.logins("t").is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(70), "a search or two later: {:?}", world.logins("t"));
+    while leftovers().await.len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(70), "who asks is told what is left: {:?}", leftovers().await);
+        sleep(Duration::from_secs(1)).await;
+    }
+    let said = leftovers().await;
+    assert!(said.iter().all(|l| left.contains(&l.login) && l.why.contains("elsewhere")), "{said:?}");
+    left.iter().for_each(|name| target.own(name, &[]));
+    let begun = Instant::now();
+    while !(world.logins("t").is_empty() && leftovers().await.is_empty()) {
+        assert!(begun.elapsed() < Duration::from_secs(130), "a search or two later: {:?}", world.logins("t"));
         sleep(Duration::from_secs(1)).await;
     }
 }
@@ -388,7 +431,9 @@ async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
         sleep(Duration::from_millis(200)).await;
     }
     sleep(Duration::from_secs(8)).await;
-    assert_eq!(app.lease(held.lease).await.unwrap().state, "revoking", "nobody knows what lives at the standby");
+    let waiting = app.explained_lease(held.lease).await.unwrap();
+    assert_eq!(waiting.state, "revoking", "nobody knows what lives at the standby");
+    assert!(waiting.trouble.contains("standby"), "and that is what people are told: {waiting:?}");
     target.turn("standby", true);
     lease_in(&app, held.lease, "revoked", Duration::from_secs(90)).await;
 
@@ -722,13 +767,38 @@ async fn what_a_corrupt_executor_has_sealed_for_nobody_stops_no_rotation_and_loc
     world.have_lead(world.leader().await % 3 + 1).await;
     take(&app, "t-readers", 1, 60_000).await;
     let (_, by_second) = rotated(&admin, target, &verifier(b"a password")).await;
-    // What did not open for a moment is opened again.
     world.have_lead(world.leader().await % 3 + 1).await;
     let refused = app.issue_lease("t-readers", Some(60_000)).await.unwrap_err();
-    assert_eq!(refused.code, "credential_unopenable", "all members have given their parts: {refused}");
+    assert_eq!(refused.code, "target_refused", "what people said opens, and it is not what the target has: {refused}");
+    let alarm = "target_credential_unopenable";
+    let alarmed =
+        |all: &[Option<ReadStatusReply>]| all.iter().flatten().any(|s| s.alarms.iter().any(|a| a.code == alarm));
+    world.until("alarm", alarmed).await;
+    // What did not open for a moment is opened again.
     fail::remove("credential.made");
     take(&app, "t-readers", 1, 60_000).await;
+    world.until("end of the alarm", |all| !alarmed(all)).await;
     rotated(&admin, target, &by_second).await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(start_paused = true)]
+async fn what_a_corrupt_executor_has_the_log_call_the_password_is_passed_over() {
+    let world = founded(40).await;
+    world.describe_rotating("t", &["readers"], b"a password").await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let said = verifier(b"a password");
+    rotated(&admin, target, &said).await;
+    let due = take(&app, "t-readers", 1, 30_000).await.remove(0);
+    // It never gave the target the one that it had the log name.
+    target.guard(&said, target.matcher().unwrap());
+    target.part();
+    fail::cfg("credential.made", "return(fail)").unwrap();
+    world.have_lead(world.leader().await % 3 + 1).await;
+    take(&app, "t-readers", 1, 60_000).await;
+    rotated(&admin, target, &said).await;
+    fail::remove("credential.made");
+    lease_in(&app, due.lease, "revoked", LONG).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Ending many leases at one log index, however many they are: what one entry may do is bounded, so the rest follows in
 //! entries of its own, and until then counts as ended all the same.
 
-use super::index::{Kind, first_of, id_at, since_at};
+use super::index::{Kind, first_of, id_at, living_at, since_at};
 use super::{Lease, MAX_PER_COMMAND, State, Why, end, lease};
 use crate::clock::ClusterClock;
 use crate::ids::LeaseId;
@@ -50,12 +50,13 @@ impl Selector {
         }
     }
 
-    /// The rows of [`Table::LeaseOf`] that it is about: one range of keys, or two.
+    /// The rows of [`Table::LeaseOf`] or [`Table::LeaseWork`] that it is about: one range of keys, or two in their order. A lease that comes
+    /// alive behind the place that is reached is told to end by [`super::activate`].
     fn ranges(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let whole = |prefix: Vec<u8>| (prefix.clone(), after_prefix(&prefix));
         match self {
             Self::Role(role) => vec![whole(first_of(Kind::Role, role))],
-            Self::Target(target) => vec![whole(first_of(Kind::Target, target))],
+            Self::Target(target) => living_at(target).map(whole).to_vec(),
             Self::Identity(id) => vec![whole(first_of(Kind::Owner, id))],
             Self::Below(top) | Self::Namespace(top) => {
                 let kind = if matches!(self, Self::Below(_)) { Kind::Owner } else { Kind::Namespace };

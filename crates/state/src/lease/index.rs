@@ -6,6 +6,7 @@ use crate::clock::ClusterClock;
 use crate::ids::{LeaseId, Millis};
 use crate::store::{Store, StoreError, Table, Tx, after_prefix, decode, key, name, read};
 use crate::target::{quarantine, targets};
+use std::collections::BTreeSet;
 
 /// How long a lease is remembered after its end was proved, in milliseconds of cluster time: a week, which is longer than any
 /// request for it can be valid.
@@ -86,7 +87,7 @@ pub fn work(
     after: Option<Place>,
     limit: usize,
 ) -> Result<Vec<(LeaseId, Lease)>, StoreError> {
-    let prefix = key(Table::LeaseWork, &[&name(target), &[queue as u8]]);
+    let prefix = queue_at(target, queue);
     let mut from = prefix.clone();
     if let Some(place) = after {
         from.extend_from_slice(&place.since.to_be_bytes());
@@ -245,54 +246,69 @@ pub enum Kind {
     Namespace = 3,
 }
 
-/// What begins the rows of the leases of a role, a target or an owner.
+/// What begins the rows of the leases of a role, an owner or a namespace.
 pub(super) fn first_of(kind: Kind, of: &str) -> Vec<u8> {
     key(Table::LeaseOf, &[&[kind as u8], &name(of)])
 }
 
-/// The log index in a row of [`Table::LeaseOf`].
+/// What begins the rows of a target's leases that can be ended.
+pub(super) fn living_at(target: &str) -> [Vec<u8>; 2] {
+    [Queue::Making, Queue::Living].map(|queue| queue_at(target, queue))
+}
+
+/// What begins the rows of a queue.
+fn queue_at(target: &str, queue: Queue) -> Vec<u8> {
+    key(Table::LeaseWork, &[&name(target), &[queue as u8]])
+}
+
+/// The log index in a row of [`Table::LeaseOf`] or [`Table::LeaseWork`].
 pub(super) fn since_at(row: &[u8]) -> Result<u64, StoreError> {
     let at = row.len().checked_sub(24).and_then(|at| row.get(at..at + 8)).and_then(|since| since.try_into().ok());
     at.map(u64::from_be_bytes).ok_or(StoreError::Corrupt { table: Table::LeaseOf as u8 })
 }
 
 /// The rows of a lease in the indexes that are sets of keys.
-pub(crate) fn rows(id: &LeaseId, lease: &Lease) -> Vec<Vec<u8>> {
-    let mut rows = Vec::new();
+pub(crate) fn rows(id: &LeaseId, lease: &Lease) -> BTreeSet<Vec<u8>> {
+    let mut rows = BTreeSet::new();
     if matches!(lease.state, State::Intent | State::Active) {
-        rows.push([due_at(&lease.target).as_slice(), &lease.expires_at.to_be_bytes(), &id.0].concat());
+        rows.insert([due_at(&lease.target).as_slice(), &lease.expires_at.to_be_bytes(), &id.0].concat());
         let since = lease.intent_index.to_be_bytes();
-        let by = [
-            (Kind::Role, &lease.role),
-            (Kind::Target, &lease.target),
-            (Kind::Owner, &lease.owner),
-            (Kind::Namespace, &lease.namespace),
-        ];
+        let by = [(Kind::Role, &lease.role), (Kind::Owner, &lease.owner), (Kind::Namespace, &lease.namespace)];
         for (kind, of) in by.into_iter().filter(|(_, of)| !of.is_empty()) {
-            rows.push([first_of(kind, of).as_slice(), &since, &id.0].concat());
+            rows.insert([first_of(kind, of).as_slice(), &since, &id.0].concat());
         }
     }
-    if let Some(index) = lease.revoked_index.filter(|_| lease.state == State::Revoked) {
-        rows.push([gone_at(index).as_slice(), &id.0].concat());
-    }
     if let Some(origin) = lease.origin {
-        rows.push(key(Table::LeaseOrigin, &[&origin]));
+        rows.insert(key(Table::LeaseOrigin, &[&origin]));
     }
     if let Some(queue) = Queue::of(lease) {
         let since = Place::of(*id, lease).since.to_be_bytes();
-        rows.push(key(Table::LeaseWork, &[&name(&lease.target), &[queue as u8], &since, &id.0]));
+        rows.insert([queue_at(&lease.target, queue).as_slice(), &since, &id.0].concat());
     }
     rows
 }
 
+/// The row of a lease that is revoked, in the order in which they are forgotten.
+pub(crate) fn gone_row(id: &LeaseId, lease: &Lease) -> Option<Vec<u8>> {
+    let index = lease.revoked_index.filter(|_| lease.state == State::Revoked)?;
+    Some([gone_at(index).as_slice(), &id.0].concat())
+}
+
 /// Writes a lease and every index over it: the only place that does.
 pub(super) fn save(tx: &mut Tx<'_>, id: &LeaseId, before: Option<&Lease>, after: &Lease) -> Result<(), StoreError> {
-    for stale in before.iter().flat_map(|before| rows(id, before)) {
-        tx.delete(stale);
+    let (were, are) = (before.map(|before| rows(id, before)).unwrap_or_default(), rows(id, after));
+    for stale in were.difference(&are) {
+        tx.take_out(stale.clone());
     }
-    let now = ClusterClock::load(tx)?.now;
-    for fresh in rows(id, after) {
-        tx.put(fresh, &now);
+    for fresh in are.difference(&were) {
+        tx.add(fresh.clone());
+    }
+    if let Some(row) = before.and_then(|before| gone_row(id, before)) {
+        tx.delete(row);
+    }
+    if let Some(row) = gone_row(id, after) {
+        let now = ClusterClock::load(tx)?.now;
+        tx.put(row, &now);
     }
     // Where people have set cluster time back.
     if matches!(after.state, State::Intent | State::Active) && after.expires_at < due_from(tx, &after.target)? {
@@ -355,8 +371,9 @@ pub(crate) fn forget(tx: &mut Tx<'_>, limit: usize) -> Result<(), StoreError> {
         let id = id_at(&row, 9)?;
         let gone = super::lease(tx, &id)?.ok_or(StoreError::Corrupt { table: Table::LeaseGone as u8 })?;
         for row in rows(&id, &gone) {
-            tx.delete(row);
+            tx.take_out(row);
         }
+        tx.delete(row);
         tx.delete(lease_key(&id));
     }
     Ok(())

@@ -254,6 +254,7 @@ fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
             holds(false, Table::Lease, &id.0, what)?;
         }
         indexed.extend(lease::rows(&id, &lease));
+        indexed.extend(lease::gone_row(&id, &lease));
         let due = matches!(lease.state, State::Intent | State::Active);
         let found = !due || lease.expires_at >= lease::due_from(store, &lease.target)?;
         let found = found && lease.revoked_index.is_none_or(|index| index >= gone);
@@ -270,7 +271,7 @@ fn lease_rows(store: &dyn Store, cluster: &ClusterId) -> Result<(), Violation> {
     for (table, what) in [
         (Table::LeaseDue, "not exactly the leases that can end"),
         (Table::LeaseWork, "not exactly the leases not revoked"),
-        (Table::LeaseOf, "not exactly the leases that can be ended, by role, target, owner and namespace"),
+        (Table::LeaseOf, "not exactly the leases that can be ended, by role, owner and namespace"),
         (Table::LeaseGone, "not exactly the leases that are revoked"),
         (Table::LeaseOrigin, "not exactly the requests of the leases"),
     ] {

@@ -63,6 +63,12 @@ impl Target {
         core::iter::once(&self.current).chain(&self.next).chain(&self.former)
     }
 
+    /// Whether the password that came with a log index is one that the target had before.
+    #[must_use]
+    pub fn had(&self, index: u64) -> bool {
+        self.former.iter().any(|former| former.index == index)
+    }
+
     /// Keeps one that the target may go back to, for as long as there is room.
     pub(super) fn keep(&mut self, before: Credential) {
         self.former.insert(0, before);

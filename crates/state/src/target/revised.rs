@@ -26,6 +26,8 @@ pub struct Revision {
     pub owner: Option<String>,
     /// Whether the executor replaces the password.
     pub rotate: Option<bool>,
+    /// Whether the executor's statements wait until synchronous standbys have applied them.
+    pub remote_apply: Option<bool>,
 }
 
 impl Revision {
@@ -44,6 +46,7 @@ impl Revision {
         set(&mut spec.standbys, said.standbys.as_ref());
         set(&mut spec.owner, said.owner.as_ref());
         set(&mut spec.rotate, said.rotate.as_ref());
+        set(&mut spec.remote_apply, said.remote_apply.as_ref());
         spec.tls = said.tls.or(spec.tls.take());
     }
 }

@@ -106,6 +106,7 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
                 standbys: Some(vec![Endpoint { host: "standby".to_owned(), port: 5434 }]),
                 owner: Some("rightless".to_owned()),
                 rotate: Some(false),
+                remote_apply: Some(true),
             },
         },
     ]
@@ -147,6 +148,7 @@ fn commands_are_frozen() {
         Command::LeaseFailed { term, lease },
         Command::LeaseRevoked {
             term,
+            described: 7,
             proofs: vec![RevocationProof { lease, fenced: true, looked_at: CREATED, sessions_ended: 3, endpoint }],
         },
         Command::Adopt { term, target: "db".to_owned(), principal: "q01234567_aa".to_owned(), oid: 16_401 },
@@ -245,7 +247,7 @@ fn the_state_is_frozen() {
     world.submit(Change::RevokeLease { lease: ending });
     let endpoint = "db.example.org:5432".to_owned();
     let proof = RevocationProof { lease: ending, fenced: false, looked_at: CREATED, sessions_ended: 1, endpoint };
-    world.apply(&Command::LeaseRevoked { term: world.term, proofs: vec![proof] });
+    world.apply(&Command::LeaseRevoked { term: world.term, described: world.described(), proofs: vec![proof] });
     world.active(16_401);
     // Near the end, so that it moves no other row.
     world.submit(Change::BeginKeyGeneration { session: SessionId([6; 32]), class: KeyringClass::Cluster });

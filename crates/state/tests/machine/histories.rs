@@ -250,7 +250,7 @@ fn take(world: &mut World, model: &mut Model, step: &Step) -> (Outcome, Outcome)
                 endpoint: String::new(),
             };
             let proofs = named.iter().map(proof).collect();
-            (world.apply(&Command::LeaseRevoked { term, proofs }), model.revoked(&named))
+            (world.apply(&Command::LeaseRevoked { term, described: world.described(), proofs }), model.revoked(&named))
         }
         Step::Adopt(i) => adopt(world, model, model.pick(*i)),
         Step::AdoptOrphan(n) => adopt(world, model, LeaseId([*n; 16])),

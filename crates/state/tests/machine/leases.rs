@@ -24,7 +24,7 @@ fn proof(lease: LeaseId, fenced: bool) -> RevocationProof {
 }
 
 fn revoked(world: &World, proofs: Vec<RevocationProof>) -> Command {
-    Command::LeaseRevoked { term: world.term, proofs }
+    Command::LeaseRevoked { term: world.term, described: world.described(), proofs }
 }
 
 fn active(world: &World, lease: LeaseId, oid: u32) -> Command {

@@ -46,7 +46,7 @@ fn history() -> World {
 fn proved(world: &World, lease: LeaseId) -> Command {
     let endpoint = "db.example.org:5432".to_owned();
     let proof = RevocationProof { lease, fenced: true, looked_at: CREATED, sessions_ended: 1, endpoint };
-    Command::LeaseRevoked { term: world.term, proofs: vec![proof] }
+    Command::LeaseRevoked { term: world.term, described: world.described(), proofs: vec![proof] }
 }
 
 #[test]

@@ -42,6 +42,12 @@ fn issued(world: &mut World, role: &str, owner: &str) -> LeaseId {
 
 #[test]
 fn one_entry_ends_so_many_and_the_others_count_as_ended() {
+    // Each with what begins its rows.
+    so_many_at_once(&Selector::Role("many".to_owned()), &row(Table::LeaseOf, &[&[0], b"many\0"]));
+    so_many_at_once(&Selector::Target("db".to_owned()), &row(Table::LeaseWork, &[b"db\0", &[0]]));
+}
+
+fn so_many_at_once(selector: &Selector, rows: &[u8]) {
     let mut world = World::with_target();
     assert_eq!(world.submit(wide("many")), Outcome::Done);
     // Without looking at the whole state after each.
@@ -57,7 +63,7 @@ fn one_entry_ends_so_many_and_the_others_count_as_ended() {
     let (making, living) = (issued(&mut world, "many", ALICE), issued(&mut world, "many", ALICE));
     world.apply(&Command::LeaseActive { term: world.term, lease: living, oid: 1 });
 
-    let first = changed(world.submit(revoke_all(Selector::Role("many".to_owned()))));
+    let first = changed(world.submit(revoke_all(selector.clone())));
     let begun = world.index;
     assert_eq!(first.len(), MAX_PER_COMMAND, "as many as one entry may");
     let there = get(&world, &first[0]);
@@ -80,10 +86,13 @@ fn one_entry_ends_so_many_and_the_others_count_as_ended() {
     // The row of an end that is not complete is frozen here.
     let stored = &world.store.0[&row(Table::LeaseSweep, &[&begun.to_be_bytes()])];
     let last = get(&world, first.last().unwrap());
-    let done = [&[Table::LeaseOf as u8, 0][..], b"many\0", &last.intent_index.to_be_bytes(), &first.last().unwrap().0];
-    let done = done.concat();
+    let done = [rows, &last.intent_index.to_be_bytes(), &first.last().unwrap().0].concat();
     let length = u32::try_from(done.len()).unwrap().to_le_bytes();
-    assert_eq!(*stored, [&[1, 0, 4, 0, 0, 0][..], b"many", &[1], &length, &done].concat());
+    let named: &[u8] = match selector {
+        Selector::Role(_) => &[0, 4, 0, 0, 0, b'm', b'a', b'n', b'y'],
+        _ => &[1, 2, 0, 0, 0, b'd', b'b'],
+    };
+    assert_eq!(*stored, [&[1], named, &[1], &length, &done].concat());
 
     world.untouched(&Command::Sweep { term: world.term - 1 }, Refusal::Unjustified);
     assert_eq!(changed(world.apply(&Command::Sweep { term: world.term })), [living]);
@@ -145,7 +154,7 @@ fn a_lease_is_forgotten_long_after_its_end_and_never_comes_again() {
     }
     let (looked_at, endpoint) = (CREATED, String::new());
     let proof = RevocationProof { lease: id, fenced: true, looked_at, sessions_ended: 0, endpoint };
-    world.apply(&Command::LeaseRevoked { term: world.term, proofs: vec![proof] });
+    world.apply(&Command::LeaseRevoked { term: world.term, described: world.described(), proofs: vec![proof] });
     let end = world.now() + REMEMBERED;
     world.tick(end - 1);
     assert_eq!(get(&world, &id).state, State::Revoked, "for a week its end can be looked at");
@@ -177,7 +186,11 @@ fn as_many_are_forgotten_as_come() {
         world.submit(Change::RevokeLease { lease: id });
         let (looked_at, endpoint) = (CREATED, String::new());
         let proof = RevocationProof { lease: id, fenced: true, looked_at, sessions_ended: 0, endpoint };
-        changed(world.apply(&Command::LeaseRevoked { term: world.term, proofs: vec![proof] }))
+        changed(world.apply(&Command::LeaseRevoked {
+            term: world.term,
+            described: world.described(),
+            proofs: vec![proof],
+        }))
     };
     for _ in 0..3 {
         let id = world.active(1);

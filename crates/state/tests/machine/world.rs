@@ -362,6 +362,7 @@ impl World {
                 standbys: Vec::new(),
                 owner: String::new(),
                 rotate: true,
+                remote_apply: false,
             },
             header,
             payload,
@@ -408,11 +409,17 @@ impl World {
         }
     }
 
+    /// The log index of the description of `db`.
+    pub(crate) fn described(&self) -> u64 {
+        target(&self.store, "db").unwrap().map_or(0, |target| target.index)
+    }
+
     /// Its end is proved.
     pub(crate) fn end(&mut self, lease: LeaseId) {
         let endpoint = "db.example.org:5432".to_owned();
         let proof = RevocationProof { lease, fenced: true, looked_at: CREATED, sessions_ended: 0, endpoint };
-        let proved = self.apply(&Command::LeaseRevoked { term: self.term, proofs: vec![proof] });
+        let proved =
+            self.apply(&Command::LeaseRevoked { term: self.term, described: self.described(), proofs: vec![proof] });
         assert_eq!(proved, Outcome::Leases { changed: vec![lease] });
     }
 
