@@ -161,7 +161,24 @@ async fn a_life_by_commands(cluster: &Cluster) {
     let ended = document(&["show", &spaced.lease.to_string()]);
     assert_eq!((&ended["state"], &ended["revoking_index"]), (&"revoked".into(), &done["index"]), "{ended}");
     assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
+
+    // With its role a lease ends; a role of that name that is described while it does is another, and its leases stay.
+    let deleted = demo.issue_lease("spaced", None).await.unwrap();
+    let session = login_with(&deleted).await.unwrap();
     run(cluster, &["role", "delete", "spaced"]);
+    run(cluster, &[&role[..], &["--namespace", "spaced", "--unproved"]].concat());
+    let again = demo.issue_lease("spaced", None).await.unwrap();
+    let other = login_with(&again).await.unwrap();
+    let done = self::ended(cluster, deleted.lease).await;
+    assert_eq!(done.why, "role deleted", "why it ended: {done:?}");
+    assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended with its role");
+    assert!(login_with(&deleted).await.is_err(), "its login is refused");
+    assert_eq!(document(&["show", &again.lease.to_string()])["state"], "active", "the later role's lease goes on");
+    assert!(other.simple_query("SELECT 1").await.is_ok(), "and its session with it");
+    run(cluster, &["role", "delete", "spaced"]);
+    let done = self::ended(cluster, again.lease).await;
+    assert_eq!(done.why, "role deleted", "the later role ends its own: {done:?}");
+    assert!(other.simple_query("SELECT 1").await.is_err(), "its session is ended too");
 
     let session = login_with(&kept).await.unwrap_or_else(|why| panic!("the other namespace's goes on: {why}"));
     let done = document(&["revoke", &id, "--wait"]);
@@ -520,12 +537,34 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
     let one = demo.issue_lease("weak", None).await.unwrap();
     let full = demo.issue_lease("weak", None).await.unwrap_err();
     assert_eq!(full.code, "quota", "{full}");
-    run(cluster, &["target", "remove", "weak"]);
-    let done = ended(cluster, one.lease).await;
-    assert_eq!(done.why, "target deleted", "{done:?}");
-    assert!(login_with(&one).await.is_err());
+    let mut leases = vec![one];
+    removed(cluster, "weak", &leases).await;
+    // Described again: nothing of the one before is in the way, and its bound went with it.
+    let said = run(cluster, &add.concat());
+    assert!(said.contains("target weak is enabled"), "a target of that name is proved as if it were the first: {said}");
+    run(cluster, &[&base[..], &["--unproved"]].concat());
+    leases.clear();
+    for _ in 0..2 {
+        leases.push(demo.issue_lease("weak", None).await.unwrap());
+    }
+    removed(cluster, "weak", &leases).await;
+}
+
+/// A target with leases whose sessions are open is removed: they end, and with the last of them it goes.
+async fn removed(cluster: &Cluster, target: &str, leases: &[Credential]) {
+    let mut sessions = Vec::new();
+    for lease in leases {
+        sessions.push(login_with(lease).await.unwrap_or_else(|why| panic!("{} logs in: {why}", lease.username)));
+    }
+    run(cluster, &["target", "remove", target]);
+    for (lease, session) in leases.iter().zip(&sessions) {
+        let done = ended(cluster, lease.lease).await;
+        assert_eq!(done.why, "target deleted", "why it ended: {done:?}");
+        assert!(session.simple_query("SELECT 1").await.is_err(), "the session of {} is ended", lease.username);
+        assert!(login_with(lease).await.is_err(), "the login of {} is refused", lease.username);
+    }
     let listed = run(cluster, &["--output", "json", "target", "list"]);
-    assert!(!listed.contains("\"weak\""), "with its last lease it goes: {listed}");
+    assert!(!listed.contains(&format!("\"{target}\"")), "with its last lease it goes: {listed}");
 }
 
 /// Described at a terminal, by somebody who mistypes, thinks better of it, and then gets it right.
