@@ -95,9 +95,11 @@ async fn a_life(cluster: &Cluster) {
     let write = session.execute("INSERT INTO demo VALUES (2, 'x')", &[]).await;
     assert!(write.is_err(), "it has no right beyond its group's");
     // The target's own limit is the longest that the lease may live with every renewal: 600 s from its issue.
-    let sql = "SELECT extract(epoch FROM rolvaliduntil - now())::float8, rolconnlimit FROM pg_roles WHERE rolname = $1";
+    let sql = "SELECT extract(epoch FROM rolvaliduntil - now())::float8, rolconnlimit, rolvaliduntil::text, xmin::text
+        FROM pg_authid WHERE rolname = $1";
     let row = superuser.query_one(sql, &[&lease.username]).await.unwrap();
     let (left, connections): (Option<f64>, i32) = (row.get(0), row.get(1));
+    let before: (Option<String>, String) = (row.get(2), row.get(3));
     assert!(
         left.is_some_and(|left| (580.0..=601.0).contains(&left)),
         "VALID UNTIL is 600 s after the issue: {left:?} s"
@@ -110,6 +112,9 @@ async fn a_life(cluster: &Cluster) {
     let capped = demo.renew(lease.lease, 3_600_000).await.unwrap();
     let life = capped.saturating_sub(lease.expires_at) + 60_000;
     assert!(life <= 600_000, "no renewal goes beyond the role's limit: {life} ms");
+    let row = superuser.query_one(sql, &[&lease.username]).await.unwrap();
+    let after: (Option<String>, String) = (row.get(2), row.get(3));
+    assert_eq!(after, before, "renewals leave VALID UNTIL, and the role's whole row, as the CREATE has written them");
 
     demo.revoke(lease.lease).await.unwrap();
     let done = ended(cluster, lease.lease).await;
