@@ -24,7 +24,7 @@ use quorate_state::target::{Executor, claim};
 use quorate_tests::database::{FrozenDatabase, login_with};
 use quorate_tests::footprint::TARGET;
 use quorate_tests::terminal::Answer;
-use quorate_tests::{Cluster, Options};
+use quorate_tests::{Cluster, Options, Sought};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -86,8 +86,30 @@ fn refused(cluster: &Cluster, arguments: &[&str], code: &str) -> String {
     said
 }
 
+/// That a login is handed out stands in the audit log of the node that answers when the answer is here, whether it leads or not.
+async fn recorded_before_it_is_answered(cluster: &Cluster) {
+    let (owner, mut issued) = (cluster.identity("demo").unwrap(), Vec::new());
+    for member in 1..=3 {
+        let lease = cluster.through("demo", &[member]).unwrap().issue_lease("reader", Some(60_000)).await.unwrap();
+        let (lines, name) = (cluster.audit_lines(&Sought::Lease(lease.lease)).unwrap(), cluster.name(member));
+        let answers: Vec<_> = lines.iter().filter(|l| l.record.operation == "lease.answer").collect();
+        assert!(!answers.is_empty(), "{name}, which has answered, has recorded it by then: {lines:?}");
+        for answer in answers {
+            assert_eq!(answer.member, name, "nobody else has answered: {answer:?}");
+            assert_eq!(answer.record.principal, owner.principal(), "for whom: {answer:?}");
+            assert_eq!(answer.record.details.get("login"), Some(&lease.username), "which login: {answer:?}");
+        }
+        cluster.admin().unwrap().revoke(lease.lease).await.unwrap();
+        issued.push(lease.lease);
+    }
+    for lease in issued {
+        ended(cluster, lease).await;
+    }
+}
+
 async fn a_life(cluster: &Cluster) {
     let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    recorded_before_it_is_answered(cluster).await;
     let lease = demo.issue_lease("reader", Some(60_000)).await.unwrap();
     let session = login_with(&lease).await.unwrap_or_else(|why| panic!("the credential logs in: {why}"));
     let note: String = session.query_one("SELECT note FROM demo", &[]).await.unwrap().get(0);
