@@ -11,6 +11,8 @@
 
 #[path = "e2e_leases/programs.rs"]
 mod programs;
+#[path = "e2e_leases/server.rs"]
+mod server;
 
 use quorate_api::client::{Client, Credential, Role, Submitted};
 use quorate_api::scram;
@@ -49,6 +51,7 @@ async fn leases() {
     a_server_elsewhere_is_typed(&cluster);
     a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;
+    server::a_role_that_was_dropped_by_hand(&cluster).await;
     expiry(&cluster).await;
     one_request_one_lease(&cluster).await;
     revoked_while_it_is_being_created(&cluster).await;
