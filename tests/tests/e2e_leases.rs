@@ -49,6 +49,7 @@ async fn leases() {
     a_target_that_lacks_something(&cluster).await;
     a_target_that_is_typed(&cluster).await;
     a_server_elsewhere_is_typed(&cluster);
+    server::commits_that_a_standby_has_applied(&cluster).await;
     a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;
     server::a_role_that_was_dropped_by_hand(&cluster).await;

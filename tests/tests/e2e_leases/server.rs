@@ -1,8 +1,11 @@
 //! What others do at the server while leases live there, and what it does itself: it loses a role, holds one, stands still.
 
-use super::ended;
+use super::{ENDED, ended, run};
+use quorate_engines::postgres_server::PostgresServer;
 use quorate_tests::Cluster;
-use quorate_tests::database::login_with;
+use quorate_tests::database::{login, login_with};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// A superuser drops the role of an active lease under its session: the lease knows the number by which that is found.
 pub(crate) async fn a_role_that_was_dropped_by_hand(cluster: &Cluster) {
@@ -20,4 +23,54 @@ pub(crate) async fn a_role_that_was_dropped_by_hand(cluster: &Cluster) {
     assert!(session.simple_query("SELECT 1").await.is_err(), "the session without a role is ended: {done:?}");
     let seen = cluster.footprint(&superuser).await.unwrap();
     assert!(!seen.ghosts.contains(&pid), "process {pid} is gone when the lease is called revoked: {seen:?}");
+}
+
+async fn until(client: &tokio_postgres::Client, sql: &str, what: &str) {
+    let begun = Instant::now();
+    while !client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(begun.elapsed() < ENDED, "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A standby writes what it is sent and applies none of it: who asked for no more than the first goes on, who asked for the second waits.
+pub(crate) async fn commits_that_a_standby_has_applied(cluster: &Cluster) {
+    let servers = tokio::task::spawn_blocking(|| {
+        let primary = PostgresServer::start().unwrap();
+        let standby = primary.standby().unwrap();
+        (primary, standby)
+    });
+    let (primary, standby) = servers.await.unwrap();
+    let here = login(&primary.superuser("postgres")).await.unwrap();
+    let there = login(&standby.superuser("postgres")).await.unwrap();
+    here.batch_execute("CREATE ROLE vault LOGIN CREATEROLE PASSWORD 'of this test'").await.unwrap();
+    here.batch_execute("GRANT pg_read_all_stats, pg_signal_backend TO vault").await.unwrap();
+    here.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
+    here.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let sql = "SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'";
+    until(&here, sql, "the standby is synchronous").await;
+    there.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    until(&there, "SELECT pg_get_wal_replay_pause_state() = 'paused'", "the standby applies nothing").await;
+
+    let file = format!("{}/vault.password", cluster.text("/folder").unwrap());
+    std::fs::write(&file, "of this test\n").unwrap();
+    let port = primary.port().to_string();
+    let described = ["--host", "127.0.0.1", "--port", &port, "--database", "postgres", "--user", "vault"];
+    let add = |name: &'static str| [&["target", "add", name][..], &described, &["--password-file", &file]].concat();
+    let said = run(cluster, &add("written"));
+    assert!(said.contains("target written is enabled"), "what the standby has written is enough for it: {said}");
+    run(cluster, &["target", "remove", "written"]);
+
+    let mut adding = cluster.command("admin", &[&add("applied")[..], &["--remote-apply"]].concat()).unwrap();
+    let adding = adding.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'vault' AND application_name LIKE 'quorate/applied/%'
+        AND wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '1 s'";
+    until(&here, sql, "a statement of the vault waits until the standby has applied it").await;
+    there.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    let added = adding.wait_with_output().unwrap();
+    let said = run(cluster, &["target", "check", "applied"]);
+    assert!(said.contains("target applied is enabled"), "it goes on with the standby: {said}, before: {added:?}");
+    let shown = run(cluster, &["target", "show", "applied"]);
+    assert!(shown.contains("synchronous standbys have applied them"), "and that is what people see: {shown}");
+    run(cluster, &["target", "remove", "applied"]);
 }
