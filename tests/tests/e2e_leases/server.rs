@@ -1,9 +1,10 @@
 //! What others do at the server while leases live there, and what it does itself: it loses a role, holds one, stands still.
 
-use super::{ENDED, ended, run};
+use super::{ENDED, ended, run, search_each_second};
 use quorate_engines::postgres_server::PostgresServer;
 use quorate_tests::Cluster;
 use quorate_tests::database::{login, login_with};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -73,4 +74,45 @@ pub(crate) async fn commits_that_a_standby_has_applied(cluster: &Cluster) {
     let shown = run(cluster, &["target", "show", "applied"]);
     assert!(shown.contains("synchronous standbys have applied them"), "and that is what people see: {shown}");
     run(cluster, &["target", "remove", "applied"]);
+}
+
+/// Somebody's own session whose role was dropped: no lease explains it, so a person is told, for as long as it is there.
+pub(crate) async fn a_session_that_nobody_explains(cluster: &Cluster, hurry: &Path) {
+    let (demo, superuser) = (cluster.client("demo").unwrap(), cluster.superuser().await.unwrap());
+    let alarms = || run(cluster, &["--output", "json", "status"]);
+    // What is searched is a target with leases.
+    let lease = demo.issue_lease("reader", Some(60_000)).await.unwrap();
+    superuser.batch_execute("CREATE ROLE by_hand LOGIN").await.unwrap();
+    let (folder, port) = cluster.postgres_socket().unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(folder).port(port).user("by_hand").dbname("postgres");
+    let session = login(&config).await.unwrap();
+    let sql = "SELECT pg_backend_pid(), (SELECT oid FROM pg_roles WHERE rolname = 'by_hand')";
+    let row = session.query_one(sql, &[]).await.unwrap();
+    let (pid, oid): (i32, u32) = (row.get(0), row.get(1));
+    superuser.batch_execute("DROP ROLE by_hand").await.unwrap();
+    search_each_second(hurry);
+    let (what, begun) = (format!("process {pid} at 127.0.0.1:{port}, whose account had number {oid}"), Instant::now());
+    loop {
+        let said = alarms();
+        if said.contains("target_ghost_session") && said.contains(&what) {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "there is an alarm about {what}: {said}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(session.simple_query("SELECT 1").await.is_ok(), "whose it is nobody here knows, so nobody here ends it");
+    drop(session);
+    let begun = Instant::now();
+    loop {
+        let said = alarms();
+        if !said.contains(&what) {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "the alarm is over with the session: {said}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    std::fs::remove_file(hurry).unwrap();
+    demo.revoke(lease.lease).await.unwrap();
+    ended(cluster, lease.lease).await;
 }
