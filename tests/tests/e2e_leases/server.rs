@@ -1,9 +1,11 @@
 //! What others do at the server while leases live there, and what it does itself: it loses a role, holds one, stands still.
 
 use super::{ENDED, ended, run, search_each_second};
+use quorate_api::vault::ListLeasesRequest;
 use quorate_engines::postgres_server::PostgresServer;
 use quorate_tests::Cluster;
 use quorate_tests::database::{login, login_with};
+use quorate_tests::footprint::TARGET;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -115,4 +117,36 @@ pub(crate) async fn a_session_that_nobody_explains(cluster: &Cluster, hurry: &Pa
     std::fs::remove_file(hurry).unwrap();
     demo.revoke(lease.lease).await.unwrap();
     ended(cluster, lease.lease).await;
+}
+
+/// A role's group is not there: a few of many requests reach the server, one after another and less and less often; the others are
+/// answered here.
+pub(crate) async fn a_role_that_the_server_refuses(cluster: &Cluster) {
+    const REQUESTS: usize = 40;
+    let (demo, admin) = (cluster.client("demo").unwrap(), cluster.admin().unwrap());
+    let role = ["role", "add", "groupless", "--target", TARGET, "--group", "not_there", "--unproved"];
+    run(cluster, &[&role[..], &["--ttl", "1m", "--max-ttl", "5m"]].concat());
+    let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"groupless\"";
+    cluster.permit("groupless", &cluster.identity("demo").unwrap(), scope).await.unwrap();
+    let (log, begun) = (format!("{}/log", cluster.postgres_socket().unwrap().0), Instant::now());
+    let mut answers = Vec::new();
+    for _ in 0..REQUESTS {
+        let failure = demo.issue_lease("groupless", None).await.unwrap_err();
+        let here = failure.code == "target_refused";
+        assert!(!here || failure.message.contains("not_there"), "who is refused here is told why: {failure}");
+        answers.push(failure.code);
+    }
+    let took = begun.elapsed();
+    let said = String::from_utf8_lossy(&std::fs::read(log).unwrap()).into_owned();
+    let errors = said.lines().filter(|line| line.contains("ERROR:") && line.contains("\"not_there\"")).count();
+    println!("{REQUESTS} requests for what the server refuses: {errors} reached it in {took:?}");
+    // After a pause of 1 s, of 2 s, of 4 s and so on.
+    let most = 1 + (1..u32::BITS).take_while(|n| Duration::from_secs(2_u64.pow(*n) - 1) <= took).count();
+    assert!((1..=most).contains(&errors), "{errors} of {REQUESTS} requests in {took:?} reached the server, not {most}");
+    let here = answers.iter().filter(|code| **code == "target_refused").count();
+    assert!(here + errors >= REQUESTS, "all others are refused before: {answers:?}");
+    let wanted = ListLeasesRequest { role: "groupless".to_owned(), ..ListLeasesRequest::default() };
+    let leases = admin.leases_that(wanted).await.unwrap();
+    assert!(leases.len() <= errors, "nothing of the others is in the log: {leases:?}");
+    run(cluster, &["role", "delete", "groupless"]);
 }
