@@ -54,6 +54,7 @@ async fn leases() {
     every_session_ends(&cluster).await;
     server::a_role_that_was_dropped_by_hand(&cluster).await;
     server::a_role_that_the_server_refuses(&cluster).await;
+    server::roles_that_somebody_holds(&cluster).await;
     server::a_session_that_nobody_explains(&cluster, &hurry).await;
     expiry(&cluster).await;
     one_request_one_lease(&cluster).await;

@@ -1,8 +1,11 @@
 //! What others do at the server while leases live there, and what it does itself: it loses a role, holds one, stands still.
 
 use super::{ENDED, ended, run, search_each_second};
+use futures::StreamExt as _;
+use quorate_api::client::Credential;
 use quorate_api::vault::ListLeasesRequest;
 use quorate_engines::postgres_server::PostgresServer;
+use quorate_state::ids::LeaseId;
 use quorate_tests::Cluster;
 use quorate_tests::database::{login, login_with};
 use quorate_tests::footprint::TARGET;
@@ -149,4 +152,65 @@ pub(crate) async fn a_role_that_the_server_refuses(cluster: &Cluster) {
     let leases = admin.leases_that(wanted).await.unwrap();
     assert!(leases.len() <= errors, "nothing of the others is in the log: {leases:?}");
     run(cluster, &["role", "delete", "groupless"]);
+}
+
+/// Somebody holds the roles of hundreds of leases that are due: neither a request nor another's end waits for that, and they end when
+/// he lets go.
+pub(crate) async fn roles_that_somebody_holds(cluster: &Cluster) {
+    const HELD: usize = 200;
+    const ABREAST: usize = 16;
+    let (demo, admin) = (&cluster.client("demo").unwrap(), cluster.admin().unwrap());
+    let (superuser, holder) = (cluster.superuser().await.unwrap(), cluster.superuser().await.unwrap());
+    let issued = futures::stream::iter(0..HELD)
+        .map(|_| async move { demo.issue_lease("reader", Some(600_000)).await.unwrap() })
+        .buffer_unordered(ABREAST);
+    let issued: Vec<Credential> = issued.collect().await;
+    let alter = |lease: &Credential| format!("ALTER ROLE {} CONNECTION LIMIT 4;", lease.username);
+    let held: String = issued.iter().map(alter).collect();
+    holder.batch_execute(&format!("BEGIN; {held}")).await.unwrap();
+    let ids: Vec<LeaseId> = issued.iter().map(|lease| lease.lease).collect();
+    let renewed = futures::stream::iter(ids.clone())
+        .map(|id| async move { demo.renew(id, 1_000).await.unwrap() })
+        .buffer_unordered(ABREAST);
+    let ends: Vec<u64> = renewed.collect().await;
+    assert_eq!(ends.len(), HELD, "all of them are due in a second");
+    let revoking = async || {
+        let found = admin.leases("revoking").await.unwrap();
+        ids.iter().filter(|id| found.iter().any(|lease| lease.id == id.0)).count()
+    };
+    let begun = Instant::now();
+    loop {
+        let waiting = revoking().await;
+        if waiting == HELD {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "all that are due are to end, and none has: {waiting} of {HELD}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'quorate_admin' AND wait_event_type = 'Lock'
+        AND query LIKE 'DROP ROLE %'";
+    until(&superuser, sql, "the vault waits for who holds them").await;
+
+    let begun = Instant::now();
+    let lease = demo.issue_lease("reader", Some(60_000)).await.unwrap_or_else(|why| panic!("a request passes: {why}"));
+    let session = login_with(&lease).await.unwrap();
+    demo.revoke(lease.lease).await.unwrap();
+    ended(cluster, lease.lease).await;
+    assert!(session.simple_query("SELECT 1").await.is_err(), "what somebody asked to end has ended");
+    assert_eq!(revoking().await, HELD, "and those that are held wait all the time");
+    println!("{HELD} due roles are held: a lease was issued, used and revoked in {:?} meanwhile", begun.elapsed());
+
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let (waiting, seen) = (revoking().await, cluster.footprint(&superuser).await.unwrap());
+        let left = issued.iter().filter(|lease| !seen.lacks(&lease.username)).count();
+        if waiting == 0 && left == 0 {
+            break;
+        }
+        let limit = ENDED * 2;
+        assert!(begun.elapsed() < limit, "nobody holds them: {waiting} of {HELD} have not ended, {left} are there");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("they had ended {:?} after that", begun.elapsed());
 }
