@@ -66,6 +66,7 @@ async fn leases() {
     programs::without_a_majority(&cluster).await;
     it_ends_again(&cluster, &restored).await;
     a_database_that_does_not_answer(&cluster).await;
+    server::a_server_that_stands_still(&cluster).await;
     a_password_that_was_changed_by_hand(&cluster).await;
     a_certificate_that_was_replaced(&cluster).await;
     let superuser = cluster.superuser().await.unwrap();

@@ -1,13 +1,13 @@
 //! What others do at the server while leases live there, and what it does itself: it loses a role, holds one, stands still.
 
-use super::{ENDED, ended, run, search_each_second};
+use super::{ENDED, assert_no_orphan, ended, hold_creates, run, search_each_second, wait_intent, wait_waiting};
 use futures::StreamExt as _;
 use quorate_api::client::Credential;
 use quorate_api::vault::ListLeasesRequest;
 use quorate_engines::postgres_server::PostgresServer;
 use quorate_state::ids::LeaseId;
 use quorate_tests::Cluster;
-use quorate_tests::database::{login, login_with};
+use quorate_tests::database::{FrozenDatabase, login, login_with};
 use quorate_tests::footprint::TARGET;
 use std::path::Path;
 use std::process::Stdio;
@@ -213,4 +213,54 @@ pub(crate) async fn roles_that_somebody_holds(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("they had ended {:?} after that", begun.elapsed());
+}
+
+/// Every process of the server stands still, for longer than the vault waits for an answer, while one lease is made, one was asked to
+/// end before, one meanwhile, and one is due meanwhile: none is called revoked before the server goes on, and then all end.
+pub(crate) async fn a_server_that_stands_still(cluster: &Cluster) {
+    const STILL: Duration = Duration::from_secs(22);
+    let (demo, admin, superuser) =
+        (cluster.client("demo").unwrap(), cluster.admin().unwrap(), cluster.superuser().await.unwrap());
+    let (mut issued, mut sessions) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let lease = demo.issue_lease("reader", Some(600_000)).await.unwrap();
+        sessions.push(login_with(&lease).await.unwrap());
+        issued.push(lease);
+    }
+    let [before, meanwhile, due] = [0, 1, 2].map(|n: usize| issued[n].lease);
+    let holder = hold_creates(cluster).await;
+    let asking = cluster.client("demo").unwrap().with_timeout(Duration::from_secs(12));
+    let issuing = tokio::spawn(async move { asking.issue_lease("reader", Some(60_000)).await });
+    let made = wait_intent(cluster).await;
+    wait_waiting(&superuser).await;
+    demo.revoke(before).await.unwrap();
+    let (frozen, begun) = (FrozenDatabase::freeze(cluster).unwrap(), Instant::now());
+    // Who kept it from being made goes, so that nothing keeps it when the server goes on.
+    drop(holder);
+    demo.revoke(meanwhile).await.unwrap();
+    demo.renew(due, 1_000).await.unwrap();
+    while begun.elapsed() < STILL {
+        for lease in [made, meanwhile, due] {
+            let now = admin.lease(lease).await.unwrap();
+            assert_ne!(now.state, "revoked", "nobody has seen it end after {:?}: {now:?}", begun.elapsed());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    drop(frozen);
+    for lease in [made, before, meanwhile, due] {
+        let done = admin.wait_revoked(lease, ENDED * 2).await;
+        done.unwrap_or_else(|why| panic!("lease {lease} has ended when the server goes on: {why}"));
+    }
+    for (credential, session) in issued.iter().zip(&sessions) {
+        assert!(session.simple_query("SELECT 1").await.is_err(), "the session of {} is ended", credential.username);
+        assert!(login_with(credential).await.is_err(), "the login of {} is refused", credential.username);
+    }
+    assert_eq!(admin.lease(due).await.unwrap().why, "expired", "it was due while nothing answered");
+    assert_no_orphan(cluster, "the server stood still while it was made", made).await;
+    // Whoever asked was told that it failed, or was given another one.
+    if let Ok(credential) = issuing.await.unwrap() {
+        assert_ne!(credential.lease, made, "a revoked lease is given to nobody");
+        admin.revoke(credential.lease).await.unwrap();
+        ended(cluster, credential.lease).await;
+    }
 }
