@@ -320,6 +320,7 @@ impl Core {
         if clock.now < due || clock.paused_until > clock.now {
             return Ok(false);
         }
+        injected("lease.p6.before")?;
         let done = self.propose(Command::Expire { term, upto: clock.now }).await?;
         Ok(matches!(done.outcome, Outcome::Leases { changed } if !changed.is_empty()))
     }
@@ -345,10 +346,15 @@ impl Core {
 /// P11: never a condition of truth. What is left is tried again when the target is searched. Whether the target has said what became
 /// of them.
 pub(crate) async fn clean(troubles: &Troubles, name: &str, engine: &dyn Engine, principals: &[Principal]) -> bool {
-    if principals.is_empty() || injected("lease.p11").is_err() {
+    if principals.is_empty() {
         return true;
     }
+    if injected("lease.p11.before").is_err() {
+        return false;
+    }
     match engine.clean(principals).await {
+        // Done, and nobody hears of it.
+        Ok(_) if injected("lease.p11").is_err() => false,
         Ok(cleaned) => {
             for c in cleaned {
                 let Cleaning::Left { databases, reason } = c.outcome else {

@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::failpoint;
+use crate::issue::injected;
 use crate::open::Passage;
 use futures::stream::{BoxStream, StreamExt as _};
 use quorate_api::peer as pw;
@@ -63,6 +64,9 @@ impl Vault for VaultPort {
         let unconfirmed = unconfirmed.into_iter().map(u32::from).collect();
         let gone = self.0.absences.gone().into_iter().filter(|_| takes_away).map(u32::from).collect();
         let outcome = encode(&done.outcome);
+        if lease.is_some() {
+            injected("lease.p5")?;
+        }
         Ok(Response::new(vw::SubmitReply { outcome, index: done.index, term: done.term, lease, unconfirmed, gone }))
     }
 
