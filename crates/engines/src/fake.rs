@@ -341,6 +341,12 @@ impl FakeTarget {
         self.change(|s| s.faults.entry(step).or_default().push_back(fault));
     }
 
+    /// How many failures of this step have not come yet.
+    #[must_use]
+    pub fn failures_left(&self, step: Step) -> usize {
+        self.lock().faults.get(&step).map_or(0, VecDeque::len)
+    }
+
     /// The target answers that the executor may not do this, until [`allow`](Self::allow).
     pub fn deny(&self, step: Step) {
         self.change(|s| s.denied.insert(step));

@@ -239,6 +239,47 @@ async fn no_proof_comes_of_a_target_that_only_says_so() {
     }
 }
 
+/// The target does what it is asked or does not, and in neither case anybody hears of it.
+#[tokio::test(start_paused = true)]
+async fn a_step_of_an_end_whose_answer_is_lost_is_made_again() {
+    let world = founded(43).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    for step in [Step::Fence, Step::Refuse, Step::Kill, Step::Look, Step::Clean] {
+        for fault in [Fault::Before, Fault::After] {
+            let what = format!("{step:?} fails {fault:?} its effect");
+            // Nobody comes to a fence but a login of which nobody knows whether it was made.
+            let (id, login) = if step == Step::Fence {
+                target.hold(Step::Fence);
+                target.fail(Step::Create, Fault::After);
+                let failure = app.issue_lease("t-readers", Some(600_000)).await.unwrap_err();
+                assert_eq!(failure.code, "lease_failed", "{what}: {failure}");
+                let made = admin.leases("revoking").await.unwrap().remove(0);
+                (LeaseId(made.id.try_into().unwrap()), made.principal)
+            } else {
+                let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+                (held.lease, held.username)
+            };
+            // In use, so that it is disabled and killed, and cleaned up after its end.
+            let session = target.enter(None, &login).unwrap_or_else(|| panic!("{what}: {login} logs in before its end"));
+            target.fail(step, fault);
+            target.release(Step::Fence);
+            if step != Step::Fence {
+                app.revoke(id).await.unwrap();
+            }
+            lease_in(&admin, id, "revoked", LONG).await;
+            assert_eq!(target.exposure(), (Vec::new(), 0), "{what}: what is proved to have ended has ended");
+            assert!(!target.alive(session), "{what}: its session is ended");
+            let begun = Instant::now();
+            while !(world.logins("t").is_empty() && target.failures_left(step) == 0) {
+                let (left, due) = (world.logins("t"), target.failures_left(step));
+                assert!(begun.elapsed() < LONG, "{what}: it came to that, and nothing is left: {left:?}, {due} due");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
 /// As when leased logins have taken every slot of the server.
 #[tokio::test(start_paused = true)]
 async fn what_is_due_ends_on_the_first_connection_where_there_is_no_other() {
