@@ -280,6 +280,46 @@ async fn a_step_of_an_end_whose_answer_is_lost_is_made_again() {
     }
 }
 
+/// For an hour it answers nothing and closes nothing: neither what is being made comes to life after it, nor is an end forgotten.
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_frozen_for_an_hour_keeps_no_login() {
+    const FROZEN: Duration = Duration::from_secs(3_600);
+    let world = founded(44).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let asked = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    let due = take(&app, "t-readers", 1, 20_000).await.remove(0);
+    let sessions = [&asked, &due].map(|held| target.enter(None, &held.username).unwrap());
+    target.hold(Step::Create);
+    let maker = world.client("app");
+    let making = tokio::spawn(async move { maker.issue_lease("t-readers", Some(60_000)).await });
+    let begun = Instant::now();
+    while in_state(&admin, "intent").await == 0 {
+        assert!(begun.elapsed() < LONG, "an issue is under way");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let steps = [Step::Bind, Step::Fence, Step::Refuse, Step::Kill, Step::Look, Step::Clean, Step::Read];
+    steps.into_iter().for_each(|step| target.hold(step));
+    app.revoke(asked.lease).await.unwrap();
+    lease_in(&admin, due.lease, "revoking", LONG).await;
+    sleep(FROZEN).await;
+    assert_eq!(in_state(&admin, "revoked").await, 0, "nothing is proved at a target that says nothing");
+    assert_eq!(target.exposure().1, 2, "both sessions live: nothing has reached it");
+    let issued = making.await.unwrap().map(|credential| credential.username);
+    assert!(issued.is_err(), "nobody was handed out a login that was not made: {issued:?}");
+
+    steps.into_iter().chain([Step::Create]).for_each(|step| target.release(step));
+    for lease in admin.leases("").await.unwrap() {
+        lease_in(&admin, LeaseId(lease.id.try_into().unwrap()), "revoked", Duration::from_secs(60)).await;
+    }
+    assert!(sessions.iter().all(|session| !target.alive(*session)), "the sessions are ended");
+    // Past the next search: what was being made does not come to life behind it.
+    sleep(Duration::from_secs(70)).await;
+    assert_eq!((target.exposure(), world.logins("t").len()), ((Vec::new(), 0), 0), "no login is left, and none comes");
+    assert_eq!(in_state(&admin, "revoked").await, 3, "one was asked for, one was due, and one was in the making");
+    take(&app, "t-readers", 1, 60_000).await;
+}
+
 /// As when leased logins have taken every slot of the server.
 #[tokio::test(start_paused = true)]
 async fn what_is_due_ends_on_the_first_connection_where_there_is_no_other() {
