@@ -69,6 +69,8 @@ struct State {
     accounts: Accounts,
     dropped: BTreeMap<String, Account>,
     sessions: BTreeMap<u64, Session>,
+    /// Sessions that nobody is shown yet, and whether a kill has missed them.
+    late: BTreeMap<u64, (Session, bool)>,
     standbys: BTreeMap<String, Replica>,
     timeline: u32,
     connections: BTreeSet<Binding>,
@@ -487,6 +489,18 @@ impl FakeTarget {
         })
     }
 
+    /// Somebody is let in as an account, whatever becomes of it from now on, and his session is there and shown only behind the first
+    /// look after the next kill of that account. Its number, or `None` when the account may not log in.
+    #[must_use]
+    pub fn arrive_late(&self, name: &str) -> Option<u64> {
+        self.change(|s| {
+            let oid = s.accounts.get(name).filter(|account| !s.down && account.can_login)?.oid;
+            let session = u64::from(s.next());
+            s.late.insert(session, (Session { oid, at: None }, false));
+            Some(session)
+        })
+    }
+
     /// Whether that session lives.
     #[must_use]
     pub fn alive(&self, session: u64) -> bool {
@@ -748,6 +762,9 @@ impl Engine for Fake {
         self.call(Step::Kill, |s| {
             let numbers: BTreeSet<u32> = principals.iter().flat_map(|p| s.numbers(p)).collect();
             let before = s.sessions.len();
+            for (late, missed) in s.late.values_mut() {
+                *missed |= numbers.contains(&late.oid);
+            }
             if s.lying.contains(&Step::Kill) {
                 return Ok(s.sessions_of(&numbers));
             }
@@ -760,7 +777,18 @@ impl Engine for Fake {
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         check_names(principals)?;
         let _one = self.ending.lock().await;
-        self.call(Step::Look, |s| Ok(principals.iter().map(|p| s.look(p)).collect())).await
+        self.call(Step::Look, |s| {
+            let seen = principals.iter().map(|p| s.look(p)).collect();
+            for (number, (session, missed)) in core::mem::take(&mut s.late) {
+                if missed {
+                    s.sessions.insert(number, session);
+                } else {
+                    s.late.insert(number, (session, missed));
+                }
+            }
+            Ok(seen)
+        })
+        .await
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {

@@ -111,6 +111,22 @@ async fn the_fake_fails_before_and_after_its_effect() {
 }
 
 #[tokio::test]
+async fn who_arrives_late_is_shown_behind_a_kill_and_a_look() {
+    let target = FakeTarget::new(Class::Transactional);
+    let memory = Memory(target.clone());
+    let engine = target.executor();
+    engine.create(&order(&memory, &engine, "x", &memory.credential()).await).await.unwrap();
+    let this = engine.list("x").await.unwrap();
+    let late = target.arrive_late("x").unwrap();
+    engine.refuse(&this).await.unwrap();
+    assert!(target.arrive_late("x").is_none(), "it is refused");
+    assert_eq!((engine.look(&this).await.unwrap()[0].sessions, engine.kill(&this).await), (0, Ok(0)));
+    assert!(engine.look(&this).await.unwrap()[0].sessions == 0 && target.alive(late), "it appears behind this look");
+    assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 1);
+    assert_eq!((engine.kill(&this).await, target.alive(late)), (Ok(1), false));
+}
+
+#[tokio::test]
 async fn the_fakes_standbys_lag_and_fail() {
     let target = FakeTarget::new(Class::Transactional);
     let memory = Memory(target.clone());

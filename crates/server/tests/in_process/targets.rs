@@ -261,7 +261,7 @@ async fn a_step_of_an_end_whose_answer_is_lost_is_made_again() {
                 (held.lease, held.username)
             };
             // In use, so that it is disabled and killed, and cleaned up after its end.
-            let session = target.enter(None, &login).unwrap_or_else(|| panic!("{what}: {login} logs in before its end"));
+            let session = target.enter(None, &login).unwrap_or_else(|| panic!("{what}: {login} logs in before"));
             target.fail(step, fault);
             target.release(Step::Fence);
             if step != Step::Fence {
@@ -318,6 +318,37 @@ async fn a_target_that_is_frozen_for_an_hour_keeps_no_login() {
     assert_eq!((target.exposure(), world.logins("t").len()), ((Vec::new(), 0), 0), "no login is left, and none comes");
     assert_eq!(in_state(&admin, "revoked").await, 3, "one was asked for, one was due, and one was in the making");
     take(&app, "t-readers", 1, 60_000).await;
+}
+
+/// As of one who was let in before his login was refused, and whom a server shows only once he is served.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_appears_behind_the_first_look_keeps_the_end_open() {
+    let world = founded(45).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    // What is in use is disabled, what is not is dropped: then the session has no account.
+    for in_use in [true, false] {
+        let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+        let open = in_use.then(|| target.enter(None, &held.username).unwrap());
+        let late = target.arrive_late(&held.username).unwrap();
+        app.revoke(held.lease).await.unwrap();
+        let begun = Instant::now();
+        while !target.alive(late) {
+            assert!(begun.elapsed() < LONG, "it appears behind a look that has shown nothing");
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(open.is_none_or(|session| !target.alive(session)), "the other one was killed before");
+        // From here on it is seen, and not ended.
+        target.lie(Step::Kill, true);
+        sleep(Duration::from_secs(10)).await;
+        let shown = app.explained_lease(held.lease).await.unwrap();
+        assert_eq!(shown.state, "revoking", "in use {in_use}: the second look sees it: {shown:?}");
+        assert!(shown.trouble.contains("1 sessions are alive"), "in use {in_use}: people are told: {shown:?}");
+        target.lie(Step::Kill, false);
+        lease_in(&app, held.lease, "revoked", LONG).await;
+        assert!(!target.alive(late), "in use {in_use}: it is ended first");
+        assert_eq!(target.exposure(), (Vec::new(), 0), "in use {in_use}: nothing is left");
+    }
 }
 
 /// As when leased logins have taken every slot of the server.
