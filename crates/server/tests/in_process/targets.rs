@@ -3,6 +3,7 @@
 use crate::world::{TOGETHER, World, matches, verifier};
 use crate::{founded, take};
 use quorate_api::client::{Client, Role};
+use quorate_api::peer::OpenTargetRequest;
 use quorate_api::vault::{Lease, ReadStatusReply, Target};
 use quorate_engines::Engine as _;
 use quorate_engines::fake::{FakeTarget, Fault, Step};
@@ -349,6 +350,60 @@ async fn a_session_that_appears_behind_the_first_look_keeps_the_end_open() {
         assert!(!target.alive(late), "in use {in_use}: it is ended first");
         assert_eq!(target.exposure(), (Vec::new(), 0), "in use {in_use}: nothing is left");
     }
+}
+
+/// What a member answers to the leader, in its office, who asks for its part of the target's password: a part, or why not.
+async fn part_for_leader(world: &World) -> Result<Vec<u8>, (String, String)> {
+    let leader = world.leader().await;
+    let all = world.until("the leader's status", |all| all.iter().flatten().any(|s| s.leader == s.member)).await;
+    let status = all.into_iter().flatten().find(|s| s.member == u32::from(leader)).unwrap();
+    let credential = shown(&world.client("admin/first"), "t").await.password_index;
+    let (target, request_id) = ("t".to_owned(), vec![7; 16]);
+    let ask = OpenTargetRequest { target, term: status.term, request_id, min_index: 0, credential };
+    let reply = world.line(leader, leader % 3 + 1).open_target(ask).await.unwrap().into_inner();
+    if reply.refusal.is_empty() { Ok(reply.partial) } else { Err((reply.refusal, reply.reason)) }
+}
+
+/// Waits until the leader is given a part.
+async fn part_is_given(world: &World, because: &str) {
+    let begun = Instant::now();
+    loop {
+        match part_for_leader(world).await {
+            Ok(part) => return assert_eq!(part.len(), 32, "a part is a point of the group"),
+            Err(why) => assert!(begun.elapsed() < LONG, "a part is given, because {because}: {why:?}"),
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Nobody has a use for its password then, and so nobody gets it.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_is_given_no_password_of_a_target_without_leases() {
+    let world = founded(46).await;
+    world.describe("t", &["readers"]).await;
+    let app = world.client("app");
+    let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    part_is_given(&world, "a lease is there").await;
+    app.revoke(held.lease).await.unwrap();
+    lease_in(&app, held.lease, "revoked", LONG).await;
+    world.have_lead(world.leader().await % 3 + 1).await;
+    part_is_given(&world, "whoever leads next may have to clean up after the last end").await;
+    sleep(Duration::from_secs(65)).await;
+    world.have_lead(world.leader().await % 3 + 1).await;
+    let begun = Instant::now();
+    loop {
+        // Until the log says that the leader is in office, that is what it is told.
+        let (refusal, reason) = part_for_leader(&world).await.expect_err("nobody has a use for the password");
+        assert_eq!(refusal, "not_in_office", "{reason}");
+        if reason.contains("no lease is there") {
+            break;
+        }
+        assert!(begun.elapsed() < LONG, "the leader takes office, and is refused all the same: {reason}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    // With a request for one there is a use again.
+    take(&app, "t-readers", 1, 60_000).await;
+    part_is_given(&world, "a lease is there again").await;
 }
 
 /// As when leased logins have taken every slot of the server.
