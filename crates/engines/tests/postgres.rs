@@ -109,6 +109,39 @@ async fn a_role_that_holds_its_own_row_is_ended() {
     assert!(pg.client("s_alter", "mine", "postgres").await.is_err());
 }
 
+/// The server tells who waited for the row that it is another one now, with a code that stands for broken tables elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_whose_row_is_changed_while_the_refusal_waits_for_it_is_ended() {
+    let pg = Pg::shared().await;
+    let engine = pg.engine(1);
+    let (credential, oid) = lease(&pg, &engine, "r_tuple").await;
+    // In use, so that it is disabled; and held by somebody who is not ended with it, and so gets to commit.
+    let user = session(&pg, "r_tuple", &credential).await;
+    let holder = pg.superuser("postgres").await;
+    holder.batch_execute("BEGIN; ALTER ROLE r_tuple PASSWORD 'mine'").await.unwrap();
+    let these = [principal("r_tuple", Some(oid))];
+    let waits = format!(
+        "EXISTS (SELECT FROM pg_stat_activity WHERE usename = '{EXECUTOR}' AND wait_event_type = 'Lock'
+            AND query LIKE 'ALTER ROLE \"r_tuple\"%')"
+    );
+    let commit = async {
+        wait_until(&pg, &waits).await;
+        holder.batch_execute("COMMIT").await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(engine.refuse(&these), commit);
+    let log = pg.server.lock().unwrap().log();
+    let lines: Vec<&str> = log.lines().collect();
+    let told = |pair: &[&str]| {
+        pair[0].contains("tuple concurrently updated") && pair[1].contains("ALTER ROLE \"r_tuple\" NOLOGIN")
+    };
+    assert!(lines.windows(2).any(told), "the server has told the executor so, or this proves nothing:\n{log}");
+    assert_eq!(refused.unwrap()[0].outcome, Refusal::Disabled { groups_left: vec![] }, "it is disabled by then");
+    end(&engine, "r_tuple", oid).await;
+    assert!(user.simple_query("SELECT 1").await.is_err(), "its session is ended");
+    assert!(truly_ended(&pg, "r_tuple", oid).await);
+    assert!(pg.client("r_tuple", "mine", "postgres").await.is_err(), "whatever password it was given");
+}
+
 /// Those that hold their rows cost the others in the same call a moment each, not a time-out each.
 #[tokio::test(flavor = "multi_thread")]
 async fn forty_that_hold_their_rows_delay_nobody() {
