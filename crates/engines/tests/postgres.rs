@@ -716,6 +716,59 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
     assert_eq!(pg.engine(1).check(&[GROUP.to_owned()]).await.unwrap().missing, []);
 }
 
+/// What a login leaves behind may be a function that runs with the rights of its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_owner_role_may_do_besides_is_found_and_the_statements_cure_it() {
+    let pg = Pg::start(&[]).await;
+    pg.sql(&format!(
+        "CREATE ROLE \"the Heir\" NOLOGIN; GRANT \"the Heir\" TO {EXECUTOR}; GRANT USAGE, CREATE ON SCHEMA public TO \"the Heir\";
+         CREATE TABLE \"Pay\" (id int, salary int); CREATE VIEW paid AS SELECT 1 AS id; CREATE SEQUENCE numbers;
+         CREATE TYPE mood AS ENUM ('good');
+         CREATE FUNCTION wipe(\"Pay\", int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE PROCEDURE sweep() LANGUAGE sql AS 'SELECT 1'; SELECT lo_create(4711);
+         GRANT SELECT ON \"Pay\" TO \"the Heir\"; GRANT UPDATE (salary) ON \"Pay\" TO \"the Heir\";
+         GRANT SELECT ON paid TO \"the Heir\"; GRANT USAGE ON SEQUENCE numbers TO \"the Heir\";
+         GRANT USAGE ON TYPE mood TO \"the Heir\"; GRANT USAGE ON LANGUAGE plpgsql TO \"the Heir\";
+         GRANT EXECUTE ON FUNCTION wipe(\"Pay\", int) TO \"the Heir\"; GRANT EXECUTE ON PROCEDURE sweep() TO \"the Heir\";
+         GRANT SELECT ON LARGE OBJECT 4711 TO \"the Heir\"; GRANT TEMPORARY ON DATABASE other TO \"the Heir\";
+         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO \"the Heir\""
+    ))
+    .await;
+    let other = pg.superuser("other").await;
+    other.batch_execute("CREATE TABLE far (id int); GRANT DELETE ON far TO \"the Heir\"").await.unwrap();
+    other.batch_execute("GRANT USAGE, CREATE ON SCHEMA public TO \"the Heir\"").await.unwrap();
+    let owned = OwnedObjects::ReassignTo("the Heir".into());
+    let config = PostgresConfig { owned, databases: vec!["other".into()], ..pg.config(1) };
+    let engine = Postgres::new(config).unwrap();
+    let missing = engine.check(&[]).await.unwrap().missing;
+    // Before 15 everybody may create in the schema public, which is another finding.
+    let found = missing.iter().filter(|m| !m.statement.ends_with(" FROM PUBLIC"));
+    let found: Vec<(&str, &str)> = found.map(|m| (m.database.as_str(), m.statement.as_str())).collect();
+    let right = |what: &str| format!("REVOKE ALL ON {what} FROM \"the Heir\"");
+    for what in [
+        "TABLE public.\"Pay\"",
+        "TABLE public.paid",
+        "SEQUENCE public.numbers",
+        "TYPE public.mood",
+        "LANGUAGE plpgsql",
+        "ROUTINE public.wipe(public.\"Pay\",integer)",
+        "ROUTINE public.sweep()",
+        "LARGE OBJECT 4711",
+        "DATABASE other",
+    ] {
+        let wanted = right(what);
+        assert_eq!(found.iter().filter(|f| **f == ("postgres", wanted.as_str())).count(), 1, "{wanted}: {found:#?}");
+    }
+    assert!(found.contains(&("other", right("TABLE public.far").as_str())), "in each database: {found:#?}");
+    assert!(found.iter().any(|(_, statement)| statement.starts_with("ALTER DEFAULT PRIVILEGES")), "{found:#?}");
+    assert_eq!(found.len(), 11, "its rights on schemas are no findings: {found:#?}");
+    for m in &missing {
+        let cured = pg.superuser(&m.database).await.batch_execute(&m.statement).await;
+        assert!(cured.is_ok(), "{} in {}: {cured:?}", m.statement, m.database);
+    }
+    assert_eq!(engine.check(&[]).await.unwrap().missing, [], "the statements have cured it");
+}
+
 /// A pooler puts statements of one client on whichever connection to the server is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_that_arrives_on_another_connection_makes_nothing() {

@@ -224,8 +224,34 @@ async fn objects(
             add(format!("GRANT CREATE ON {what} {name} TO {}", ident(owner)));
         }
     }
+    if let Some(owner) = owner {
+        // What belongs to the whole server is told of once.
+        let shared = database == config.dbname;
+        let parameters = [(&owner as _, Type::TEXT), (&shared as _, Type::BOOL)];
+        for row in session.client.query_typed(OWNERS_RIGHTS, &parameters).await.map_err(failed)? {
+            let revoke: String = row.try_get(0).map_err(failed)?;
+            add(format!("{revoke} FROM {}", ident(owner)));
+        }
+    }
     Ok(())
 }
+
+/// The statements that take away whatever the owner role may do with objects that are not its own: what logins leave behind runs with
+/// its rights, a `SECURITY DEFINER` function say, and is there for everybody. It takes things in schemas, and so keeps its rights on these.
+const OWNERS_RIGHTS: &str = "SELECT DISTINCT CASE WHEN i.type = 'default acl'
+      THEN 'ALTER DEFAULT PRIVILEGES ' || regexp_replace(i.identity, ' on ([a-z ]+)$', ' REVOKE ALL ON \\1')
+      ELSE 'REVOKE ALL ON ' || CASE
+        WHEN i.type IN ('view', 'materialized view', 'foreign table') THEN 'TABLE'
+        WHEN i.type IN ('function', 'procedure', 'aggregate') THEN 'ROUTINE'
+        WHEN i.type = 'foreign-data wrapper' THEN 'FOREIGN DATA WRAPPER'
+        WHEN i.type = 'server' THEN 'FOREIGN SERVER'
+        WHEN i.type = 'parameter ACL' THEN 'PARAMETER'
+        ELSE upper(i.type) END || ' ' || i.identity END
+  FROM pg_roles o JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = o.oid AND d.deptype = 'a'
+    CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
+  WHERE o.rolname = $1 AND d.classid <> 'pg_namespace'::regclass AND i.identity IS NOT NULL
+    AND (d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) OR d.dbid = 0 AND $2)
+  ORDER BY 1";
 
 /// A group that is a superuser is told of by itself, and may create everywhere until it is none. The owner role's right is
 /// its own: everybody's is about to be taken away.
