@@ -20,8 +20,19 @@ pub struct Checked {
     pub databases: Vec<Fault>,
     /// Groups that must not be granted, whatever is changed at the target, and why.
     pub unfit: Vec<Fault>,
+    /// Whether there is a connection for a new executor when leased logins have taken all that they can.
+    pub slots: Slots,
     /// What is missing. Empty when all is well.
     pub missing: Vec<Missing>,
+}
+
+/// The connections that a target takes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// How many logins without any right take at most, all together.
+    pub free: u32,
+    /// Whether the target keeps others that an executor may have; `None` where it can keep none. PostgreSQL can from 16 on.
+    pub kept: Option<bool>,
 }
 
 /// One statement that an administrator has to run.

@@ -16,7 +16,7 @@ use quorate_crypto::secret::SecretVec;
 use crate::engine::{check_name, check_names, check_verifier};
 use crate::{
     Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fault as Trouble, Fenced, Ghost,
-    Passwords, Principal, Refusal, Refused, Seen, Standby,
+    Passwords, Principal, Refusal, Refused, Seen, Slots, Standby,
 };
 
 /// A call that can be held or made to fail.
@@ -843,6 +843,7 @@ impl Engine for Fake {
                 unseen: s.dark(),
                 databases: Vec::new(),
                 unfit: groups.iter().filter(|group| s.unfit.contains(*group)).map(unfit).collect(),
+                slots: Slots { free: u32::MAX, kept: Some(true) },
                 missing: Vec::new(),
             })
         };

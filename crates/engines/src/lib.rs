@@ -27,7 +27,7 @@ mod passwords;
 pub mod postgres;
 pub mod postgres_server;
 
-pub use check::{Checked, Fault, Missing, Standby};
+pub use check::{Checked, Fault, Missing, Slots, Standby};
 pub use engine::{
     Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, MAX_NAME,
     Principal, Refusal, Refused, Seen, valid_name,

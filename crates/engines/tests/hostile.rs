@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use quorate_engines::conformance::{Credential, Target, assert_ended, order, principal};
 use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig};
-use quorate_engines::{Cleaning, Engine, EngineError, Refusal};
+use quorate_engines::{Cleaning, Engine, EngineError, Refusal, Slots};
 use support::exchange::HalfOpen;
 use support::{EXECUTOR, Pg};
 use tokio::task::spawn_blocking;
@@ -340,6 +340,9 @@ async fn roles_that_take_every_slot_together_are_ended() {
     }
     let pg = Pg::start(&settings).await;
     let engine = pg.engine(1);
+    let slots = engine.check(&[]).await.unwrap().slots;
+    let (free, kept) = if reserves { (14, Some(true)) } else { (17, None) };
+    assert_eq!(slots, Slots { free, kept }, "what the server was started with");
     if reserves {
         let missing = engine.check(&[]).await.unwrap().missing;
         let grant = format!("GRANT pg_use_reserved_connections TO \"{EXECUTOR}\"");

@@ -712,6 +712,9 @@ async fn check_names_what_is_missing_and_the_statements_cure_it() {
     assert_eq!(checked.missing, []);
     assert!(checked.server_version >= 130_000 && checked.timeline == 1 && checked.standbys.is_empty());
     assert_eq!(checked.endpoints, [format!("127.0.0.1:{}", pg.port)]);
+    let kept = (pg.version().await >= 160_000).then_some(false);
+    assert_eq!(checked.slots.kept, kept, "by default nothing is kept where something could be");
+    assert!(checked.slots.free > 0 && checked.slots.free < 1_000, "{:?}", checked.slots);
     assert!(poor.look(&[principal("q_any", None)]).await.is_ok());
     assert_eq!(pg.engine(1).check(&[GROUP.to_owned()]).await.unwrap().missing, []);
 }

@@ -9,7 +9,7 @@ use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::secret::{Secret, SecretVec};
-use quorate_engines::{self as engines, Checked, Create, EngineError, Fault, Principal};
+use quorate_engines::{self as engines, Checked, Create, EngineError, Fault, Principal, Slots};
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{principal, principal_prefix};
@@ -93,6 +93,7 @@ impl Core {
         }
         let checked = seat.engine.check(&groups).await.map_err(|e| engine_failure(name, &e))?;
         note(&checked, proof);
+        proof.notes.extend(locks_out(checked.slots, roles.iter().map(|(_, role)| role)));
         if !proof.findings.is_empty() {
             return Ok(());
         }
@@ -237,6 +238,26 @@ fn note(checked: &Checked, proof: &mut Proof) {
     }
 }
 
+/// What to tell people where leased logins can take every connection, so that a new executor finds none.
+fn locks_out<'a>(slots: Slots, roles: impl Iterator<Item = &'a Role>) -> Option<String> {
+    let of = |role: &Role| u64::from(role.connection_limit) * u64::from(role.max_leases);
+    let most = roles.map(of).fold(0, u64::saturating_add);
+    match slots.kept {
+        Some(true) => None,
+        Some(false) => Some(
+            "the server keeps no connection for the executor: a new one cannot enter while leased logins have taken \
+             all; set reserved_connections, and grant pg_use_reserved_connections to the executor's role"
+                .to_owned(),
+        ),
+        None if most < u64::from(slots.free) => None,
+        None => Some(format!(
+            "leased logins may open {most} connections by the limits of the target's roles, and the server has {} for \
+             them: a new executor cannot enter while they have taken all; lower the limits, or raise max_connections",
+            slots.free
+        )),
+    }
+}
+
 /// Cuts what no log entry may hold, and says so.
 fn bound(proof: &mut Proof) {
     let cut = |text: &mut String| {
@@ -264,6 +285,21 @@ fn bound(proof: &mut Proof) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_leased_logins_can_lock_a_new_executor_out_people_are_told() {
+        let role = |connection_limit, max_leases| Role { connection_limit, max_leases, ..Role::default() };
+        let told = |kept, roles: &[Role]| locks_out(Slots { free: 97, kept }, roles.iter());
+        let few = [role(4, 20), role(2, 8)];
+        assert_eq!(told(Some(true), &[role(u16::MAX, u32::MAX)]), None, "the server keeps some");
+        let why = told(Some(false), &few).expect("the server could keep some, and does not");
+        assert!(why.contains("reserved_connections"), "it says what to set: {why}");
+        assert_eq!(told(None, &few), None, "96 of 97");
+        let all = [few.as_slice(), &[role(1, 1)]].concat();
+        let why = told(None, &all).expect("97 of 97");
+        assert!(why.contains("open 97 connections") && why.contains("has 97"), "it says how many: {why}");
+        assert!(told(None, &vec![role(u16::MAX, u32::MAX); 1 << 17]).is_some(), "more than can be counted");
+    }
 
     #[test]
     fn what_is_too_long_is_cut_between_letters() {

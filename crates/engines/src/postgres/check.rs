@@ -7,7 +7,7 @@ use super::quote::ident;
 use super::session::{Session, on_repeatable, within};
 use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT};
 use crate::engine::POWERFUL;
-use crate::{Checked, EngineError, Fault, Missing, Standby};
+use crate::{Checked, EngineError, Fault, Missing, Slots, Standby};
 
 /// See [`crate::Engine::check`]; without what is known only at the standbys.
 pub(super) async fn check(
@@ -77,15 +77,22 @@ async fn server(session: &Session, config: &PostgresConfig) -> Result<Checked, E
         unseen: Vec::new(),
         databases: Vec::new(),
         unfit: Vec::new(),
+        slots: Slots {
+            free: u32::try_from(row.try_get::<_, i32>(6).map_err(failed)?).unwrap_or(0),
+            kept: row.try_get(7).map_err(failed)?,
+        },
         missing,
     })
 }
 
-/// The last column: slots are kept free for such roles, and nobody who is leased a login has one.
+/// Column 5: slots are kept free for such roles, and nobody who is leased a login has one. The last column is null before PostgreSQL 16.
 const SERVER: &str = "SELECT current_setting('server_version_num')::int, r.rolsuper, NOT r.rolcreaterole,
     NOT pg_has_role('pg_read_all_stats', 'USAGE'), NOT pg_has_role('pg_signal_backend', 'USAGE'),
     coalesce(current_setting('reserved_connections', true), '0') <> '0' AND NOT coalesce(
-      (SELECT pg_has_role(p.oid, 'USAGE') FROM pg_roles p WHERE p.rolname = 'pg_use_reserved_connections'), true)
+      (SELECT pg_has_role(p.oid, 'USAGE') FROM pg_roles p WHERE p.rolname = 'pg_use_reserved_connections'), true),
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+      - coalesce(current_setting('reserved_connections', true), '0')::int,
+    current_setting('reserved_connections', true) <> '0'
   FROM pg_roles r WHERE r.rolname = session_user";
 
 const STANDBYS: &str =
