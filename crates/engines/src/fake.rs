@@ -82,6 +82,8 @@ struct State {
     lying: BTreeSet<Step>,
     lacking: BTreeSet<String>,
     unfit: BTreeSet<String>,
+    /// Whether nobody but the administrative account is let in.
+    barred: bool,
     refusals: usize,
     /// What the administrative account's password has to match, and whether one does.
     administrator: Option<(String, Matches)>,
@@ -399,6 +401,11 @@ impl FakeTarget {
         self.change(|s| s.unfit.insert(group.to_owned()));
     }
 
+    /// Whether nobody but the administrative account is let in from now on, as by a line of `pg_hba.conf`.
+    pub fn bar_logins(&self, barred: bool) {
+        self.change(|s| s.barred = barred);
+    }
+
     /// How many creates were refused for want of a group.
     #[must_use]
     pub fn refusals(&self) -> usize {
@@ -477,7 +484,8 @@ impl FakeTarget {
         self.change(|s| {
             let off = standby.map_or(s.down, |at| s.standbys.get(at).is_none_or(|replica| replica.down));
             let accounts = s.accounts_at(standby);
-            let account = accounts.get(name).filter(|a| !off && a.can_login && a.verifier == verifier)?;
+            let let_in = |a: &&Account| !off && !s.barred && a.can_login && a.verifier == verifier;
+            let account = accounts.get(name).filter(let_in)?;
             let (oid, limit) = (account.oid, account.connection_limit);
             let here = |other: &&Session| other.oid == oid && other.at.as_deref() == standby;
             if s.sessions.values().filter(here).count() >= limit {
@@ -661,6 +669,10 @@ impl Engine for Fake {
             .call(Step::Bind, |s| {
                 if let Some(binding) = open.filter(|b| s.connections.contains(b)) {
                     return Ok(binding);
+                }
+                if self.login.is_some() && s.barred {
+                    let message = "pg_hba.conf rejects connection".to_owned();
+                    return Err(EngineError::Refused { code: "28000".to_owned(), message });
                 }
                 if self.login.as_ref().is_some_and(|name| s.accounts.get(name).is_none_or(|a| !a.can_login)) {
                     let message = "password authentication failed".to_owned();

@@ -82,6 +82,25 @@ async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
     take(&app, "t-readers", 1, 60_000).await;
 }
 
+/// As where a line of `pg_hba.conf` lets the executor in, and nobody that it makes.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_issued_where_no_leased_login_is_let_in() {
+    let world = founded(47).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    target.bar_logins(true);
+    world.describe_unproved("t", &["readers"]).await;
+    let proof = admin.prove_target("t", LONG).await.unwrap();
+    let why = "role t-readers: the credential does not log in: ";
+    assert!(proof.failed.iter().any(|finding| finding.starts_with(why)), "a login is used too: {proof:?}");
+    assert_eq!(shown(&admin, "t").await.standing, "not proved yet");
+    assert_eq!(app.issue_lease("t-readers", None).await.unwrap_err().code, "target_not_enabled");
+    assert_eq!(world.logins("t"), Vec::<String>::new(), "nothing of the proof is left");
+    target.bar_logins(false);
+    let proof = admin.prove_target("t", LONG).await.unwrap();
+    assert!(proof.failed.is_empty() && proof.missing.is_empty(), "{proof:?}");
+    take(&app, "t-readers", 1, 60_000).await;
+}
+
 /// Whoever stops a member waits for what it hands out, and not for what its successor does anew.
 #[tokio::test(start_paused = true)]
 async fn a_slow_proof_keeps_no_member_from_ending_and_leaves_nothing() {
