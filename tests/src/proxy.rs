@@ -27,6 +27,10 @@ pub enum Mood {
     Bends,
     /// Says that every statement was carried out, and passes none on that begins to create a role.
     Pretends,
+    /// Says that roles were dropped, and has the server drop none.
+    KeepsRoles,
+    /// Says that sessions were told to end, and has the server tell none.
+    KeepsSessions,
     /// Passes so many bytes of answers on, then closes.
     CutAfter(usize),
 }
@@ -88,7 +92,8 @@ async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std
     loop {
         tokio::select! {
             n = client.read(&mut asked) => {
-                let Some(bytes) = asked.get(..n?).filter(|b| !b.is_empty()) else { return Ok(()) };
+                let n = n?;
+                let Some(bytes) = asked.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(()) };
                 match now() {
                     Mood::Closes => return Ok(()),
                     Mood::Silent => {}
@@ -103,6 +108,15 @@ async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std
                         // CommandComplete and ReadyForQuery, as after a simple query.
                         client.write_all(b"C\0\0\0\x10CREATE ROLE\0Z\0\0\0\x05I").await?;
                     }
+                    Mood::KeepsRoles => {
+                        // What follows is a comment.
+                        replace(bytes, b"DROP ROLE ", b"SELECT 1--");
+                        server.write_all(bytes).await?;
+                    }
+                    Mood::KeepsSessions => {
+                        replace(bytes, b"pg_terminate_backend(pid)", b"(pid IS NOT NULL)        ");
+                        server.write_all(bytes).await?;
+                    }
                     _ => server.write_all(bytes).await?,
                 }
             }
@@ -115,11 +129,23 @@ async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std
                     Mood::Slow(pause) => tokio::time::sleep(pause).await,
                     Mood::Bends => bytes.iter_mut().step_by(40).for_each(|b| *b ^= 1),
                     Mood::CutAfter(limit) if passed + bytes.len() > limit => return Ok(()),
-                    Mood::Honest | Mood::Pretends | Mood::CutAfter(_) => {}
+                    Mood::Honest | Mood::Pretends | Mood::KeepsRoles | Mood::KeepsSessions | Mood::CutAfter(_) => {}
                 }
                 passed += bytes.len();
                 client.write_all(bytes).await?;
             }
         }
+    }
+}
+
+/// Puts something of the same length, so that no length in a message is wrong, in the place of each of these words.
+fn replace(bytes: &mut [u8], words: &[u8], by: &[u8]) {
+    let end = bytes.len();
+    let mut from = 0;
+    while let Some(at) = bytes.get(from..end).and_then(|rest| rest.windows(words.len()).position(|w| w == words)) {
+        if let Some(place) = bytes.get_mut(from + at..from + at + words.len()) {
+            place.copy_from_slice(by);
+        }
+        from += at + words.len();
     }
 }

@@ -429,9 +429,10 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
                 let lease = issued.unwrap_or_else(|why| panic!("{mood:?}: a lease is issued: {why}"));
                 login_with(&lease).await.unwrap_or_else(|why| panic!("{mood:?}: its login works: {why}"));
             }
-            // The database's word is all there is: a login that was never made does not work, and no harm is done.
-            (Mood::Pretends | Mood::Bends | Mood::CutAfter(_), Ok(_)) => {}
-            (_, Ok(_)) => panic!("{mood:?}: a lease is issued by a database that does not answer"),
+            // All of it may have been passed on, or the bits that were flipped be those of a notice.
+            (Mood::Bends | Mood::CutAfter(_), Ok(_)) => {}
+            // What it says that it has made has no number there.
+            (_, Ok(_)) => panic!("{mood:?}: a lease is issued by a database that makes no login"),
             (_, Err(failure)) => {
                 let codes = ["target_unavailable", "target_refused", "lease_failed", "deadline"];
                 assert!(codes.contains(&failure.code), "{mood:?}: expected one of {codes:?}, got {failure}");
@@ -450,6 +451,8 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
     let grown = memory().saturating_sub(before) >> 20;
     println!("the three nodes have grown by {grown} MiB");
     assert!(grown < 256, "no database makes the nodes grow without end: {grown} MiB");
+
+    only_said(&proxy, &superuser, &admin, &demo).await;
 
     // Put right, every lease that was on its way is ended, and nothing is left behind.
     proxy.be(Mood::Honest);
@@ -476,6 +479,50 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("put right: everything had ended after {:?}", begun.elapsed());
+}
+
+/// What it carries out and what it only says that it has carried out cannot be told from its answers: it is looked at.
+async fn only_said(proxy: &Proxy, superuser: &tokio_postgres::Client, admin: &Client, demo: &Client) {
+    for (mood, why) in [(Mood::KeepsRoles, "it can log in"), (Mood::KeepsSessions, "sessions are alive")] {
+        proxy.be(Mood::Honest);
+        let lease = demo.issue_lease("shaky", None).await;
+        let lease = lease.unwrap_or_else(|why| panic!("before {mood:?}: a lease is issued: {why}"));
+        // What is not in use is dropped at once, what is in use is disabled.
+        let session = if mood == Mood::KeepsSessions { Some(login_with(&lease).await.unwrap()) } else { None };
+        proxy.be(mood);
+        demo.revoke(lease.lease).await.unwrap();
+        let begun = Instant::now();
+        loop {
+            let shown = admin.explained_lease(lease.lease).await.unwrap();
+            assert_ne!(shown.state, "revoked", "{mood:?}: it is not gone, whatever the database says: {shown:?}");
+            if shown.trouble.contains(why) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(40), "{mood:?}: two looks tell that {why}: {shown:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        match &session {
+            Some(session) => {
+                session.simple_query("SELECT 1").await.expect("the session lives, or this proves nothing");
+            }
+            None => {
+                let sql = "SELECT count(*) FROM pg_roles WHERE rolname = $1 AND rolcanlogin";
+                let left: i64 = superuser.query_one(sql, &[&lease.username]).await.unwrap().get(0);
+                assert_eq!(left, 1, "{mood:?}: the login is there, or this proves nothing");
+            }
+        }
+        proxy.be(Mood::Honest);
+        let ended = admin.wait_revoked(lease.lease, Duration::from_secs(60)).await;
+        ended.unwrap_or_else(|why| panic!("after {mood:?}: it ends at an honest database: {why}"));
+        assert!(login_with(&lease).await.is_err(), "after {mood:?}: its login is refused");
+        if let Some(session) = session {
+            assert!(session.simple_query("SELECT 1").await.is_err(), "after {mood:?}: its session is ended");
+        }
+    }
+    // On connections that stand: it says that it has made a login.
+    proxy.be(Mood::Pretends);
+    let failure = demo.issue_lease("shaky", None).await.expect_err("what it says that it has made has no number there");
+    assert_eq!(failure.code, "lease_failed", "{failure}");
 }
 
 /// The resident memory of a process, in bytes.
