@@ -1,4 +1,4 @@
-//! Storage faults that any user can make: damaged logs, a failing device, kills of all nodes at once.
+//! Storage faults that any user can make: damaged logs, a failing device, kills of all nodes at once, folders from a backup.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,8 +8,13 @@
     reason = "tests fail by panicking, and tell what they measured"
 )]
 
+use quorate_api::client::Credential;
 use quorate_state::ids::MemberIndex;
+use quorate_state::target::claim_prefix;
+use quorate_tests::database::login_with;
+use quorate_tests::footprint::TARGET;
 use quorate_tests::{Cluster, Ledger, Options};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,6 +24,10 @@ const NAMESPACE: &str = "default";
 const RETURN: Duration = Duration::from_secs(30);
 /// How long a node that does not start may take to say so.
 const REFUSAL: Duration = Duration::from_secs(30);
+/// How long it may take until a target is looked at: at the latest with the search of each minute.
+const SEARCHED: Duration = Duration::from_secs(90);
+/// How often anything is looked at that cannot be waited for.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[tokio::test]
 async fn storage() {
@@ -26,6 +35,7 @@ async fn storage() {
     killed_all_at_once_under_load(&cluster).await;
     a_failing_device_has_its_own_exit_status(&cluster).await;
     damaged_logs(&cluster).await;
+    all_folders_are_restored(&cluster).await;
 }
 
 async fn back(cluster: &Cluster, member: MemberIndex) {
@@ -160,6 +170,132 @@ async fn damaged_logs(cluster: &Cluster) {
         let opened = opened.unwrap_or_else(|why| panic!("{pair:?} open: {why}"));
         assert_eq!(opened.plaintext.expose(), b"before the damage", "{pair:?}");
     }
+}
+
+/// All members go on from a backup of their folders, and the target has seen more of this cluster than they know: nothing is
+/// touched there until a person decides, and what they do not know of is ended then.
+async fn all_folders_are_restored(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    let (kept, gone) = (issued(cluster).await, issued(cluster).await);
+    let before = claims(cluster, &superuser).await;
+    assert!(!before.is_empty(), "whoever is in office has a claim at the target");
+    kill_all(cluster).await;
+    let backup = tempfile::tempdir().unwrap();
+    let folders = [1, 2, 3].map(|member: MemberIndex| {
+        (cluster.data_folder(member).unwrap(), backup.path().join(cluster.name(member)))
+    });
+    for (data, copied) in &folders {
+        copy(data, copied);
+    }
+
+    // What the backup has not: another term of office, the end of a lease, and a lease.
+    start_all(cluster).await;
+    let admin = cluster.admin().unwrap();
+    let newer = issued(cluster).await;
+    let session = login_with(&newer).await.unwrap_or_else(|why| panic!("the newer credential logs in: {why}"));
+    admin.revoke(gone.lease).await.unwrap();
+    let done = admin.wait_revoked(gone.lease, RETURN).await;
+    done.unwrap_or_else(|why| panic!("the lease of the backup ends: {why}"));
+    let begun = Instant::now();
+    while !claims(cluster, &superuser).await.is_disjoint(&before) {
+        assert!(begun.elapsed() < RETURN, "the claim of a later term of office takes the place of {before:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+    kill_all(cluster).await;
+
+    for (data, copied) in &folders {
+        std::fs::remove_dir_all(data).unwrap();
+        copy(copied, data);
+    }
+    start_all(cluster).await;
+    let begun = Instant::now();
+    let found = loop {
+        let output = cluster.cli("admin", &["--output", "json", "target", "show", TARGET], b"").unwrap();
+        // A cluster that has just started may not answer yet.
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if shown["quarantine"].is_object() {
+            break shown["quarantine"].clone();
+        }
+        assert!(begun.elapsed() < SEARCHED, "the target shows a claim that nobody here knows: {output:?}");
+        tokio::time::sleep(LOOK).await;
+    };
+    let sample: Vec<&str> = found["sample"].as_array().unwrap().iter().filter_map(|login| login.as_str()).collect();
+    assert!(sample.contains(&newer.username.as_str()), "what taking over would end is the newer login: {found}");
+    assert_eq!(found["missing"], 1, "the lease that ended after the backup is active here: {found}");
+    let shown = cluster.cli("admin", &["target", "show", TARGET], b"").unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("QUARANTINED"), "people are told: {shown}");
+    let status = cluster.cli("admin", &["--output", "json", "status"], b"").unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("target_quarantined"), "there is an alarm: {status}");
+    let refused = cluster.client("demo").unwrap().issue_lease("reader", None).await.unwrap_err();
+    assert_eq!(refused.code, "quarantined", "nothing is issued there: {refused}");
+    assert!(session.simple_query("SELECT 1").await.is_ok(), "the session of the newer login lives: nobody has decided");
+    login_with(&newer).await.unwrap_or_else(|why| panic!("the newer login lives: nobody has decided: {why}"));
+
+    let counter = found["counter"].to_string();
+    let take = ["target", "take-over", TARGET, "--counter", &counter, "--operator", cluster.text("/operator").unwrap()];
+    let signed = ["--passphrase-file", cluster.text("/passphrase_file").unwrap()];
+    let taken = cluster.cli("admin", &[&take[..], &signed].concat(), b"").unwrap();
+    assert!(taken.status.success(), "administrators take over: {taken:?}");
+    let begun = Instant::now();
+    loop {
+        match admin.lease(newer.lease).await {
+            Ok(lease) if lease.state == "revoked" => {
+                assert_eq!(lease.why, "adopted", "by the log, as everything that ends: {lease:?}");
+                break;
+            }
+            other => assert!(begun.elapsed() < RETURN, "what no lease here knew of is adopted and ended: {other:?}"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    assert!(session.simple_query("SELECT 1").await.is_err(), "the session of the newer login is ended");
+    assert!(login_with(&newer).await.is_err(), "the newer login is refused");
+    login_with(&kept).await.unwrap_or_else(|why| panic!("the lease of the backup goes on: {why}"));
+    let again = issued(cluster).await;
+    for lease in [kept.lease, gone.lease, again.lease] {
+        admin.revoke(lease).await.unwrap();
+        let done = admin.wait_revoked(lease, RETURN).await;
+        done.unwrap_or_else(|why| panic!("lease {lease} ends, with a login at the target or without: {why}"));
+    }
+    let output = cluster.cli("admin", &["--output", "json", "target", "show", TARGET], b"").unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(shown["quarantine"].is_null(), "the quarantine is over: {shown}");
+}
+
+async fn kill_all(cluster: &Cluster) {
+    let nodes = [1, 2, 3].map(|member| cluster.node(member).unwrap());
+    futures::future::try_join_all(nodes.iter().map(|node| node.kill())).await.unwrap();
+}
+
+/// Starts all members on what their folders hold.
+async fn start_all(cluster: &Cluster) {
+    for member in [1, 2, 3] {
+        cluster.node(member).unwrap().restart(&[]).unwrap();
+    }
+    for member in [1, 2, 3] {
+        back(cluster, member).await;
+    }
+    cluster.wait_leader(RETURN).await.unwrap();
+}
+
+/// A lease that lives on by itself, whoever has begun to lead a moment ago.
+async fn issued(cluster: &Cluster) -> Credential {
+    let (demo, begun) = (cluster.client("demo").unwrap(), Instant::now());
+    loop {
+        match demo.issue_lease("reader", Some(600_000)).await {
+            Ok(credential) => return credential,
+            Err(why) => assert!(begun.elapsed() < RETURN, "a lease is issued: {why}"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The claims of this cluster at its target, as the target tells.
+async fn claims(cluster: &Cluster, superuser: &tokio_postgres::Client) -> BTreeSet<String> {
+    let sql = "SELECT rolname::text FROM pg_roles WHERE starts_with(rolname::text, $1)";
+    let prefix = claim_prefix(&cluster.profile().cluster, TARGET);
+    superuser.query(sql, &[&prefix]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 async fn stays_out(cluster: &Cluster, what: &str) {
