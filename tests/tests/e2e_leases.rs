@@ -9,6 +9,8 @@
     reason = "tests fail by panicking, and these say what they have measured"
 )]
 
+#[path = "e2e_leases/pooler.rs"]
+mod pooler;
 #[path = "e2e_leases/programs.rs"]
 mod programs;
 #[path = "e2e_leases/server.rs"]
@@ -48,6 +50,7 @@ async fn leases() {
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster).await;
     a_target_that_is_typed(&cluster).await;
+    pooler::is_refused_by_name(&cluster).await;
     a_server_elsewhere_is_typed(&cluster);
     server::commits_that_a_standby_has_applied(&cluster).await;
     a_copy_of_the_cluster(&cluster).await;

@@ -122,7 +122,7 @@ impl Session {
         // What the role or the database sets by default must not change what our statements mean, nor how sure a commit
         // is. A leased user may own functions and operators in any schema it can write to, so none of them is searched.
         let options = format!(
-            "-c search_path=pg_catalog,pg_temp -c synchronous_commit={commit} -c standard_conforming_strings=on \
+            "-c search_path={SEARCH_PATH} -c synchronous_commit={commit} -c standard_conforming_strings=on \
              -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
              -c idle_in_transaction_session_timeout=30000 -c lock_timeout={lock_timeout_ms} \
              -c statement_timeout={statement_timeout_ms}"
@@ -154,14 +154,16 @@ impl Session {
             // Aborts the driver if the caller gives up on the next line.
             let mut session =
                 Self { client, binding: Binding { pid: 0, backend_start_micros: 0 }, system: 0, driver, _open: None };
-            let row = session.client.query_typed_one(WHO_AM_I, &[]).await?;
+            let row = session.client.query_typed_one(WHO_AM_I, &[(&SEARCH_PATH, Type::TEXT)]).await?;
             session.binding = Binding { pid: row.try_get(0)?, backend_start_micros: row.try_get(1)? };
             session.system = row.try_get(2)?;
             session._open = Some(config.own.open(endpoint, session.binding));
-            Ok::<_, tokio_postgres::Error>(session)
+            let heeded: bool = row.try_get(3)?;
+            Ok::<_, tokio_postgres::Error>((session, heeded))
         };
         match timeout(config.connect_timeout, connect).await {
-            Ok(Ok(session)) => Ok(session),
+            Ok(Ok((session, true))) => Ok(session),
+            Ok(Ok((_, false))) => Err(through_pooler("the server does not get what a connection begins with")),
             Ok(Err(error)) => Err(on_connect(&error)),
             Err(_) => Err(EngineError::Unavailable { reason: "timed out while connecting".into() }),
         }
@@ -189,8 +191,12 @@ fn drive<T: TlsStream + Unpin + Send + 'static>(
     (client, driver)
 }
 
+/// Only the system's own.
+const SEARCH_PATH: &str = "pg_catalog,pg_temp";
+/// And whether what was asked for at the beginning holds.
 const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
-     (SELECT system_identifier FROM pg_control_system()) FROM pg_stat_get_activity(pg_backend_pid()) a";
+     (SELECT system_identifier FROM pg_control_system()), current_setting('search_path') = $1 \
+     FROM pg_stat_get_activity(pg_backend_pid()) a";
 
 /// Gives up after `limit`: a black hole answers nothing, not even with an error.
 pub(super) async fn within<T>(
@@ -243,7 +249,7 @@ pub(super) fn on_repeatable(error: &tokio_postgres::Error) -> EngineError {
 pub(super) fn on_create(error: &tokio_postgres::Error) -> EngineError {
     match answered(error) {
         Some(db) if is_duplicate(db.code().code()) => EngineError::Duplicate,
-        Some(db) if db.code().code() == WRONG_BACKEND => EngineError::StaleBinding,
+        Some(db) if db.code().code() == WRONG_BACKEND => through_pooler(db.message()),
         Some(db) => on_answer(db),
         None => EngineError::Unknown { reason: lost(error) },
     }
@@ -251,6 +257,8 @@ pub(super) fn on_create(error: &tokio_postgres::Error) -> EngineError {
 
 fn on_connect(error: &tokio_postgres::Error) -> EngineError {
     match error.as_db_error() {
+        // No server says that: it would say which setting it does not know.
+        Some(db) if db.message().starts_with("unsupported startup parameter") => through_pooler(db.message()),
         Some(db) if matches!(class(db.code().code()), "28" | "3D" | "42") => refused(db),
         Some(db) => EngineError::Unavailable { reason: db.message().to_owned() },
         None => match distrust(error) {
@@ -274,6 +282,12 @@ fn refused(db: &DbError) -> EngineError {
     EngineError::Refused { code: db.code().code().to_owned(), message: db.message().to_owned() }
 }
 
+/// What answers is no server.
+fn through_pooler(what: &str) -> EngineError {
+    let message = format!("{what}: a connection pooler is between, and the vault connects to the server itself");
+    EngineError::Refused { code: WRONG_BACKEND.to_owned(), message }
+}
+
 /// What is known of a connection that broke.
 fn lost(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), core::error::Error::source(error)) {
@@ -287,7 +301,8 @@ fn class(code: &str) -> &str {
     code.get(..2).unwrap_or_default()
 }
 
-/// Raised by our own block when another backend runs it: a pooler, which is not allowed between us and the target.
+/// Raised by our own block when another backend runs it: a pooler, which is not allowed between us and the target. It stands for
+/// whatever else shows that there is one.
 pub(super) const WRONG_BACKEND: &str = "QU001";
 
 /// `duplicate_object`, or the unique index on names when the other create committed while this one waited for it.
