@@ -10,7 +10,7 @@
 //! | orphan, nobody's | T sees a principal, a later V does not know it | its intent would have been on record before T |
 //! | orphan, of a lease that never was active | V says *revoked*, a later T sees it alive | *revoked* is final |
 //! | survivor | V says *revoked*, a later T sees a login or a session | the same |
-//! | survivor, overdue | T sees it alive, a later V tells its end, long before T | an end that has passed is moved by nothing |
+//! | survivor, overdue | T sees it alive, a later V tells its end before T; the next T that does not is long after it | an end that has passed is moved by nothing |
 //! | ghost | V says *revoked*, a later T sees a session whose role is gone | the same |
 //! | ghost, nobody's | T sees such a session, of a role that no T has seen, for longer than the bound | |
 //! | early death | V says *active*, a later T sees no login, a still later V says *active* | it was active at T |
@@ -111,6 +111,8 @@ struct Record {
     sessions: BTreeSet<(i32, i64)>,
     /// From its end to the last moment at which it was seen alive.
     overrun: Option<Span>,
+    /// When the last look began that saw it alive, and when the first after that one was over, which did not.
+    last: Option<(Moment, Option<Moment>)>,
 }
 
 /// Takes observations in the order of their ends, and keeps what follows from them.
@@ -224,6 +226,11 @@ impl Judge {
             }
         }
         for (name, record) in &mut self.records {
+            if let Some((_, gone)) = &mut record.last
+                && !alive.get(name).is_some_and(|(can, sessions, _)| *can || *sessions > 0)
+            {
+                gone.get_or_insert(at.to);
+            }
             let active = |(said, lease): &&(Span, Lease)| {
                 lease.state == State::Active && said.is_before(&at) && lease.expires_at * 1_000 > at.to
             };
@@ -237,6 +244,7 @@ impl Judge {
         let record = self.records.entry(name.to_owned()).or_default();
         record.watched = true;
         record.alive.push(at);
+        record.last = Some((at.from, None));
         if record.revoked.is_none_or(|since| since >= at.from) {
             return;
         }
@@ -348,22 +356,25 @@ impl Judge {
         let mut overdue = Vec::new();
         for (name, record) in &self.records {
             let Some(over) = record.overrun else { continue };
-            let failover = failovers.iter().any(|f| f.from <= over.to && over.from <= f.to);
+            // Between the last look that saw it and the next it may have lived on: it is not given the benefit of that.
+            let until = record.last.filter(|(seen, _)| *seen == over.to).and_then(|(_, gone)| gone).unwrap_or(over.to);
+            let failover = failovers.iter().any(|f| f.from <= until && over.from <= f.to);
             let bound = if failover { self.bounds.failover } else { self.bounds.calm };
-            let (millis, slot) = ((over.to - over.from) / 1_000, usize::from(failover));
-            if let Some(slot) = worst.get_mut(slot)
+            let (seen, millis) = ((over.to - over.from) / 1_000, (until - over.from) / 1_000);
+            if let Some(slot) = worst.get_mut(usize::from(failover))
                 && slot.as_ref().is_none_or(|worst| millis > worst.millis)
             {
-                *slot = Some(Overrun { millis, principal: name.clone(), ended_at: over.from / 1_000 });
+                *slot = Some(Overrun { millis, seen, principal: name.clone(), ended_at: over.from / 1_000 });
             }
             // What the vault called revoked, and was seen alive, is told already.
             if millis > bound && !self.violations.keys().any(|(_, whose)| whose == name) {
-                overdue.push((name.clone(), over, millis, bound));
+                overdue.push((name.clone(), over, seen, millis, bound));
             }
         }
-        for (name, over, millis, bound) in overdue {
+        for (name, over, seen, millis, bound) in overdue {
             self.finds("survivor", &name, over.to, || {
-                format!("alive {millis} ms after its end at {}, and {bound} ms is the bound", over.from / 1_000)
+                let ended_at = over.from / 1_000;
+                format!("alive {seen} to {millis} ms after its end at {ended_at}, and {bound} ms is the bound")
             });
         }
         let watched = || self.records.values().filter(|r| r.watched);

@@ -84,7 +84,8 @@ fn a_whole_life_is_no_finding() {
     let report = story.ends();
     assert!(report.violations.is_empty(), "{report:?}");
     assert_eq!((report.leases, report.sessions, report.revocations, report.expiries), (1, 2, 1, 0), "{report:?}");
-    assert_eq!(report.worst_calm.map(|o| o.millis), Some(1_100), "from 1,900 to the look at 3,000");
+    let worst = report.worst_calm.map(|o| (o.seen, o.millis));
+    assert_eq!(worst, Some((1_100, 2_110)), "from 1,900 to the look at 3,000, and to the end of the one at 4,000");
 }
 
 #[test]
@@ -154,6 +155,11 @@ fn alive_long_after_its_end_is_a_survivor() {
     assert_eq!(expired(14_001).found(), ["survivor"], "though the vault still calls it active");
     assert!(expired(14_000).found().is_empty());
     assert_eq!(expired(13_000).ends().worst_calm.map(|o| o.millis), Some(4_000));
+    let gone = |seen: u64, at: u64| expired(seen).sees(at, None, 0).says(at + 100, lease(Revoked, 9_000, 0));
+    assert!(gone(13_800, 13_990).found().is_empty(), "gone by 14,000");
+    assert_eq!(gone(13_800, 13_991).found(), ["survivor"], "it may have lived until 14,001");
+    let left = gone(10_000, 10_150).sees(10_300, Some(false), 0).sees(20_000, None, 0).ends();
+    assert_eq!(left.worst_calm.map(|o| (o.seen, o.millis)), Some((1_000, 1_160)), "the first look without it counts");
     let renewed = Story::new().says(0, lease(Active, 9_000, 0)).sees(20_000, Some(true), 0);
     assert!(renewed.says(20_100, lease(Active, 30_000, 0)).found().is_empty(), "its end was moved before it came");
     let asked = |seen| Story::new().sees(seen, Some(false), 1).says(seen + 100, lease(Revoking, 90_000, 1_000));

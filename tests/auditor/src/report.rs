@@ -21,7 +21,10 @@ pub(crate) const KINDS: [&str; 4] = ["orphan", "survivor", "ghost", "early death
 /// How long after its end a principal could still log in, or had a session.
 #[derive(Debug)]
 pub(crate) struct Overrun {
+    /// Until it was seen to be gone: so long at most. Until it was last seen, when it never was.
     pub(crate) millis: u64,
+    /// Until it was last seen: so long at least.
+    pub(crate) seen: u64,
     pub(crate) principal: String,
     /// Milliseconds since 1970.
     pub(crate) ended_at: u64,
@@ -123,7 +126,9 @@ impl Report {
     /// For programs; its keys are stable.
     pub(crate) fn document(&self, lacks: &[String]) -> Value {
         let overrun = |o: &Option<Overrun>| {
-            o.as_ref().map(|o| json!({ "ms": o.millis, "principal": o.principal, "ended_at": o.ended_at }))
+            o.as_ref().map(|o| {
+                json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at })
+            })
         };
         let violations = self.violations.iter().map(|v| {
             json!({
@@ -167,7 +172,9 @@ impl Report {
     /// For people.
     pub(crate) fn table(&self, lacks: &[String]) -> String {
         let overrun = |o: &Option<Overrun>| {
-            let told = |o: &Overrun| format!("{} ms, of {} after {}", o.millis, o.principal, o.ended_at);
+            let told = |o: &Overrun| {
+                format!("{} ms at most, {} ms seen, of {} after {}", o.millis, o.seen, o.principal, o.ended_at)
+            };
             o.as_ref().map_or_else(|| "none".to_owned(), told)
         };
         let mut rows: Vec<(&str, String)> = KINDS.iter().map(|kind| (*kind, self.count(kind).to_string())).collect();

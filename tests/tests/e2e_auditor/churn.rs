@@ -47,7 +47,7 @@ async fn an_auditor_finds_nothing_wrong() {
         ["--looks", &looks],
         ["--kills", &kills],
         ["--failovers", &failovers],
-        ["--longest-pause", "5000"],
+        ["--longest-pause", "2000"],
         ["--longest-silence", "20000"],
     ];
     let auditor = Auditor::begin(&cluster, arguments.as_flattened()).unwrap();
