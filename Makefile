@@ -50,7 +50,7 @@ churn: setup
 	QUORATE_MINUTES=$(MINUTES) cargo test $(TESTED) --test e2e_auditor -- --exact churn::an_auditor_finds_nothing_wrong --nocapture
 
 # Leases in numbers, at a real cluster of the release build and a real PostgreSQL, beside a target that is slow and one that says nothing;
-# KILL=1 kills the leader while they expire. Prints what it has measured.
+# KILL=1 kills the leader while they expire, AT_MOST=60 fails when the last is gone later than 60 s. Prints what it has measured.
 LEASES := 10000
 scale: setup
 	cargo build --release --locked --workspace --bins --test in_process

@@ -2,7 +2,8 @@
 //! long a member takes to come back, and how long after their common end the last of them is gone, with somebody asking for a
 //! new one all the while, beside a target that is slow and one that says nothing at all.
 //!
-//! `make scale LEASES=100000`; it prints one JSON document, and a line for each step as it goes. `KILL=1` kills the leader in the middle.
+//! `make scale LEASES=100000`; it prints one JSON document, and a line for each step as it goes. `KILL=1` kills the leader in the middle;
+//! with `AT_MOST=60` the run fails, after it has printed, when any of `gone_after_seconds` is more.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints what it has measured")]
 
 use anyhow::Context as _;
@@ -43,6 +44,8 @@ async fn main() -> anyhow::Result<()> {
     let leases: usize = std::env::args().nth(1).context("usage: scale LEASES")?.parse().context("LEASES")?;
     anyhow::ensure!(leases > SAMPLE, "at least {} leases", SAMPLE + 1);
     let kill = std::env::var_os("KILL").is_some();
+    let seconds = std::env::var_os("AT_MOST").map(|text| text.to_string_lossy().parse::<u64>().context("AT_MOST"));
+    let at_most = seconds.transpose()?.map(Duration::from_secs);
     let cluster = Cluster::start(&Options::default()).await?;
     let (_, port) = cluster.postgres_socket()?;
     let (slow, dead) =
@@ -146,6 +149,10 @@ async fn main() -> anyhow::Result<()> {
         "restart_seconds": { "empty": restart_empty.as_secs_f64(), "full": restart_full.as_secs_f64() },
     });
     println!("{}", serde_json::to_string_pretty(&document)?);
+    for (name, gone) in ALL.into_iter().zip(gone.into_iter().flatten()) {
+        let late = at_most.is_some_and(|most| gone > most);
+        anyhow::ensure!(!late, "the last at {name} was gone after {gone:.1?}, and {at_most:?} is the most");
+    }
     Ok(())
 }
 
