@@ -42,13 +42,16 @@ const MORE: &str = "More of it=that's";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases() {
-    let cluster = Cluster::start(&Options { rotate: true, ..Options::default() }).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let hurry = folder.path().join("hurry");
+    let environment = vec![("FAILPOINT_FILE".to_owned(), hurry.display().to_string())];
+    let cluster = Cluster::start(&Options { rotate: true, environment, ..Options::default() }).await.unwrap();
     nobody_knows_the_password(&cluster).await;
     a_life(&cluster).await;
     a_life_by_commands(&cluster).await;
     the_server_s_own_log(&cluster).await;
     the_executor_s_connections(&cluster).await;
-    a_target_that_lacks_something(&cluster).await;
+    a_target_that_lacks_something(&cluster, &hurry).await;
     a_target_that_is_typed(&cluster).await;
     pooler::is_refused_by_name(&cluster).await;
     a_server_elsewhere_is_typed(&cluster);
@@ -474,8 +477,59 @@ fn paste(cluster: &Cluster, said: &str) {
     assert!(done.status.success(), "psql takes\n{script}\nand says {done:?}");
 }
 
+async fn superuser_in(cluster: &Cluster, database: &str) -> tokio_postgres::Client {
+    let (folder, port) = cluster.postgres_socket().unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(folder).port(port).user("postgres").dbname(database);
+    quorate_tests::database::login(&config).await.unwrap()
+}
+
+/// Has each target searched every second, instead of every minute, as long as the file is there.
+fn search_each_second(hurry: &Path) {
+    std::fs::write(hurry, "reconcile.hurry=on\n").unwrap();
+}
+
+/// What others granted an ended login, in two databases, only they can take back: who looks at its target or its lease is told
+/// where it is, until they have.
+async fn what_others_granted_it(cluster: &Cluster, target: &str, lease: &Credential, hurry: &Path) {
+    let (superuser, id) = (cluster.superuser().await.unwrap(), lease.lease.to_string());
+    let told = || {
+        let shown = run(cluster, &["--output", "json", "target", "show", target]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let mut left = shown["leftovers"].as_array().into_iter().flatten();
+        let left = left.find(|left| left["login"] == lease.username.as_str());
+        let why = left.and_then(|left| left["why"].as_str()).unwrap_or_default().to_owned();
+        (why, run(cluster, &["lease", "show", &id]))
+    };
+    search_each_second(hurry);
+    let begun = Instant::now();
+    loop {
+        let (at_target, shown) = told();
+        if at_target.contains(MORE) && shown.contains("not cleaned up") && shown.contains(MORE) {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "people see what is left, and where: at the target {at_target:?}; {shown}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for database in [cluster.text("/postgres/database").unwrap(), MORE] {
+        let revoke = format!("REVOKE CREATE ON SCHEMA public FROM \"{}\"", lease.username);
+        superuser_in(cluster, database).await.batch_execute(&revoke).await.unwrap();
+    }
+    let (sql, begun) = ("SELECT count(*) FROM pg_roles WHERE rolname = $1", Instant::now());
+    loop {
+        let roles: i64 = superuser.query_one(sql, &[&lease.username]).await.unwrap().get(0);
+        let (at_target, shown) = told();
+        if roles == 0 && at_target.is_empty() && !shown.contains("not cleaned up") {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED, "nothing is left, and so it is shown: {roles} roles, {at_target:?}; {shown}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    std::fs::remove_file(hurry).unwrap();
+}
+
 /// A new administrator follows what the commands say, and nothing else.
-async fn a_target_that_lacks_something(cluster: &Cluster) {
+async fn a_target_that_lacks_something(cluster: &Cluster, hurry: &Path) {
     let superuser = cluster.superuser().await.unwrap();
     superuser
         .batch_execute("CREATE ROLE weak LOGIN PASSWORD 'a weak password'; CREATE ROLE strong NOLOGIN CREATEROLE")
@@ -548,6 +602,7 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
     // What it owns, in both databases, is the heir's afterwards.
     let group = format!("GRANT CREATE ON SCHEMA public TO \"{}\"", lease.username);
     superuser.batch_execute(&group).await.unwrap();
+    superuser_in(cluster, MORE).await.batch_execute(&group).await.unwrap();
     session.batch_execute("CREATE TABLE kept (n integer)").await.unwrap();
     run(cluster, &["lease", "revoke", "--target", "weak", "--wait"]);
     assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
@@ -563,6 +618,7 @@ async fn a_target_that_lacks_something(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(owned_by, "heir", "what an ended lease owned");
+    what_others_granted_it(cluster, "weak", &lease, hurry).await;
     // What people look at.
     let metrics = run(cluster, &["metrics"]);
     assert!(metrics.lines().any(|l| l == "quorate_target_enabled{target=\"weak\"} 1"), "{metrics}");
@@ -1045,6 +1101,16 @@ async fn a_database_that_does_not_answer(cluster: &Cluster) {
     let row: Vec<&str> = row.unwrap_or_else(|| panic!("{watched}")).collect();
     assert_eq!(row.get(2..6), Some(&["0", "0", "3", "1"][..]), "by state: {watched}");
     assert!(watched.contains("exposure: 4 logins") && !watched.contains("the oldest for 0 s"), "{watched}");
+    // An answer is waited for, for some 15 s.
+    let (id, begun) = (credentials[0].lease.to_string(), Instant::now());
+    loop {
+        let shown = [run(cluster, &["lease", "show", &id]), run(cluster, &["target", "show", TARGET])];
+        if shown[0].contains("not yet because") && shown[1].contains("ends wait because") {
+            break;
+        }
+        assert!(begun.elapsed() < ENDED * 2, "people are told why nothing ends: {shown:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     println!("database frozen: the oldest revocation is {age} ms old in cluster time");
     drop(frozen);
     for credential in &credentials {

@@ -251,7 +251,7 @@ impl Core {
             self.read(|store, _| Ok((lease::lease(store, &id)?, quarantine(store, &shown.target)?.is_some())))?;
         let Some(found) = found.filter(|_| shown.leads) else { return Ok(shown) };
         shown.trouble = match (Queue::of(&found), found.state) {
-            (_, State::Revoked) => self.troubles.leftovers(&found.target).remove(&found.principal).unwrap_or_default(),
+            (_, State::Revoked) => self.troubles.left_behind(&found.target, &found.principal).unwrap_or_default(),
             (Some(_), State::Revoking) if quarantined => QUARANTINED.to_owned(),
             (Some(queue), State::Revoking) => self.troubles.of_lease(&found.target, queue, &id).unwrap_or_default(),
             _ => String::new(),

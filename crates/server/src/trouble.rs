@@ -125,6 +125,11 @@ impl Troubles {
         self.lock().get(target).map(|at| at.left.clone()).unwrap_or_default()
     }
 
+    /// What one ended login has left behind.
+    pub(crate) fn left_behind(&self, target: &str, login: &str) -> Option<String> {
+        self.lock().get(target)?.left.get(login).cloned()
+    }
+
     /// This node leads no more.
     pub(crate) fn forget(&self) {
         self.lock().clear();
@@ -157,7 +162,9 @@ mod tests {
             troubles.left("t", &format!("q1_{n}"), Some("it owns a table"));
         }
         assert_eq!(troubles.leftovers("t").len(), MOST);
+        assert_eq!(troubles.left_behind("t", "q1_0").unwrap(), "it owns a table");
         troubles.left("t", "q1_0", None);
+        assert_eq!((troubles.left_behind("t", "q1_0"), troubles.left_behind("other", "q1_1")), (None, None));
         assert_eq!(troubles.leftovers("t").len(), MOST - 1);
         troubles.left_by("t", &BTreeSet::from(["q1_1".to_owned()]));
         assert_eq!(troubles.leftovers("t").len(), 1);

@@ -498,6 +498,7 @@ async fn cleaning_up_delays_no_end() {
     for owner in &leases[..2] {
         target.own(&owner.username, &["elsewhere"]);
     }
+    let owner = leases[0].lease;
     target.hold(Step::Clean);
     // Held up: first what an end leads to, then what a search does.
     for search in [false, true] {
@@ -528,12 +529,15 @@ async fn cleaning_up_delays_no_end() {
     }
     let said = leftovers().await;
     assert!(said.iter().all(|l| left.contains(&l.login) && l.why.contains("elsewhere")), "{said:?}");
+    let shown = app.explained_lease(owner).await.unwrap();
+    assert!(shown.state == "revoked" && shown.trouble.contains("elsewhere"), "its lease says so too: {shown:?}");
     left.iter().for_each(|name| target.own(name, &[]));
     let begun = Instant::now();
     while !(world.logins("t").is_empty() && leftovers().await.is_empty()) {
         assert!(begun.elapsed() < Duration::from_secs(130), "a search or two later: {:?}", world.logins("t"));
         sleep(Duration::from_secs(1)).await;
     }
+    assert_eq!(app.explained_lease(owner).await.unwrap().trouble, "", "and nothing any more when nothing is left");
 }
 
 #[tokio::test(start_paused = true)]
