@@ -25,7 +25,7 @@ use quorate_state::lease::{Selector, principal};
 use quorate_state::outcome::Outcome;
 use quorate_state::request::SignedRequest;
 use quorate_state::target::{Executor, claim};
-use quorate_tests::database::{FrozenDatabase, login_with};
+use quorate_tests::database::{FrozenDatabase, login_config, login_with};
 use quorate_tests::footprint::TARGET;
 use quorate_tests::terminal::Answer;
 use quorate_tests::{Cluster, Options, Sought};
@@ -604,20 +604,24 @@ async fn a_target_that_lacks_something(cluster: &Cluster, hurry: &Path) {
     superuser.batch_execute(&group).await.unwrap();
     superuser_in(cluster, MORE).await.batch_execute(&group).await.unwrap();
     session.batch_execute("CREATE TABLE kept (n integer)").await.unwrap();
+    let mut there = login_config(&lease);
+    let there = quorate_tests::database::login(there.dbname(MORE)).await.unwrap();
+    there.batch_execute("CREATE TABLE kept (n integer)").await.unwrap();
     run(cluster, &["lease", "revoke", "--target", "weak", "--wait"]);
     assert!(session.simple_query("SELECT 1").await.is_err(), "its session is ended");
-    let owner = "SELECT tableowner::text FROM pg_tables WHERE tablename = 'kept'";
-    let mut owned_by = String::new();
-    let begun = Instant::now();
-    while owned_by != "heir" && begun.elapsed() < ENDED {
-        let mut config = tokio_postgres::Config::new();
-        let socket = cluster.text("/postgres/socket_folder").unwrap();
-        config.host_path(socket).port(port.parse().unwrap()).user("postgres").dbname(database);
-        let there = quorate_tests::database::login(&config).await.unwrap();
-        owned_by = there.query_one(owner, &[]).await.unwrap().get(0);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(there.simple_query("SELECT 1").await.is_err(), "and that in the other database");
+    let (owner, begun) = ("SELECT tableowner::text FROM pg_tables WHERE tablename = 'kept'", Instant::now());
+    for database in [database, MORE] {
+        let there = superuser_in(cluster, database).await;
+        loop {
+            let owned_by: String = there.query_one(owner, &[]).await.unwrap().get(0);
+            if owned_by == "heir" {
+                break;
+            }
+            assert!(begun.elapsed() < ENDED, "what an ended lease owned in {database} is the heir's, not {owned_by}'s");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
-    assert_eq!(owned_by, "heir", "what an ended lease owned");
     what_others_granted_it(cluster, "weak", &lease, hurry).await;
     // What people look at.
     let metrics = run(cluster, &["metrics"]);
