@@ -15,6 +15,8 @@ mod pooler;
 mod programs;
 #[path = "e2e_leases/server.rs"]
 mod server;
+#[path = "e2e_leases/standby.rs"]
+mod standby;
 
 use quorate_api::client::{Client, Credential, Role, Submitted};
 use quorate_api::scram;
@@ -40,12 +42,39 @@ const ELECTION: Duration = Duration::from_secs(20);
 /// A database whose name has to be quoted wherever it is written.
 const MORE: &str = "More of it=that's";
 
+/// A cluster, and the file by which it is told to search its targets each second.
+async fn start(folder: &Path) -> (Cluster, PathBuf) {
+    let hurry = folder.join("hurry");
+    let environment = vec![("FAILPOINT_FILE".to_owned(), hurry.display().to_string())];
+    (Cluster::start(&Options { rotate: true, environment, ..Options::default() }).await.unwrap(), hurry)
+}
+
+async fn nothing_is_left(cluster: &Cluster) {
+    let superuser = cluster.superuser().await.unwrap();
+    let left = cluster.footprint(&superuser).await.unwrap();
+    assert!(left.is_empty(), "every lease has ended, and this is left at the database: {left:?}");
+}
+
+/// What the server, or what stands before or beside it, does to leases.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cluster, hurry) = start(folder.path()).await;
+    pooler::is_refused_by_name(&cluster).await;
+    server::commits_that_a_standby_has_applied(&cluster).await;
+    standby::lives_and_takes_over(&cluster).await;
+    server::a_role_that_was_dropped_by_hand(&cluster).await;
+    server::a_role_that_the_server_refuses(&cluster).await;
+    server::roles_that_somebody_holds(&cluster).await;
+    server::a_session_that_nobody_explains(&cluster, &hurry).await;
+    server::a_server_that_stands_still(&cluster).await;
+    nothing_is_left(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases() {
     let folder = tempfile::tempdir().unwrap();
-    let hurry = folder.path().join("hurry");
-    let environment = vec![("FAILPOINT_FILE".to_owned(), hurry.display().to_string())];
-    let cluster = Cluster::start(&Options { rotate: true, environment, ..Options::default() }).await.unwrap();
+    let (cluster, hurry) = start(folder.path()).await;
     nobody_knows_the_password(&cluster).await;
     a_life(&cluster).await;
     a_life_by_commands(&cluster).await;
@@ -53,15 +82,9 @@ async fn leases() {
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster, &hurry).await;
     a_target_that_is_typed(&cluster).await;
-    pooler::is_refused_by_name(&cluster).await;
     a_server_elsewhere_is_typed(&cluster);
-    server::commits_that_a_standby_has_applied(&cluster).await;
     a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;
-    server::a_role_that_was_dropped_by_hand(&cluster).await;
-    server::a_role_that_the_server_refuses(&cluster).await;
-    server::roles_that_somebody_holds(&cluster).await;
-    server::a_session_that_nobody_explains(&cluster, &hurry).await;
     expiry(&cluster).await;
     one_request_one_lease(&cluster).await;
     revoked_while_it_is_being_created(&cluster).await;
@@ -72,12 +95,9 @@ async fn leases() {
     programs::without_a_majority(&cluster).await;
     it_ends_again(&cluster, &restored).await;
     a_database_that_does_not_answer(&cluster).await;
-    server::a_server_that_stands_still(&cluster).await;
     a_password_that_was_changed_by_hand(&cluster).await;
     a_certificate_that_was_replaced(&cluster).await;
-    let superuser = cluster.superuser().await.unwrap();
-    let left = cluster.footprint(&superuser).await.unwrap();
-    assert!(left.is_empty(), "every lease has ended, and this is left at the database: {left:?}");
+    nothing_is_left(&cluster).await;
 }
 
 async fn ended(cluster: &Cluster, lease: LeaseId) -> quorate_api::vault::Lease {
