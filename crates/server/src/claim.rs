@@ -53,6 +53,23 @@ impl Core {
         ))
     }
 
+    /// Claims a target anew if logins were made there since the last claim: a cluster that is rolled back to before does not know it.
+    pub(crate) async fn count_on(self: &Arc<Self>, name: &str, office: &Office) -> Result<(), Failure> {
+        if !self.executors.has_made(name) {
+            return Ok(());
+        }
+        let command = Command::CountOn { term: office.term, target: name.to_owned(), nonce: self.env.random() };
+        let done = self.propose(command).await.and_then(|done| match done.outcome {
+            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
+            _ => Ok(()),
+        });
+        if done.is_err() {
+            self.executors.note_made(name);
+        }
+        done?;
+        self.stake(name, office).await
+    }
+
     /// Has the log say that the target has seen what this cluster does not know, and what taking over would end.
     async fn quarantine(self: &Arc<Self>, name: &str, office: &Office, counter: u64) -> Result<Failure, Failure> {
         let prefix = principal_prefix(&self.cluster, name);

@@ -17,7 +17,7 @@ use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{Credential, Executor, Target, TargetTls, executor, quarantine, role, target, targets};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -46,6 +46,8 @@ pub(crate) struct Executors {
     /// When this node last endorsed a request for a lease at a target, or saw one proved to have ended there, by its own
     /// clock.
     wanted: std::sync::Mutex<BTreeMap<String, u64>>,
+    /// Where it has begun to make logins since its last claim.
+    made: std::sync::Mutex<BTreeSet<String>>,
     /// The offices that this node has taken.
     taken: std::sync::Mutex<BTreeMap<String, Taken>>,
 }
@@ -63,8 +65,21 @@ impl Executors {
             make,
             by_target: Mutex::default(),
             wanted: std::sync::Mutex::default(),
+            made: std::sync::Mutex::default(),
             taken: std::sync::Mutex::default(),
         }
+    }
+}
+
+impl Executors {
+    /// A login is about to be made at a target.
+    pub(crate) fn note_made(&self, target: &str) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(target.to_owned());
+    }
+
+    /// Whether one was, since this was asked last.
+    pub(crate) fn has_made(&self, target: &str) -> bool {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(target)
     }
 }
 
@@ -563,6 +578,7 @@ impl Core {
         self.leftovers.forget();
         self.executors.by_target.lock().await.clear();
         self.executors.taken.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.executors.made.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -118,6 +118,7 @@ impl Core {
     async fn create(self: &Arc<Self>, id: LeaseId, term: u64) -> Result<(), Failure> {
         let found = self.read(|store, _| lease::lease(store, &id))?;
         let Some(found) = found.filter(|l| l.state == State::Intent) else { return self.wait_active(&id).await };
+        self.executors.note_made(&found.target);
         match self.create_at_target(&id, &found, term).await {
             Ok(oid) => {
                 self.breakers.made(&found.role);

@@ -54,6 +54,7 @@ impl Core {
         let prefix = principal_prefix(&self.cluster, name);
         // A copy of this cluster may have come since the office was taken.
         self.stake(name, &office).await?;
+        self.count_on(name, &office).await?;
         #[cfg(feature = "failpoints")]
         let stale = self.stale().await;
         // First the target, then the leases: whatever was listed has its intent in what is read afterwards.

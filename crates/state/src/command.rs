@@ -136,6 +136,15 @@ pub enum Command {
         /// The log index of its [`Command::RotatePassword`].
         index: u64,
     },
+    /// Whoever is in office counts on within its term, because it has made logins since the claim that stands at the target.
+    CountOn {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+        /// Random, for the next claim.
+        nonce: [u8; 8],
+    },
 }
 
 /// What the leader adds to an endorsed request.
@@ -212,6 +221,7 @@ impl Command {
             Self::Quarantine { .. } => "quarantine",
             Self::RotatePassword { .. } => "rotate-password",
             Self::PasswordRotated { .. } => "password-rotated",
+            Self::CountOn { .. } => "count-on",
         }
     }
 }

@@ -41,6 +41,7 @@ fn of_command(command: &Command) -> Footprint {
         }
         // Steps of a lease that take nothing from anybody; and who is waited for before a change is called effective.
         Command::Executor { .. }
+        | Command::CountOn { .. }
         | Command::LeaseActive { .. }
         | Command::LeaseFailed { .. }
         | Command::Returned { .. } => Footprint::Nothing,

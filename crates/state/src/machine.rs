@@ -92,7 +92,11 @@ pub fn apply(
         Command::PasswordRotated { term, target, index } if *term == at.term => {
             target::password_rotated(&mut tx, at.index, *term, target, *index)?
         }
+        Command::CountOn { term, target, nonce } if *term == at.term => {
+            target::count_on(&mut tx, *term, target, *nonce)?
+        }
         Command::Expire { .. }
+        | Command::CountOn { .. }
         | Command::TargetProved { .. }
         | Command::Quarantine { .. }
         | Command::RotatePassword { .. }

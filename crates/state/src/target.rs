@@ -9,7 +9,7 @@ pub use credential::{Credential, MAX_FORMER, Rotated, credential_path, executor_
 pub(crate) use credential::{password_rotated, replace_password, rotate_password};
 pub use office::{Executor, Quarantine, claim, claim_prefix, executor, judge, quarantine, quarantines};
 pub use office::{Judged, MAX_COUNT, MAX_PAST, MAX_SAMPLE};
-pub(crate) use office::{quarantine_at, take_office, take_over};
+pub(crate) use office::{count_on, quarantine_at, take_office, take_over};
 pub use proof::{Finding, MAX_FINDING, MAX_FINDINGS, Proof};
 pub(crate) use proof::{ask, proved};
 pub use revised::Revision;

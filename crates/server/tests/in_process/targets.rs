@@ -589,6 +589,30 @@ async fn a_copy_of_the_cluster_stops_both_from_ending_what_they_do_not_know() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_makes_logins_counts_on_so_that_an_earlier_state_of_the_same_term_is_noticed() {
+    let world = founded(43).await;
+    world.describe("t", &["readers"]).await;
+    let (app, target) = (world.client("app"), world.target("t"));
+    let prefix = claim_prefix(&world.profile.cluster, "t");
+    let claims = || target.names().into_iter().filter(|name| name.starts_with(&prefix)).collect::<Vec<_>>();
+    take(&app, "t-readers", 1, 600_000).await;
+    let (mut seen, leader) = (claims(), world.leader().await);
+    for _ in 0..2 {
+        take(&app, "t-readers", 1, 600_000).await;
+        let begun = Instant::now();
+        while claims() == seen || claims().len() != 1 {
+            assert!(begun.elapsed() < Duration::from_secs(130), "a search later there is another claim: {seen:?}");
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert!(claims() > seen, "it counts up: {seen:?}, {:?}", claims());
+        seen = claims();
+    }
+    assert_eq!(world.leader().await, leader, "in the same term of office");
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(claims(), seen, "where nothing was made since, there is nothing to count");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
     let world = founded(25).await;
     world.describe("t", &["readers"]).await;

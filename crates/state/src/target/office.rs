@@ -1,6 +1,6 @@
 //! Who is in office at a target, and how a cluster notices that it is not the only one of its kind.
 //!
-//! Each term of office is counted in the log first, and then stands at the target as the name of a role that cannot log in: the
+//! Each term of office is counted in the log first, and again while logins are made in it, and then stands at the target as the name of a role that cannot log in: the
 //! *claim*. A cluster that was rolled back, or whose folders were copied, does not know the last that the target has seen. It touches nothing there then: leases are neither honoured nor ended, until
 //! administrators have looked and told it to take over. At other targets all goes on: whoever holds one target cannot
 //! stop the ends of leases at another.
@@ -14,7 +14,7 @@ use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_pr
 use borsh::{BorshDeserialize, BorshSerialize};
 use std::collections::BTreeMap;
 
-/// How many terms of office at a target are remembered. A claim that is older than all of them is taken for one of ours.
+/// How many counts at a target are remembered. A claim that is older than all of them is taken for one of ours.
 pub const MAX_PAST: usize = 64;
 
 /// No cluster is in office more often. A claim that says so is somebody's joke: whoever took it over could count no further.
@@ -30,11 +30,11 @@ pub struct Executor {
     pub member: MemberIndex,
     /// Its term; 0 once somebody took over, so that nobody is in office.
     pub term: u64,
-    /// Counts terms of office at this target.
+    /// Counts terms of office at this target, and how often whoever was in office counted on.
     pub epoch: u64,
     /// Random: two clusters that count alike are told apart.
     pub nonce: [u8; 8],
-    /// The terms of office before, with their random numbers: at most [`MAX_PAST`], oldest first.
+    /// The counts before, with their random numbers: at most [`MAX_PAST`], oldest first.
     pub past: Vec<(u64, [u8; 8])>,
     /// Up to which count administrators have taken over what others left.
     pub taken_over: u64,
@@ -161,15 +161,32 @@ pub(crate) fn take_office(
     if roster.member(member).is_none() || !later {
         return Ok(Outcome::Refused(Refusal::Unjustified));
     }
+    tx.put(executor_key(label), &counted(before, member, term, nonce));
+    Ok(Outcome::Done)
+}
+
+/// Whoever is in office has made logins since it claimed the target last. A cluster that is rolled back to before knows nothing of the
+/// next claim, also when that is in the same term.
+pub(crate) fn count_on(tx: &mut Tx<'_>, term: u64, label: &str, nonce: [u8; 8]) -> Result<Outcome, StoreError> {
+    let held = executor(tx, label)?.filter(|e| e.term == term);
+    let Some(held) = held.filter(|_| term > 0) else { return Ok(Outcome::Refused(Refusal::Unjustified)) };
+    if target(tx, label)?.is_none() || quarantine(tx, label)?.is_some() {
+        return Ok(Outcome::Refused(Refusal::Unjustified));
+    }
+    let member = held.member;
+    tx.put(executor_key(label), &counted(Some(held), member, term, nonce));
+    Ok(Outcome::Done)
+}
+
+/// The next count at a target.
+fn counted(before: Option<Executor>, member: MemberIndex, term: u64, nonce: [u8; 8]) -> Executor {
     let (mut past, mut epoch, mut taken_over) = (Vec::new(), 0, 0);
     if let Some(before) = before {
         (past, epoch, taken_over) = (before.past, before.epoch, before.taken_over);
         past.push((epoch, before.nonce));
         past.drain(..past.len().saturating_sub(MAX_PAST));
     }
-    epoch = epoch.saturating_add(1);
-    tx.put(executor_key(label), &Executor { member, term, epoch, nonce, past, taken_over });
-    Ok(Outcome::Done)
+    Executor { member, term, epoch: epoch.saturating_add(1), nonce, past, taken_over }
 }
 
 /// Whoever is in office says that the target has seen a term of office that this cluster does not know.
@@ -250,6 +267,21 @@ mod tests {
         assert_eq!(judged(&[claim(&cluster, "app", &Executor { epoch: u64::MAX, ..held(5, 2) })]), Judged::Older);
         let foreign = claim(&ClusterId([2; 32]), "app", &held(99, 1));
         assert_eq!(judged(&[foreign, "something".to_owned()]), Judged::Older, "of another cluster, or no claim");
+    }
+
+    #[test]
+    fn a_count_within_a_term_is_a_claim_that_an_earlier_state_does_not_know() {
+        let cluster = ClusterId([1; 32]);
+        let before = held(5, 1);
+        let later = counted(Some(before.clone()), 1, 9, [2; 8]);
+        let found = [claim(&cluster, "app", &later)];
+        assert_eq!((later.epoch, later.term, later.past.last()), (6, 9, Some(&(5, [1; 8]))));
+        assert_eq!(judge(&cluster, "app", &later, &found), Judged::Mine { older: Vec::new() });
+        let own = [claim(&cluster, "app", &before), found[0].clone()];
+        assert_eq!(judge(&cluster, "app", &later, &own), Judged::Mine { older: vec![own[0].clone()] });
+        // Rolled back to before, it is taken into office again, and counts alike.
+        let again = counted(Some(before), 2, 11, [3; 8]);
+        assert_eq!(judge(&cluster, "app", &again, &found), Judged::Foreign { counter: 6 });
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn commands_are_frozen() {
         Command::Quarantine { term, target: "db".to_owned(), found },
         world.rotation("db", 2),
         Command::PasswordRotated { term, target: "db".to_owned(), index: 8 },
+        Command::CountOn { term, target: "db".to_owned(), nonce: [7; 8] },
     ];
 
     for command in commands {
