@@ -14,7 +14,7 @@ use quorate_api::client::{Client, Role, TargetSpec};
 use quorate_api::vault::{OpenRequest, SecretVersion};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::ids::{KeyringId, MemberIndex};
-use quorate_tests::database::login_with;
+use quorate_tests::database::{login, login_with};
 use quorate_tests::hostile::random;
 use quorate_tests::proxy::{Mood, Proxy};
 use quorate_tests::{Cluster, Options};
@@ -400,6 +400,7 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         ..Role::default()
     };
     admin.put_role("shaky", &role).await.unwrap();
+    no_leased_login_let_in(cluster, &superuser, &admin).await;
     let proof = admin.prove_target("shaky", Duration::from_secs(30)).await.unwrap();
     assert!(proof.missing.is_empty() && proof.failed.is_empty(), "{proof:?}");
     let scope = "action == Quorate::Action::\"lease:issue\", resource == Quorate::Role::\"shaky\"";
@@ -479,6 +480,36 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("put right: everything had ended after {:?}", begun.elapsed());
+}
+
+/// A line of `pg_hba.conf` that lets the executor in, and nobody that it makes: what is made for a proof is used too.
+async fn no_leased_login_let_in(cluster: &Cluster, superuser: &tokio_postgres::Client, admin: &Client) {
+    let (executor, group) = (cluster.text("/postgres/admin").unwrap(), cluster.text("/postgres/group").unwrap());
+    let file: String = superuser.query_one("SHOW hba_file", &[]).await.unwrap().get(0);
+    let good = std::fs::read_to_string(&file).unwrap();
+    let probe = format!("CREATE ROLE hba_probe LOGIN PASSWORD 'probe' IN ROLE \"{group}\"");
+    superuser.batch_execute(&probe).await.unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(cluster.postgres_socket().unwrap().1).user("hba_probe").password("probe");
+    config.dbname(cluster.text("/postgres/database").unwrap());
+    let bad = format!("host all {executor} 127.0.0.1/32 scram-sha-256\nhost all +{group} 127.0.0.1/32 reject\n{good}");
+    for (text, let_in) in [(&bad, false), (&good, true)] {
+        std::fs::write(&file, text).unwrap();
+        superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        let begun = Instant::now();
+        while login(&config).await.is_ok() != let_in {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the server lets a member of {group} in: {let_in}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if !let_in {
+            let proof = admin.prove_target("shaky", Duration::from_secs(30)).await.unwrap();
+            let said = proof.failed.iter().any(|why| why.contains("the credential does not log in"));
+            assert!(said, "a login that is let in nowhere is found: {proof:?}");
+            let shown = admin.roles().await.unwrap().targets.into_iter().find(|t| t.name == "shaky").unwrap();
+            assert_eq!(shown.standing, "not proved yet", "{shown:?}");
+        }
+    }
+    superuser.batch_execute("DROP ROLE hba_probe").await.unwrap();
 }
 
 /// What it carries out and what it only says that it has carried out cannot be told from its answers: it is looked at.
