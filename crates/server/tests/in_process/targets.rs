@@ -274,6 +274,11 @@ async fn a_step_of_an_end_whose_answer_is_lost_is_made_again() {
                 target.fail(Step::Create, Fault::After);
                 let failure = app.issue_lease("t-readers", Some(600_000)).await.unwrap_err();
                 assert_eq!(failure.code, "lease_failed", "{what}: {failure}");
+                let begun = Instant::now();
+                while in_state(&admin, "revoking").await == 0 {
+                    assert!(begun.elapsed() < LONG, "{what}: what nobody was handed out is to end");
+                    sleep(Duration::from_millis(100)).await;
+                }
                 let made = admin.leases("revoking").await.unwrap().remove(0);
                 (LeaseId(made.id.try_into().unwrap()), made.principal)
             } else {
