@@ -32,7 +32,7 @@ use quorate_tests::footprint::TARGET;
 use quorate_tests::terminal::Answer;
 use quorate_tests::{Cluster, Options, Sought};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,6 @@ async fn nothing_is_left(cluster: &Cluster) {
 async fn servers() {
     let folder = tempfile::tempdir().unwrap();
     let (cluster, hurry) = start(folder.path()).await;
-    pooler::is_refused_by_name(&cluster).await;
     server::commits_that_a_standby_has_applied(&cluster).await;
     standby::lives_and_takes_over(&cluster).await;
     server::a_role_that_was_dropped_by_hand(&cluster).await;
@@ -82,6 +81,7 @@ async fn leases() {
     the_executor_s_connections(&cluster).await;
     a_target_that_lacks_something(&cluster, &hurry).await;
     a_target_that_is_typed(&cluster).await;
+    pooler::is_refused_by_name(&cluster).await;
     a_server_elsewhere_is_typed(&cluster);
     a_copy_of_the_cluster(&cluster).await;
     every_session_ends(&cluster).await;

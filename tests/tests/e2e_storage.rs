@@ -181,9 +181,8 @@ async fn all_folders_are_restored(cluster: &Cluster) {
     assert!(!before.is_empty(), "whoever is in office has a claim at the target");
     kill_all(cluster).await;
     let backup = tempfile::tempdir().unwrap();
-    let folders = [1, 2, 3].map(|member: MemberIndex| {
-        (cluster.data_folder(member).unwrap(), backup.path().join(cluster.name(member)))
-    });
+    let folders = [1, 2, 3]
+        .map(|member: MemberIndex| (cluster.data_folder(member).unwrap(), backup.path().join(cluster.name(member))));
     for (data, copied) in &folders {
         copy(data, copied);
     }

@@ -459,7 +459,9 @@ impl Core {
             }
             // A wrong part shows only when the whole does not open: then others are tried in its place.
             for chosen in with_newest(&parts, self.threshold()) {
-                if credential.term > 0 && hit("credential.made").is_err() {
+                // Of an executor, or of people.
+                let point = if credential.term > 0 { "credential.made" } else { "credential.said" };
+                if hit(point).is_err() {
                     why.push("a failpoint".to_owned());
                     continue;
                 }

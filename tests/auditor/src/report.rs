@@ -126,9 +126,8 @@ impl Report {
     /// For programs; its keys are stable.
     pub(crate) fn document(&self, lacks: &[String]) -> Value {
         let overrun = |o: &Option<Overrun>| {
-            o.as_ref().map(|o| {
-                json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at })
-            })
+            o.as_ref()
+                .map(|o| json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at }))
         };
         let violations = self.violations.iter().map(|v| {
             json!({

@@ -99,19 +99,22 @@ pub(crate) async fn a_session_that_nobody_explains(cluster: &Cluster, hurry: &Pa
     search_each_second(hurry);
     let (what, begun) = (format!("process {pid} at 127.0.0.1:{port}, whose account had number {oid}"), Instant::now());
     loop {
-        let said = alarms();
-        if said.contains("target_ghost_session") && said.contains(&what) {
+        let (said, shown) = (alarms(), run(cluster, &["target", "show", TARGET]));
+        if said.contains("target_ghost_session") && shown.contains(&what) {
             break;
         }
-        assert!(begun.elapsed() < ENDED, "there is an alarm about {what}: {said}");
+        assert!(begun.elapsed() < ENDED, "there is an alarm, and who asks is told of {what}: {said}, {shown}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let told = demo.explained_roles().await.unwrap();
+    assert!(!told.explained, "who may not list everybody's leases is not told what others do there");
+    assert!(told.targets.iter().all(|t| t.ghosts.is_empty() && t.leftovers.is_empty()), "{told:?}");
     assert!(session.simple_query("SELECT 1").await.is_ok(), "whose it is nobody here knows, so nobody here ends it");
     drop(session);
     let begun = Instant::now();
     loop {
         let said = alarms();
-        if !said.contains(&what) {
+        if !said.contains("target_ghost_session") {
             break;
         }
         assert!(begun.elapsed() < ENDED, "the alarm is over with the session: {said}");
