@@ -5,9 +5,9 @@ use std::fmt::{self, Display, Formatter, Write as _};
 /// What a target says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// PostgreSQL: `server_version_num`, for example 150018.
+    /// PostgreSQL: `server_version_num`, for example 150018. Redis: 70015 for 7.0.15. 0 where we may not ask.
     pub server_version: u32,
-    /// It grows with each fail-over. After one, accounts that were ended may be back: reconcile at once.
+    /// It changes with each fail-over. After one, accounts that were ended may be back: reconcile at once.
     pub timeline: u32,
     /// What was checked, and what is looked at: see [`Engine::endpoints`](crate::Engine::endpoints). Nothing is known of
     /// any other.
@@ -38,7 +38,7 @@ pub struct Slots {
 /// One statement that an administrator has to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
-    /// In which database. What concerns roles only is the same in each.
+    /// In which database; empty where a target has none. What concerns roles only is the same in each.
     pub database: String,
     /// Without a semicolon.
     pub statement: String,
@@ -50,6 +50,9 @@ const PLACE: &str = " -- in database ";
 /// One line: the statement, and in a comment where.
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.database.is_empty() {
+            return f.write_str(&self.statement);
+        }
         write!(f, "{}{PLACE}{}", self.statement, self.database)
     }
 }

@@ -28,6 +28,10 @@ pub trait Target: Send + Sync {
     fn credential(&self) -> Credential;
     /// A group that may be granted.
     fn group(&self) -> String;
+    /// One that may not: it gives power over the server.
+    fn powerful_group(&self) -> String {
+        "pg_signal_backend".to_owned()
+    }
     /// Logs in as a client would; `None` when the target refuses.
     async fn login(&self, name: &str, credential: &Credential) -> Option<Box<dyn Login>>;
     /// Holds what every create needs, so that one stays in flight until [`release`](Target::release).
@@ -86,6 +90,7 @@ async fn a_second_create_is_a_duplicate(target: &dyn Target) {
     let again = engine.create(&order(target, &*engine, "cf_twice", &second).await).await;
     if engine.class() == Class::Upsert {
         assert!(again.is_ok() && target.login("cf_twice", &second).await.is_some());
+        assert!(target.login("cf_twice", &first).await.is_none(), "at most one verifier of a name");
         return;
     }
     assert_eq!(again, Err(EngineError::Duplicate));
@@ -122,7 +127,7 @@ async fn what_is_invalid_is_never_sent(target: &dyn Target) {
     create.verifier.truncate(create.verifier.len() - 1);
     assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "verifier", .. })));
     let mut create = order(target, &*engine, "cf_valid", &credential).await;
-    create.groups.push("pg_signal_backend".to_owned());
+    create.groups.push(target.powerful_group());
     assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "groups", .. })));
     let mut create = order(target, &*engine, "cf_valid", &credential).await;
     create.statements = parse("COMMENT ON ROLE {{name}} IS {{lease}}").unwrap().for_lease("a\0b");

@@ -85,7 +85,7 @@ pub trait Engine: Send + Sync {
     /// Whether the administrative account can do its work here, and `groups` are fit to be granted.
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError>;
 
-    /// The number that grows with each fail-over of the target. One cheap question on the connection that ends
+    /// A number that is another one after each fail-over of the target, and grows where the target counts them. One cheap question on the connection that ends
     /// principals, which it keeps open and opens anew when it broke: ask often.
     async fn timeline(&self) -> Result<u32, EngineError>;
 
@@ -145,11 +145,14 @@ pub enum Class {
 }
 
 /// One connection to the target, told apart from every other that it ever had.
+///
+/// A target that has one process for all of them, Redis, says which process, and by which number it knows the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Binding {
     /// The number of the target's process or thread behind it.
     pub pid: i32,
-    /// When that process began, in microseconds since 1970 by the target's clock: process numbers come back.
+    /// When that process began, in microseconds since 1970 by the target's clock: process numbers come back. For Redis the number
+    /// of the connection.
     pub backend_start_micros: i64,
 }
 
@@ -158,7 +161,7 @@ pub struct Binding {
 pub struct Principal {
     /// See [`valid_name`].
     pub name: String,
-    /// The number the target gave it, when it is known.
+    /// The number the target gave it, when it is known. Where a target gives none, a hash of the name.
     pub oid: Option<u32>,
 }
 
@@ -166,10 +169,10 @@ pub struct Principal {
 pub struct Create {
     /// See [`valid_name`].
     pub name: String,
-    /// A SCRAM-SHA-256 verifier as PostgreSQL stores it (RFC 5803), checked here byte for byte: what is not one, the
-    /// target takes for a clear password without a word.
+    /// What proves the password, in the form of the target, checked here byte for byte. For PostgreSQL a SCRAM-SHA-256 verifier
+    /// (RFC 5803): what is not one, the server takes for a clear password without a word. For Redis `#` and 64 hexadecimal digits.
     pub verifier: String,
-    /// The roles it becomes a member of. All its rights come from them.
+    /// The roles it becomes a member of; for Redis each a list of rules of its access lists. All its rights come from them.
     pub groups: Vec<String>,
     /// What else is said of it in the same transaction, from [`Template::for_lease`](crate::postgres::template::Template).
     pub statements: Vec<Statement>,
@@ -193,6 +196,11 @@ impl Create {
     /// # Errors
     /// [`EngineError::Invalid`] naming the first field that is not.
     pub fn validate(&self) -> Result<(), EngineError> {
+        self.validate_with(check_verifier)
+    }
+
+    /// The same for a target with verifiers of another form.
+    pub(crate) fn validate_with(&self, check_verifier: fn(&str) -> Result<(), EngineError>) -> Result<(), EngineError> {
         let invalid = |field, reason| Err(EngineError::Invalid { field, reason });
         if !valid_name(&self.name) {
             return invalid("name", "not 1 to 63 of a-z, 0-9 and _");
@@ -402,8 +410,8 @@ impl EngineError {
     /// Whether the target refuses the login for what it presents, so that another password may be right.
     #[must_use]
     pub fn is_login_refused(&self) -> bool {
-        // invalid_password, invalid_authorization_specification
-        matches!(self, Self::Refused { code, .. } if code == "28P01" || code == "28000")
+        // invalid_password, invalid_authorization_specification; and of Redis.
+        matches!(self, Self::Refused { code, .. } if matches!(code.as_str(), "28P01" | "28000" | "WRONGPASS"))
     }
 }
 

@@ -26,6 +26,10 @@ pub mod fake;
 mod passwords;
 pub mod postgres;
 pub mod postgres_server;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "redis")]
+pub mod redis_server;
 
 pub use check::{Checked, Fault, Missing, Slots, Standby};
 pub use engine::{

@@ -68,8 +68,26 @@ impl Trust {
         Ok(Self { config: Arc::new(config), name, require_binding })
     }
 
-    pub(super) fn requires_binding(&self) -> bool {
+    pub(crate) fn requires_binding(&self) -> bool {
         self.require_binding
+    }
+
+    /// TLS from the first byte on, as other targets speak it.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn connect<S>(&self, host: &str, stream: S) -> Result<client::TlsStream<S>, EngineError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.to_owned())
+                .map_err(|_| EngineError::Invalid { field: "host", reason: "neither a DNS name nor an address" })?,
+        };
+        let connected = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await;
+        connected.map_err(|error| match distrust_of(&error) {
+            Some(message) => EngineError::Refused { code: "TLS".to_owned(), message },
+            None => EngineError::Unavailable { reason: error.to_string() },
+        })
     }
 }
 
@@ -90,6 +108,10 @@ pub(super) fn distrust(error: &tokio_postgres::Error) -> Option<String> {
         // Of the driver's own words, those on TLS and on the server's proof of the password.
         return Some(format!("{error}: {source}"));
     };
+    distrust_of(io)
+}
+
+fn distrust_of(io: &io::Error) -> Option<String> {
     match io.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::InvalidCertificate(why) => Some(format!("its certificate is not trusted: {why}")),
         why @ rustls::Error::PeerIncompatible(_) => Some(why.to_string()),
