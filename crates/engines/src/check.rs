@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter, Write as _};
 /// What a target says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// PostgreSQL: `server_version_num`, for example 150018. Redis: 70015 for 7.0.15. 0 where we may not ask.
+    /// PostgreSQL: `server_version_num`, for example 150018. MariaDB 10.11.19: 101119. Redis 7.0.15: 70015. 0 where we may not ask.
     pub server_version: u32,
     /// It changes with each fail-over. After one, accounts that were ended may be back: reconcile at once.
     pub timeline: u32,
@@ -38,7 +38,7 @@ pub struct Slots {
 /// One statement that an administrator has to run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
-    /// In which database; empty where a target has none. What concerns roles only is the same in each.
+    /// In which database. What concerns roles only is the same in each. Empty where a target has none that it has to be run in.
     pub database: String,
     /// Without a semicolon.
     pub statement: String,
@@ -148,6 +148,7 @@ mod tests {
         for one in &all {
             assert_eq!(Missing::parse(&one.to_string()), *one, "a line is read back");
         }
+        assert_eq!(missing("", "SIX").to_string(), "SIX", "where there is no database to connect to");
         assert_eq!(Missing::script(&[Missing::parse("FIVE")]), "FIVE;\n", "a line without a database");
     }
 }

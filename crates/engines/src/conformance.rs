@@ -28,8 +28,8 @@ pub trait Target: Send + Sync {
     fn credential(&self) -> Credential;
     /// A group that may be granted.
     fn group(&self) -> String;
-    /// One that may not: it gives power over the server.
-    fn powerful_group(&self) -> String {
+    /// A group that is refused unseen: it gives power, or is none.
+    fn unfit_group(&self) -> String {
         "pg_signal_backend".to_owned()
     }
     /// Logs in as a client would; `None` when the target refuses.
@@ -127,7 +127,7 @@ async fn what_is_invalid_is_never_sent(target: &dyn Target) {
     create.verifier.truncate(create.verifier.len() - 1);
     assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "verifier", .. })));
     let mut create = order(target, &*engine, "cf_valid", &credential).await;
-    create.groups.push(target.powerful_group());
+    create.groups = vec![target.unfit_group()];
     assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "groups", .. })));
     let mut create = order(target, &*engine, "cf_valid", &credential).await;
     create.statements = parse("COMMENT ON ROLE {{name}} IS {{lease}}").unwrap().for_lease("a\0b");

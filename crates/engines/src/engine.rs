@@ -41,6 +41,7 @@ pub trait Engine: Send + Sync {
     async fn bind(&self) -> Result<Binding, EngineError>;
 
     /// Makes the principal with one autocommitted statement, on exactly the bound connection, never after a reconnect.
+    /// Where each account statement commits by itself ([`Class::Autocommit`]) it takes several, of which the last lets it log in.
     ///
     /// # Errors
     /// [`StaleBinding`](EngineError::StaleBinding), [`Invalid`](EngineError::Invalid),
@@ -101,8 +102,8 @@ pub trait Engine: Send + Sync {
     /// Takes marks away; the names that stay, because what has them is no mark.
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError>;
 
-    /// Gives the administrative account, which needs no right for that, the password of this SCRAM-SHA-256 verifier. Sessions
-    /// go on. Logins are tried with it once it was learnt: [`learn_password`](Engine::learn_password), first.
+    /// Gives the administrative account, which needs no right for that, the password of this verifier, of the kind that
+    /// [`Create::verifier`] is. Sessions go on. Logins are tried with it once it was learnt: [`learn_password`](Engine::learn_password), first.
     ///
     /// On exactly the bound connection, never after a reconnect: whoever was allowed to send it may be allowed no more.
     ///
@@ -169,8 +170,8 @@ pub struct Principal {
 pub struct Create {
     /// See [`valid_name`].
     pub name: String,
-    /// What proves the password, in the form of the target, checked here byte for byte. For PostgreSQL a SCRAM-SHA-256 verifier
-    /// (RFC 5803): what is not one, the server takes for a clear password without a word. For Redis `#` and 64 hexadecimal digits.
+    /// What the target stores in place of the password, in its own form, checked here byte for byte. PostgreSQL: a SCRAM-SHA-256 verifier
+    /// (RFC 5803); what is not one, it takes for a clear password without a word. Redis: `#` and 64 hexadecimal digits. MariaDB: see its module.
     pub verifier: String,
     /// The roles it becomes a member of; for Redis each a list of rules of its access lists. All its rights come from them.
     pub groups: Vec<String>,
@@ -336,7 +337,8 @@ pub struct Cleaned {
 pub enum Cleaning {
     /// Nothing.
     Gone,
-    /// The account, which can't log in, because of what it owns.
+    /// The account, which can't log in, because of what it owns; or what it made, where that stays without its account
+    /// (MariaDB).
     Left {
         /// The databases in which something depends on it: not to be cleaned up in, or it failed. `(shared)` are objects
         /// of the whole server.
@@ -410,8 +412,9 @@ impl EngineError {
     /// Whether the target refuses the login for what it presents, so that another password may be right.
     #[must_use]
     pub fn is_login_refused(&self) -> bool {
-        // invalid_password, invalid_authorization_specification; and of Redis.
-        matches!(self, Self::Refused { code, .. } if matches!(code.as_str(), "28P01" | "28000" | "WRONGPASS"))
+        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; and of Redis.
+        let codes = ["28P01", "28000", "1045", "WRONGPASS"];
+        matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
     }
 }
 

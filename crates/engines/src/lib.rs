@@ -23,6 +23,10 @@ pub mod conformance;
 mod engine;
 #[cfg(feature = "testing")]
 pub mod fake;
+#[cfg(feature = "mariadb")]
+pub mod mariadb;
+#[cfg(feature = "mariadb")]
+pub mod mariadb_server;
 mod passwords;
 pub mod postgres;
 pub mod postgres_server;

@@ -151,7 +151,8 @@ impl PostgresServer {
     }
 
     fn prepare(installed: &Installed, settings: &[&str]) -> Result<Self, StartError> {
-        let user = if geteuid().is_root() { Some(unprivileged_user().ok_or(StartError::NoUser)?) } else { None };
+        let user =
+            if geteuid().is_root() { Some(unprivileged_user(SUPERUSER).ok_or(StartError::NoUser)?) } else { None };
         let folder = tempfile::Builder::new().prefix("quorate-pg").tempdir()?;
         if let Some((uid, gid)) = user {
             chown(folder.path(), Some(uid), Some(gid))?;
@@ -318,16 +319,16 @@ impl Drop for PostgresServer {
 }
 
 /// Numbers of a user that is not root.
-fn unprivileged_user() -> Option<(u32, u32)> {
+pub(crate) fn unprivileged_user(preferred: &str) -> Option<(u32, u32)> {
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
     let numbers = |name: &str| {
         let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    numbers(SUPERUSER).or_else(|| numbers("nobody"))
+    numbers(preferred).or_else(|| numbers("nobody"))
 }
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|address| address.port())
 }

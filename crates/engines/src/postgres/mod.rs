@@ -35,8 +35,11 @@ use tokio::sync::Mutex;
 
 use self::inspect::Position;
 use self::kept::Kept;
+#[cfg(feature = "mariadb")]
+pub(crate) use self::session::Open;
 pub use self::session::OwnSessions;
-use self::session::{Session, within};
+use self::session::Session;
+pub(crate) use self::session::within;
 pub use self::tls::Trust;
 use crate::engine::{MAX_NAME, check_name, check_names, check_verifier};
 use crate::{

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use quorate_crypto::secret::SecretVec;
-use tokio::sync::{RwLock, RwLockWriteGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -35,16 +35,21 @@ pub struct OwnSessions {
 
 impl OwnSessions {
     /// Waits until none is being opened, and lets none be opened as long as the guard lives.
-    pub(super) async fn settled(&self) -> RwLockWriteGuard<'_, ()> {
+    pub(crate) async fn settled(&self) -> RwLockWriteGuard<'_, ()> {
         self.opening.write().await
     }
 
     /// All of them, wherever they lead: two addresses may be one server's.
-    pub(super) fn all(&self) -> Vec<Binding> {
+    pub(crate) fn all(&self) -> Vec<Binding> {
         self.lock().iter().map(|(_, binding)| *binding).collect()
     }
 
-    fn open(&self, endpoint: &Endpoint, binding: Binding) -> Open {
+    /// Held from before the server knows of a new connection until it is noted.
+    pub(crate) async fn opening(&self) -> RwLockReadGuard<'_, ()> {
+        self.opening.read().await
+    }
+
+    pub(crate) fn open(&self, endpoint: &Endpoint, binding: Binding) -> Open {
         self.lock().insert((endpoint.clone(), binding));
         Open { all: self.clone(), this: (endpoint.clone(), binding) }
     }
@@ -55,7 +60,7 @@ impl OwnSessions {
 }
 
 /// One of them, until it is dropped.
-struct Open {
+pub(crate) struct Open {
     all: OwnSessions,
     this: (Endpoint, Binding),
 }
@@ -142,7 +147,7 @@ impl Session {
             .keepalives_retries(3)
             .tcp_user_timeout(config.answer_timeout());
         let connect = async {
-            let _opening = config.own.opening.read().await;
+            let _opening = config.own.opening().await;
             let (client, driver) = match &config.tls {
                 Tls::Disabled => drive(pg.connect(NoTls).await?),
                 Tls::Verified(trust) => {
@@ -199,7 +204,7 @@ const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 100
      FROM pg_stat_get_activity(pg_backend_pid()) a";
 
 /// Gives up after `limit`: a black hole answers nothing, not even with an error.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, EngineError>> + Send,
 ) -> Result<T, EngineError> {

@@ -26,6 +26,9 @@ use crate::EngineError;
 #[derive(Clone)]
 pub struct Trust {
     config: Arc<ClientConfig>,
+    /// For drivers that make their own configuration of them.
+    #[cfg(feature = "mariadb")]
+    roots: Vec<Vec<u8>>,
     /// In place of the host's name, for what is reached through a tunnel.
     name: Option<ServerName<'static>>,
     require_binding: bool,
@@ -65,7 +68,23 @@ impl Trust {
             .with_no_client_auth();
         // A session that goes on would be one whose certificate nobody looked at.
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { config: Arc::new(config), name, require_binding })
+        Ok(Self {
+            config: Arc::new(config),
+            #[cfg(feature = "mariadb")]
+            roots: roots.to_vec(),
+            name,
+            require_binding,
+        })
+    }
+
+    #[cfg(feature = "mariadb")]
+    pub(crate) fn roots(&self) -> &[Vec<u8>] {
+        &self.roots
+    }
+
+    #[cfg(feature = "mariadb")]
+    pub(crate) fn name(&self) -> Option<String> {
+        self.name.as_ref().map(|name| name.to_str().into_owned())
     }
 
     pub(crate) fn requires_binding(&self) -> bool {

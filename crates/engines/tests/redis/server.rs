@@ -150,7 +150,7 @@ impl Target for Redis {
         GROUP.to_owned()
     }
 
-    fn powerful_group(&self) -> String {
+    fn unfit_group(&self) -> String {
         "+client|kill".to_owned()
     }
 

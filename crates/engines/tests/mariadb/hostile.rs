@@ -1,0 +1,291 @@
+//! Leased users who do what they can to stay, and to leave something behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use quorate_engines::conformance::{Target, assert_ended, order, principal};
+use quorate_engines::mariadb::number;
+use quorate_engines::{Cleaning, Engine};
+use tokio::time::sleep;
+
+use crate::half_open::HalfOpen;
+use crate::server::{GROUP, My, native};
+use crate::{end, lease, maker};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_whatever_they_do() {
+    let my = My::shared().await;
+    let engine = my.engine(1);
+    let credential = maker(&my, &engine, "s_many").await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(my.client("s_many", &credential.password).await.unwrap());
+    }
+    clients[1].query_drop("BEGIN").await.unwrap();
+    clients[1].query_drop("INSERT INTO app.t VALUES (8)").await.unwrap();
+    clients[2].query_drop("CREATE TABLE app.u (a int)").await.unwrap();
+    clients[2].query_drop("LOCK TABLES app.u WRITE").await.unwrap();
+    clients[3].query_drop("DO GET_LOCK('s_many', 0)").await.unwrap();
+    let mut asleep = my.client("s_many", &credential.password).await.unwrap();
+    let sleeping = tokio::spawn(async move { asleep.query_drop("SELECT SLEEP(600)").await });
+    while my.rows::<u64>("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE = 'User sleep'").await != [1]
+    {
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(engine.look(&[principal("s_many", None)]).await.unwrap()[0].sessions, 5);
+    end(&my, &engine, "s_many").await;
+    sleeping.abort();
+    for client in &mut clients {
+        assert!(client.ping().await.is_err(), "a session lives");
+    }
+}
+
+/// The account is asked about once, when the server is told the name; what comes later lets in whoever was asked about then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_was_begun_before_the_end_does_not_outlive_it() {
+    let my = My::start(&[]).await;
+    let engine = my.engine(1);
+    // Twice: once with an account that is locked, once with one that is gone as well.
+    for (name, dropped) in [("h_locked", false), ("h_dropped", true)] {
+        let credential = lease(&my, &engine, name).await;
+        let this = [principal(name, Some(number(name)))];
+        let unkilled = HalfOpen::begin(my.port, name).await;
+        let half = HalfOpen::begin(my.port, name).await;
+        engine.refuse(&this).await.unwrap();
+        if dropped {
+            my.sql(&[&format!("DROP USER {name}")]).await;
+        }
+        assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 2, "a login that is under way counts");
+        let mut session = unkilled.prove(&credential.password).await.expect("this is why it has to be killed");
+        assert!(session.alive().await && engine.look(&this).await.unwrap()[0].sessions == 2);
+        assert_eq!(
+            engine.ghosts().await.unwrap().0.iter().filter(|g| g.oid == number(name)).count(),
+            2 * usize::from(dropped)
+        );
+        assert_eq!(engine.kill(&this).await.unwrap(), 2);
+        assert!(half.prove(&credential.password).await.is_err(), "it was let in after its end");
+        assert!(!session.alive().await);
+        assert_ended(&engine, &this).await;
+    }
+}
+
+/// A session of one lease that is becoming another's is the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_changes_its_user_is_ended_as_that_user() {
+    let my = My::start(&[]).await;
+    let engine = my.engine(1);
+    let (from, to) = (lease(&my, &engine, "h_from").await, lease(&my, &engine, "h_to").await);
+    let this = [principal("h_to", None)];
+    let session = HalfOpen::begin(my.port, "h_from").await.prove(&from.password).await.unwrap();
+    let half = HalfOpen::change(session, "h_to").await;
+    engine.refuse(&this).await.unwrap();
+    assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 1, "it counts before it is let in");
+    assert_eq!(engine.kill(&this).await.unwrap(), 1);
+    assert!(half.prove(&to.password).await.is_err(), "it was let in after its end");
+    assert_ended(&engine, &this).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_connects_again_and_again_ends() {
+    let my = My::start(&["max-connections=100"]).await;
+    let engine = my.engine(1);
+    let credential = lease(&my, &engine, "h_again").await;
+    let (stop, let_in) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let (my, password) = (my.clone(), credential.password.clone());
+            let (stop, let_in) = (stop.clone(), let_in.clone());
+            tokio::spawn(async move {
+                let mut held = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(client) = my.client("h_again", &password).await {
+                        let_in.fetch_add(1, Ordering::Relaxed);
+                        held.push(client);
+                    }
+                }
+                held
+            })
+        })
+        .collect();
+    while let_in.load(Ordering::Relaxed) < 4 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let this = [principal("h_again", None)];
+    engine.refuse(&this).await.unwrap();
+    engine.kill(&this).await.unwrap();
+    assert_ended(&engine, &this).await;
+    let until = let_in.load(Ordering::Relaxed);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 0, "the second look");
+    assert_eq!(let_in.load(Ordering::Relaxed), until, "it was let in again");
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+/// Neither a lock, nor the end of its role, nor that of its account ends a session or takes its rights away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_outlives_its_role_and_its_account_until_it_is_killed() {
+    let my = My::shared().await;
+    let engine = my.engine(1);
+    let credential = lease(&my, &engine, "h_outlives").await;
+    let mut client = my.client("h_outlives", &credential.password).await.unwrap();
+    let group = GROUP.replace('`', "``");
+    my.sql(&[&format!("REVOKE `{group}` FROM h_outlives"), "DROP USER h_outlives"]).await;
+    assert_eq!(
+        client.query_first::<i32, _>("SELECT a FROM app.t LIMIT 1").await.unwrap(),
+        Some(7),
+        "its role is in force"
+    );
+    let ghosts = engine.ghosts().await.unwrap().0;
+    assert!(ghosts.iter().any(|g| g.oid == number("h_outlives")), "a session without an account is seen: {ghosts:?}");
+    let this = [principal("h_outlives", Some(number("h_outlives")))];
+    let seen = engine.look(&this).await.unwrap().remove(0);
+    assert_eq!((seen.oid, seen.can_login, seen.sessions), (None, false, 1));
+    assert_eq!(engine.kill(&this).await.unwrap(), 1, "by its name, which the session keeps");
+    assert_ended(&engine, &this).await;
+    assert!(client.ping().await.is_err());
+}
+
+/// It may change its own password, which helps nobody once it is locked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_of_its_own_choice_does_not_keep_it_alive() {
+    let my = My::shared().await;
+    let engine = my.engine(1);
+    let credential = lease(&my, &engine, "h_mine").await;
+    let mut client = my.client("h_mine", &credential.password).await.unwrap();
+    client.query_drop("SET PASSWORD = PASSWORD('mine')").await.unwrap();
+    my.client("h_mine", "mine").await.expect("otherwise this shows nothing");
+    let this = [principal("h_mine", None)];
+    engine.refuse(&this).await.unwrap();
+    client.query_drop("SET PASSWORD = PASSWORD('mine')").await.unwrap();
+    assert!(my.client("h_mine", "mine").await.is_err(), "a locked account lets nobody in");
+    assert!(!engine.look(&this).await.unwrap()[0].can_login);
+    end(&my, &engine, "h_mine").await;
+}
+
+/// An account of the same name and another host is another account, and its sessions look the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_account_of_the_name_ends() {
+    let my = My::shared().await;
+    let engine = my.engine(1);
+    lease(&my, &engine, "h_hosts").await;
+    let hash = native("other");
+    my.sql(&[
+        &format!("CREATE USER h_hosts@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING '{hash}'"),
+        "CREATE ROLE h_hosts_role",
+        &format!("CREATE USER H_HOSTS IDENTIFIED VIA mysql_native_password USING '{hash}'"),
+    ])
+    .await;
+    let _client = my.client("h_hosts", "other").await.unwrap();
+    let mut capitals = my.client("H_HOSTS", "other").await.unwrap();
+    let this = [principal("h_hosts", None)];
+    my.sql(&["ALTER USER h_hosts@'%' ACCOUNT LOCK"]).await;
+    assert!(engine.look(&this).await.unwrap()[0].can_login, "by the other host");
+    end(&my, &engine, "h_hosts").await;
+    assert!(my.client("h_hosts", "other").await.is_err());
+    assert!(capitals.ping().await.is_ok(), "capital letters are another account's");
+    assert_eq!(
+        engine.list("h_hosts").await.unwrap(),
+        [principal("h_hosts", Some(number("h_hosts")))],
+        "no role is listed"
+    );
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+    assert_eq!(my.rows::<u64>("SELECT COUNT(*) FROM mysql.global_priv WHERE User = 'h_hosts'").await, [0]);
+}
+
+/// No account owns anything, and what names it stays: a person has to know.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_names_it_as_its_definer_is_listed() {
+    let my = My::start(&[]).await;
+    let engine = my.engine(1);
+    let credential = maker(&my, &engine, "h_defines").await;
+    let mut client = my.client("h_defines", &credential.password).await.unwrap();
+    for sql in [
+        "CREATE VIEW app.v AS SELECT a FROM app.t",
+        "CREATE PROCEDURE app.p() SELECT a FROM app.t",
+        "CREATE FUNCTION app.f() RETURNS int RETURN 1",
+        "CREATE EVENT app.e ON SCHEDULE EVERY 1 DAY DO SELECT 1",
+        "CREATE TRIGGER app.tr BEFORE INSERT ON app.t FOR EACH ROW SET NEW.a = 1",
+        "CREATE TABLE app.left_behind (a int)",
+    ] {
+        client.query_drop(sql).await.unwrap();
+    }
+    end(&my, &engine, "h_defines").await;
+    let this = [principal("h_defines", None)];
+    for _ in 0..2 {
+        let cleaned = engine.clean(&this).await.unwrap().remove(0);
+        let Cleaning::Left { databases, reason } = cleaned.outcome else { panic!("nothing is said to be left") };
+        let reason = reason.unwrap();
+        assert_eq!(databases, ["app"]);
+        for what in ["view app.v", "procedure app.p", "function app.f", "event app.e"] {
+            assert!(reason.contains(what), "{what}: {reason}");
+        }
+        assert!(!reason.contains("trigger"), "without the right to make some, nobody sees any: {reason}");
+    }
+    assert_eq!(engine.look(&this).await.unwrap()[0].oid, None, "the account is gone all the same");
+    for sql in ["SELECT * FROM app.v", "CALL app.p()", "INSERT INTO app.t VALUES (1)"] {
+        let error = my.root().await.query_drop(sql).await.unwrap_err().to_string();
+        assert!(error.contains("definer") && error.contains("does not exist"), "{sql}: {error}");
+    }
+    my.sql(&[
+        "DROP VIEW app.v",
+        "DROP PROCEDURE app.p",
+        "DROP FUNCTION app.f",
+        "DROP EVENT app.e",
+        "DROP TRIGGER app.tr",
+    ])
+    .await;
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+}
+
+/// Whoever holds the names of our locks first, or every connection that he may have, keeps the executor from nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_executor_is_not_locked_out() {
+    let my = My::start(&["max-connections=20"]).await;
+    let engine = my.engine(1);
+    let credential = my.credential();
+    let mut create = order(&*my, &engine, "h_greedy", &credential).await;
+    create.connection_limit = 100;
+    engine.create(&create).await.unwrap();
+    engine.timeline().await.unwrap();
+    let mut greedy = Vec::new();
+    while let Ok(client) = my.client("h_greedy", &credential.password).await {
+        greedy.push(client);
+    }
+    assert!(greedy.len() > 10, "the server is full");
+    my.engine(2).timeline().await.expect("one more is kept for who may end sessions");
+    for id in 1..200 {
+        greedy[0]
+            .query_drop(format!("DO GET_LOCK('quorate/t1/{id}', 0), GET_LOCK('quorate/t1/{id}/1', 0)"))
+            .await
+            .unwrap();
+    }
+    end(&my, &engine, "h_greedy").await;
+    let next = my.engine(1);
+    next.bind().await.unwrap();
+    lease(&my, &next, "h_after").await;
+}
+
+/// Hundreds in one statement, and one that is in the way of it costs the others nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_refused_at_once() {
+    let my = My::shared().await;
+    let engine = my.engine(1);
+    let mut these = Vec::new();
+    for i in 0..250 {
+        let name = format!("m_{i:03}");
+        my.sql(&[&format!("CREATE USER {name} IDENTIFIED VIA mysql_native_password USING '{}'", native("x"))]).await;
+        these.push(principal(&name, None));
+    }
+    these.push(principal("m_never", None));
+    let refused = engine.refuse(&these).await.unwrap();
+    assert_eq!(refused.len(), 251);
+    assert!(engine.look(&these).await.unwrap().iter().all(|seen| !seen.can_login));
+    assert!(my.client("m_007", "x").await.is_err());
+    assert!(engine.clean(&these).await.unwrap().iter().all(|c| c.outcome == Cleaning::Gone));
+    assert!(engine.list("m_").await.unwrap().is_empty());
+}
