@@ -39,6 +39,11 @@ impl Creating {
         fresh.then(|| CreatingGuard { all: Arc::clone(&self.0), id })
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> BTreeSet<LeaseId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn holds(&self, id: &LeaseId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }

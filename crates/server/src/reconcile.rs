@@ -58,15 +58,17 @@ impl Core {
         #[cfg(feature = "failpoints")]
         let stale = self.stale().await;
         // First the target, then the leases: whatever was listed has its intent in what is read afterwards.
-        let mut listed = office.engine.list(&prefix).await.map_err(at_target)?;
-        let id = |p: &Principal| lease::lease_of(&self.cluster, name, &p.name);
+        let listed = office.engine.list(&prefix).await.map_err(at_target)?;
         // What this node makes just now, to prove the target.
-        listed.retain(|p| id(p).is_none_or(|id| !self.proving.holds(&id)));
+        let proving = self.proving.all();
         self.linearize().await?;
         let (mut trouble, mut all_left) = (None, BTreeSet::new());
         for some in listed.chunks(ROUND) {
             // There may be a million, and others have something to do too.
             tokio::task::yield_now().await;
+            let id = |p: &Principal| lease::lease_of(&self.cluster, name, &p.name);
+            let is_lease = |p: &&Principal| id(p).is_none_or(|id| !proving.contains(&id));
+            let some: Vec<Principal> = some.iter().filter(is_lease).cloned().collect();
             let standing = |p: &Principal, store: &dyn Store| Standing::of(store, &self.cluster, name, p);
             let known = self.read(|store, _| some.iter().map(|p| standing(p, store)).collect::<Result<Vec<_>, _>>())?;
             let of = |wanted| some.iter().zip(&known).filter(move |(_, s)| **s == wanted).map(|(p, _)| p.clone());
@@ -78,7 +80,7 @@ impl Core {
                 seen.into_iter().partition(|s| !s.login_at.is_empty() || s.sessions > 0);
             let alive = alive.into_iter().map(|s| Principal { name: s.name, oid: s.oid });
             #[cfg(feature = "failpoints")]
-            let unknown = crate::planted::strays(stale.as_ref(), some, unknown);
+            let unknown = crate::planted::strays(stale.as_ref(), &some, unknown);
             for stray in alive.chain(unknown) {
                 #[cfg(feature = "failpoints")]
                 if self.dropped_at_once(&*office.engine, &stray).await {

@@ -108,12 +108,15 @@ async fn issue(world: &Arc<World>, leases: usize, end: u64) -> Duration {
     let app = Arc::new(world.client("app"));
     let version = world.client("admin/first").policies().await.unwrap().authority_version;
     let verifier = scram::verifier(&[7; 32], &[7; 16], 1);
+    // Who looks for another leader looks for all.
+    let looking = Arc::new(tokio::sync::Mutex::new(()));
     let leader = world.leader().await;
     let line = world.line(leader % 3 + 1, leader);
     let begun = Instant::now();
     let mut all = futures::stream::iter(0..leases)
         .map(|_| {
             let (app, world, mut line) = (Arc::clone(&app), Arc::clone(world), line.clone());
+            let looking = Arc::clone(&looking);
             let ttl = Some(end.saturating_sub(world.now()).max(1_000));
             let change = Change::IssueLease { role: ROLE.to_owned(), verifier: verifier.clone(), ttl };
             tokio::spawn(async move {
@@ -126,7 +129,7 @@ async fn issue(world: &Arc<World>, leases: usize, end: u64) -> Duration {
                     if !reply.outcome.is_empty() {
                         break reply;
                     }
-                    sleep(Duration::from_millis(200)).await;
+                    let _looking = looking.lock().await;
                     let leader = world.leader().await;
                     line = world.line(leader % 3 + 1, leader);
                 }
