@@ -347,10 +347,14 @@ pub(crate) async fn target(
         TargetCommand::Show { name } => {
             let (found, explained) = find(&client, &name).await?;
             let mut document = document(&found);
+            // Null, where nobody has said.
             let left = |l: &Leftover| json!({ "login": l.login, "why": l.why });
-            document["trouble"] = json!(explained.then_some(&found.trouble));
-            document["leftovers"] = json!(explained.then(|| found.leftovers.iter().map(left).collect::<Vec<_>>()));
-            document["ghosts"] = json!(explained.then_some(&found.ghosts));
+            let left = explained.then(|| found.leftovers.iter().map(left).collect::<Vec<_>>());
+            if let Some(fields) = document.as_object_mut() {
+                fields.insert("trouble".to_owned(), json!(explained.then_some(&found.trouble)));
+                fields.insert("leftovers".to_owned(), json!(left));
+                fields.insert("ghosts".to_owned(), json!(explained.then_some(&found.ghosts)));
+            }
             output.show(&document, || shown(&found, explained))
         }
         TargetCommand::Remove { name, effect } => {
