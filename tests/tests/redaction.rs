@@ -21,15 +21,17 @@ use quorate_crypto::sealed::Fresh;
 use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_crypto::storage::StorageKey;
 use quorate_crypto::threshold::{KeyShare, combine, partial};
+use quorate_engines::postgres::{Endpoint, Tls};
 use quorate_state::ids::{ClusterId, LeaseId, SecretId, VersionId};
 use quorate_tests::canary::{Canary, Found, Searcher};
 use rand_core::UnwrapErr;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::Path;
+use std::time::Duration;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 23] = [
+const HOLDERS: [(&str, bool); 25] = [
     ("Administrators", true),
     ("AnswerKey", true),
     ("Client", true),
@@ -42,6 +44,7 @@ const HOLDERS: [(&str, bool); 23] = [
     ("Identity", true),
     ("KeyShare", true),
     ("Keystore", false),
+    ("MariaDbConfig", true),
     ("Member", true),
     ("NewShare", true),
     ("Opened", true),
@@ -49,6 +52,7 @@ const HOLDERS: [(&str, bool); 23] = [
     // With what it becomes part of, in `crates/engines/tests/canary.rs`.
     ("PostgresConfig", true),
     ("Protection", true),
+    ("RedisConfig", true),
     ("Seams", false),
     ("SecretPoint", true),
     ("SecretVec", true),
@@ -187,6 +191,36 @@ fn nothing_that_holds_a_secret_prints_it() {
     let passwords = quorate_engines::Passwords::one(1, SecretVec::new(passphrase.to_vec()));
     passwords.learn(2, SecretVec::new(bytes.to_vec()));
     printed.show(&passwords);
+    let known = || quorate_engines::Passwords::one(1, SecretVec::new(passphrase.to_vec()));
+    let redis = quorate_engines::redis::RedisConfig {
+        endpoint: Endpoint { host: "h".into(), port: 1 },
+        user: "u".into(),
+        passwords: known(),
+        own: quorate_engines::redis::OwnSessions::default(),
+        tls: Tls::Disabled,
+        target: "t".into(),
+        term: 1,
+        end_scripts: true,
+        connect_timeout: Duration::from_secs(1),
+        answer_timeout: Duration::from_secs(1),
+    };
+    printed.show(&redis);
+    printed.show(&quorate_engines::redis::Redis::new(redis).unwrap());
+    let mariadb = quorate_engines::mariadb::MariaDbConfig {
+        host: "h".into(),
+        port: 1,
+        user: "u".into(),
+        passwords: known(),
+        own: quorate_engines::postgres::OwnSessions::default(),
+        tls: Tls::Disabled,
+        target: "t".into(),
+        term: 1,
+        require_tls: true,
+        connect_timeout: Duration::from_secs(1),
+        statement_timeout: Duration::from_secs(1),
+    };
+    printed.show(&mariadb);
+    printed.show(&quorate_engines::mariadb::MariaDb::new(mariadb).unwrap());
     printed.show(&(Protection::RawKey(&secret), Protection::Passphrase(&vec, PassphraseCost::default())));
     let sealed = seal_file("x", &bytes, &Protection::RawKey(&secret), &mut rng).unwrap();
     printed.show(&(
@@ -268,5 +302,5 @@ fn nothing_that_holds_a_secret_prints_it() {
 
     let found = printed.found();
     assert!(found.hits.is_empty(), "{found}; printed:\n{}", printed.text);
-    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 21, "each of them is printed above");
+    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 23, "each of them is printed above");
 }

@@ -19,6 +19,8 @@ struct Inner {
     /// Batches written since the last sync, oldest first.
     unsynced: Vec<Batch>,
     syncs: u64,
+    /// Rows of the state that were read.
+    read: u64,
     closed: bool,
     fail_next_write: bool,
     fail_next_sync: bool,
@@ -67,6 +69,11 @@ impl MemKv {
         self.lock().syncs
     }
 
+    /// Number of rows of the state that were read so far.
+    pub fn state_rows_read(&self) -> u64 {
+        self.lock().read
+    }
+
     /// The next write fails and takes no effect.
     pub fn fail_next_write(&self) {
         self.lock().fail_next_write = true;
@@ -94,12 +101,19 @@ impl MemKv {
 
 impl Kv for MemKv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(self.open()?.live.get(&table).and_then(|rows| rows.get(key).cloned()))
+        let mut inner = self.open()?;
+        inner.read += u64::from(table == Table::State);
+        Ok(inner.live.get(&table).and_then(|rows| rows.get(key).cloned()))
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
-        let inner = self.open()?;
-        Ok(range(&inner.live, table, from, to).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
+        let mut inner = self.open()?;
+        let rows: Vec<Pair> =
+            range(&inner.live, table, from, to).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if table == Table::State {
+            inner.read = inner.read.saturating_add(u64::try_from(rows.len()).unwrap_or(u64::MAX));
+        }
+        Ok(rows)
     }
 
     fn last(&self, table: Table) -> Result<Option<Pair>, KvError> {

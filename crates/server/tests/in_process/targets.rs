@@ -620,6 +620,26 @@ async fn whoever_makes_logins_counts_on_so_that_an_earlier_state_of_the_same_ter
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_starts_reads_no_leases_one_by_one() {
+    let mut world = founded(44).await;
+    world.describe("t", &["readers"]).await;
+    let app = world.client("app");
+    let mut reads = Vec::new();
+    for leases in [2, 98] {
+        take(&app, "t-readers", leases, 600_000).await;
+        let other = world.leader().await % 3 + 1;
+        world.stop(other).await;
+        let before = world.rows_read(other);
+        world.start(other).await;
+        // It answers, and has done for a while.
+        world.until("member", |all| all.iter().flatten().count() == 3).await;
+        sleep(Duration::from_secs(2)).await;
+        reads.push(world.rows_read(other) - before);
+    }
+    assert!(reads[1] < reads[0] + 50, "with 2 leases and with 100 it has read so many rows: {reads:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_standby_that_does_not_answer_keeps_an_end_open_and_nobody_alive() {
     let world = founded(25).await;
     world.describe("t", &["readers"]).await;

@@ -397,6 +397,11 @@ impl World {
         life.await.unwrap();
     }
 
+    /// How many rows of its state a member has read since the last power cut.
+    pub(crate) fn rows_read(&self, index: u8) -> u64 {
+        self.places[&index].kv.state_rows_read()
+    }
+
     /// A power cut: what was not synced is lost, connections break, and nothing of that life reaches anybody any more.
     pub(crate) fn power_off(&mut self, index: u8) {
         self.hub.cut(host(index));
