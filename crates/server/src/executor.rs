@@ -69,9 +69,7 @@ impl Executors {
             taken: std::sync::Mutex::default(),
         }
     }
-}
 
-impl Executors {
     /// A login is about to be made at a target.
     pub(crate) fn note_made(&self, target: &str) {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(target.to_owned());
