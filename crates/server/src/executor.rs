@@ -75,7 +75,7 @@ impl Executors {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(target.to_owned());
     }
 
-    /// Whether one was, since this was asked last.
+    /// Whether one was since this was asked last: it asks and forgets.
     pub(crate) fn has_made(&self, target: &str) -> bool {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(target)
     }
