@@ -21,7 +21,7 @@ use quorate_crypto::sealed::Fresh;
 use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_crypto::storage::StorageKey;
 use quorate_crypto::threshold::{KeyShare, combine, partial};
-use quorate_engines::postgres::{Endpoint, Tls};
+use quorate_engines::{Endpoint, OwnSessions, Tls};
 use quorate_state::ids::{ClusterId, LeaseId, SecretId, VersionId};
 use quorate_tests::canary::{Canary, Found, Searcher};
 use rand_core::UnwrapErr;
@@ -196,7 +196,7 @@ fn nothing_that_holds_a_secret_prints_it() {
         endpoint: Endpoint { host: "h".into(), port: 1 },
         user: "u".into(),
         passwords: known(),
-        own: quorate_engines::redis::OwnSessions::default(),
+        own: OwnSessions::default(),
         tls: Tls::Disabled,
         target: "t".into(),
         term: 1,
@@ -211,7 +211,7 @@ fn nothing_that_holds_a_secret_prints_it() {
         port: 1,
         user: "u".into(),
         passwords: known(),
-        own: quorate_engines::postgres::OwnSessions::default(),
+        own: OwnSessions::default(),
         tls: Tls::Disabled,
         target: "t".into(),
         term: 1,

@@ -20,6 +20,8 @@
 mod check;
 #[cfg(feature = "testing")]
 pub mod conformance;
+mod connection;
+mod endpoint;
 mod engine;
 #[cfg(feature = "testing")]
 pub mod fake;
@@ -27,6 +29,7 @@ pub mod fake;
 pub mod mariadb;
 #[cfg(feature = "mariadb")]
 pub mod mariadb_server;
+mod own;
 mod passwords;
 pub mod postgres;
 pub mod postgres_server;
@@ -34,10 +37,14 @@ pub mod postgres_server;
 pub mod redis;
 #[cfg(feature = "redis")]
 pub mod redis_server;
+mod tls;
 
 pub use check::{Checked, Fault, Missing, Slots, Standby};
+pub use endpoint::Endpoint;
 pub use engine::{
     Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, MAX_NAME,
     Principal, Refusal, Refused, Seen, valid_name,
 };
+pub use own::OwnSessions;
 pub use passwords::Passwords;
+pub use tls::{Tls, Trust};

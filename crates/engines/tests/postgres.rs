@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{self, Credential, Target, assert_ended, order, principal};
-use quorate_engines::postgres::{OwnSessions, OwnedObjects, Postgres, PostgresConfig, template};
-use quorate_engines::{Binding, Cleaning, Engine, EngineError, Fenced, Refusal};
+use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig, template};
+use quorate_engines::{Binding, Cleaning, Engine, EngineError, Fenced, OwnSessions, Refusal};
 use support::{EXECUTOR, GROUP, Pg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;

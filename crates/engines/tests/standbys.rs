@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_engines::conformance::{Credential, Target, assert_ended, order, principal};
-use quorate_engines::postgres::{Endpoint, Postgres, PostgresConfig};
+use quorate_engines::postgres::{Postgres, PostgresConfig};
 use quorate_engines::postgres_server::PostgresServer;
-use quorate_engines::{Engine, EngineError, Fault, Refusal};
+use quorate_engines::{Endpoint, Engine, EngineError, Fault, Refusal};
 use support::{GROUP, Pg, connect};
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_blocking};

@@ -13,8 +13,8 @@ use std::slice::from_ref;
 use std::sync::Arc;
 
 use quorate_engines::conformance::Target;
-use quorate_engines::postgres::{Postgres, PostgresConfig, Tls, Trust};
-use quorate_engines::{Engine, EngineError, Principal, Refusal};
+use quorate_engines::postgres::{Postgres, PostgresConfig};
+use quorate_engines::{Engine, EngineError, Principal, Refusal, Tls, Trust};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
 };

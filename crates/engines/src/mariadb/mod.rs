@@ -31,12 +31,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::session::Session;
+use crate::connection::within;
 use crate::engine::{check_name, check_names};
-use crate::postgres::within;
-use crate::postgres::{Endpoint, OwnSessions, Tls};
 use crate::{
-    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fault, Fenced, Ghost, Passwords, Principal,
-    Refused, Seen,
+    Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
+    OwnSessions, Passwords, Principal, Refused, Seen, Tls,
 };
 
 /// The host of a leased account: it may come from anywhere.

@@ -7,7 +7,7 @@ use super::quote::{account, literal, literals};
 use super::session::{Session, id_of, is_of_older_term};
 use super::verifier::NOBODY;
 use super::{MariaDbConfig, number};
-use crate::postgres::within;
+use crate::connection::within;
 use crate::{Binding, EngineError, Principal, Refusal, Refused};
 
 /// How many accounts one statement locks.

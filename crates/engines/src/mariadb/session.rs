@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use super::MariaDbConfig;
 use super::quote::literal;
-use crate::postgres::{Open, Tls};
-use crate::{Binding, EngineError};
+use crate::own::Open;
+use crate::{Binding, EngineError, Tls};
 
 /// How often a silent connection shows that it lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -267,19 +267,7 @@ fn distrust(error: &Error) -> Option<String> {
         );
         return refused.then(|| why.to_string());
     }
-    let mut source: Option<&(dyn core::error::Error + 'static)> = Some(error);
-    while let Some(this) = source {
-        let inner = this.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(why) = inner.and_then(|e| e.downcast_ref::<rustls::Error>()) {
-            return match why {
-                rustls::Error::InvalidCertificate(why) => Some(format!("its certificate is not trusted: {why}")),
-                why @ rustls::Error::PeerIncompatible(_) => Some(why.to_string()),
-                _ => None,
-            };
-        }
-        source = this.source();
-    }
-    None
+    crate::tls::distrust(error)
 }
 
 fn lost(error: &Error) -> String {

@@ -4,8 +4,9 @@ use tokio_postgres::types::Type;
 
 use super::inspect::Position;
 use super::quote::ident;
-use super::session::{Session, on_repeatable, within};
+use super::session::{Session, on_repeatable};
 use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT};
+use crate::connection::within;
 use crate::engine::POWERFUL;
 use crate::{Checked, EngineError, Fault, Missing, Slots, Standby};
 

@@ -6,8 +6,9 @@ use tokio_postgres::types::Type;
 
 use super::quote::ident;
 use super::revoke::oid_of;
-use super::session::{Session, on_repeatable, within};
+use super::session::{Session, on_repeatable};
 use super::{OwnedObjects, PostgresConfig, REVOKE_LOCK_TIMEOUT, prepared};
+use crate::connection::within;
 use crate::{Cleaned, Cleaning, EngineError, Principal};
 
 /// What stands for objects of the whole server, as databases are.

@@ -5,9 +5,8 @@ use core::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::types::Type;
 
-use super::Endpoint;
 use super::session::{Session, on_repeatable};
-use crate::{EngineError, Fault, Ghost, Principal, Seen, valid_name};
+use crate::{Endpoint, EngineError, Fault, Ghost, Principal, Seen, valid_name};
 
 /// How long a look waits for logins that were let in to show whose they are: any takes milliseconds.
 const SHOWN: Duration = Duration::from_secs(1);

@@ -6,9 +6,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
 
-use super::session::{Session, on_repeatable, within};
-use super::{Endpoint, PostgresConfig, REVOKE_LOCK_TIMEOUT, inspect, revoke};
-use crate::{EngineError, Fault, Ghost, Principal, Seen};
+use super::session::{Session, on_repeatable};
+use super::{PostgresConfig, REVOKE_LOCK_TIMEOUT, inspect, revoke};
+use crate::connection::within;
+use crate::{Endpoint, EngineError, Fault, Ghost, Principal, Seen};
 
 /// How long a look waits for a standby to replay what the server had committed when the look began.
 const CATCH_UP: Duration = Duration::from_secs(2);

@@ -35,16 +35,12 @@ use tokio::sync::Mutex;
 
 use self::inspect::Position;
 use self::kept::Kept;
-#[cfg(feature = "mariadb")]
-pub(crate) use self::session::Open;
-pub use self::session::OwnSessions;
 use self::session::Session;
-pub(crate) use self::session::within;
-pub use self::tls::Trust;
+use crate::connection::within;
 use crate::engine::{MAX_NAME, check_name, check_names, check_verifier};
 use crate::{
-    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fault, Fenced, Ghost, Passwords, Principal,
-    Refused, Seen,
+    Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
+    OwnSessions, Passwords, Principal, Refused, Seen, Tls,
 };
 
 /// How long a statement that ends principals waits for a lock. A leased user can hold one for ever.
@@ -89,31 +85,6 @@ pub struct PostgresConfig {
     pub statement_timeout: Duration,
     /// How long a create waits for a lock.
     pub create_lock_timeout: Duration,
-}
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Endpoint {
-    /// Host name or address, or the folder of its Unix socket.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
-impl core::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// Encryption of the connection to a target.
-#[derive(Clone, Debug)]
-pub enum Tls {
-    /// None: for a server on the same host, and for nothing else.
-    Disabled,
-    /// TLS 1.2 or 1.3 with a server whose certificate is verified.
-    Verified(Trust),
 }
 
 /// What becomes of what a principal owned.

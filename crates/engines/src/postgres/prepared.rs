@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use tokio_postgres::types::Type;
 
 use super::quote::{ident, literal};
-use super::session::{Session, on_repeatable, within};
+use super::session::{Session, on_repeatable};
 use super::{PostgresConfig, REVOKE_LOCK_TIMEOUT};
 use crate::EngineError;
+use crate::connection::within;
 
 /// Rolls back what these left prepared, as far as that can be done; the caller sees what is still in its way.
 pub(super) async fn roll_back(session: &Session, config: &PostgresConfig, names: &[&str]) -> Result<(), EngineError> {

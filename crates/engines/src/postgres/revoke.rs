@@ -8,8 +8,9 @@ use tokio_postgres::types::Type;
 
 use super::inspect::columns;
 use super::quote::{ident, idents};
-use super::session::{Session, code, is_blocked, on_repeatable, within};
+use super::session::{Session, code, is_blocked, on_repeatable};
 use super::{PostgresConfig, REVOKE_LOCK_TIMEOUT, prepared};
+use crate::connection::within;
 use crate::{EngineError, Principal, Refusal, Refused};
 
 /// How many roles one statement drops. More saves nothing: 12 microseconds of CPU a role at 500 as at 1,000.

@@ -1,14 +1,10 @@
 //! One connection of ours, and what PostgreSQL's errors mean.
 
 use core::fmt;
-use core::future::Future;
 use core::time::Duration;
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use quorate_crypto::secret::SecretVec;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -17,59 +13,13 @@ use tokio_postgres::tls::TlsStream;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
+use super::PostgresConfig;
 use super::tls::distrust;
-use super::{Endpoint, PostgresConfig, Tls};
-use crate::{Binding, EngineError};
+use crate::own::Open;
+use crate::{Binding, Endpoint, EngineError, Tls};
 
 /// How often a silent connection shows that it lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// The connections of one executor to one target, whichever of its holds on it has opened them: all others of its role are
-/// strangers'. Clones are handles to the same ones.
-#[derive(Clone, Debug, Default)]
-pub struct OwnSessions {
-    all: Arc<Mutex<BTreeSet<(Endpoint, Binding)>>>,
-    /// Held by whoever opens one, from before the server knows of it until it is noted here; and by whoever ends strangers', alone.
-    opening: Arc<RwLock<()>>,
-}
-
-impl OwnSessions {
-    /// Waits until none is being opened, and lets none be opened as long as the guard lives.
-    pub(crate) async fn settled(&self) -> RwLockWriteGuard<'_, ()> {
-        self.opening.write().await
-    }
-
-    /// All of them, wherever they lead: two addresses may be one server's.
-    pub(crate) fn all(&self) -> Vec<Binding> {
-        self.lock().iter().map(|(_, binding)| *binding).collect()
-    }
-
-    /// Held from before the server knows of a new connection until it is noted.
-    pub(crate) async fn opening(&self) -> RwLockReadGuard<'_, ()> {
-        self.opening.read().await
-    }
-
-    pub(crate) fn open(&self, endpoint: &Endpoint, binding: Binding) -> Open {
-        self.lock().insert((endpoint.clone(), binding));
-        Open { all: self.clone(), this: (endpoint.clone(), binding) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Endpoint, Binding)>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One of them, until it is dropped.
-pub(crate) struct Open {
-    all: OwnSessions,
-    this: (Endpoint, Binding),
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.all.lock().remove(&self.this);
-    }
-}
 
 /// An open connection. Dropping it closes the socket at once, and what it was doing rolls back.
 pub(super) struct Session {
@@ -202,14 +152,6 @@ const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 const WHO_AM_I: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
      (SELECT system_identifier FROM pg_control_system()), current_setting('search_path') = $1 \
      FROM pg_stat_get_activity(pg_backend_pid()) a";
-
-/// Gives up after `limit`: a black hole answers nothing, not even with an error.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, EngineError>> + Send,
-) -> Result<T, EngineError> {
-    timeout(limit, work).await.unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))
-}
 
 /// A parameter that the driver, which prints parameters at its debug level, can't print.
 pub(super) struct Unprinted<'a>(pub(super) &'a str);

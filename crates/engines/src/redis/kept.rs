@@ -6,7 +6,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::RedisConfig;
 use super::clients;
-use super::session::{Session, within};
+use super::session::Session;
+use crate::connection::within;
 use crate::{Binding, EngineError};
 
 /// The place of one connection.

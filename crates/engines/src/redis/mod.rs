@@ -36,13 +36,12 @@ use async_trait::async_trait;
 use quorate_crypto::secret::SecretVec;
 
 use self::kept::Kept;
-pub use self::session::OwnSessions;
-use self::session::{Session, within};
+use self::session::Session;
+use crate::connection::within;
 use crate::engine::{check_name, check_names};
-use crate::postgres::{Endpoint, Tls};
 use crate::{
-    Binding, Checked, Class, Cleaned, Create, Created, Engine, EngineError, Fault, Fenced, Ghost, Passwords, Principal,
-    Refused, Seen,
+    Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
+    OwnSessions, Passwords, Principal, Refused, Seen, Tls,
 };
 
 /// The oldest version that is worked with, 7.0: the first with selectors, and with rights to read and to write a key told apart.
@@ -298,8 +297,8 @@ impl Engine for Redis {
         let mut taken = self.revocation.take(&self.config).await?;
         let _settled = self.config.own.settled().await;
         let process = taken.session.binding.pid;
-        let is_strange =
-            |c: &clients::Client| !self.config.own.has(&Binding { pid: process, backend_start_micros: c.id });
+        let ours = self.config.own.all();
+        let is_strange = |c: &clients::Client| !ours.contains(&Binding { pid: process, backend_start_micros: c.id });
         let work = Self::end_own(&mut taken.session, &self.config.user, is_strange);
         let result = within(self.config.answer_timeout, work).await;
         taken.settle(result)

@@ -1,9 +1,7 @@
 //! One connection of ours, and what Redis's errors mean.
 
-use core::future::Future;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
 
 use quorate_crypto::secret::SecretVec;
 use redis::aio::MultiplexedConnection;
@@ -11,57 +9,16 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisErro
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::RedisConfig;
-use crate::postgres::Tls;
-use crate::{Binding, EngineError};
+use crate::own::Open;
+use crate::{Binding, EngineError, Tls};
 
 /// How often a script that was told to end is waited for, and how long each time.
 const SCRIPT_WAITS: usize = 50;
 const SCRIPT_WAIT: Duration = Duration::from_millis(20);
-
-/// The connections of one executor to one target: all others of its user are strangers'. Clones are handles to the same ones.
-#[derive(Clone, Debug, Default)]
-pub struct OwnSessions {
-    all: Arc<Mutex<BTreeSet<Binding>>>,
-    /// Held by whoever opens one, from before the server knows of it until it is noted here; and by whoever ends strangers', alone.
-    opening: Arc<RwLock<()>>,
-}
-
-impl OwnSessions {
-    /// Waits until none is being opened, and lets none be opened as long as the guard lives.
-    pub(super) async fn settled(&self) -> RwLockWriteGuard<'_, ()> {
-        self.opening.write().await
-    }
-
-    pub(super) fn has(&self, binding: &Binding) -> bool {
-        self.lock().contains(binding)
-    }
-
-    fn open(&self, binding: Binding) -> Open {
-        self.lock().insert(binding);
-        Open { all: self.clone(), this: binding }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Binding>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One of them, until it is dropped.
-struct Open {
-    all: OwnSessions,
-    this: Binding,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.all.lock().remove(&self.this);
-    }
-}
 
 /// Where a server keeps its users, and so what a restart brings back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +83,7 @@ impl Session {
     async fn open_with(config: &RedisConfig, password: &SecretVec) -> Result<Self, EngineError> {
         let mut waiting_for = "the connection";
         let connect = async {
-            let _opening = config.own.opening.read().await;
+            let _opening = config.own.opening().await;
             let host = config.endpoint.host.as_str();
             let tcp = TcpStream::connect((host, config.endpoint.port)).await.map_err(|e| lost(&e))?;
             tcp.set_nodelay(true).map_err(|e| lost(&e))?;
@@ -165,7 +122,7 @@ impl Session {
             let process = info.get("run_id").filter(|id| !id.is_empty()).ok_or_else(|| unexpected("INFO server"))?;
             session.binding = Binding { pid: process_number(process), backend_start_micros: id };
             session.persistence = session.persistence(info.get("config_file").is_some_and(|f| !f.is_empty())).await?;
-            session._open = Some(config.own.open(session.binding));
+            session._open = Some(config.own.open(&config.endpoint, session.binding));
             Ok(session)
         };
         match timeout(config.connect_timeout, connect).await {
@@ -275,14 +232,6 @@ where
     Ok((connection, tokio::spawn(driver)))
 }
 
-/// Gives up after `limit`: a black hole answers nothing, not even with an error.
-pub(super) async fn within<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, EngineError>> + Send,
-) -> Result<T, EngineError> {
-    timeout(limit, work).await.unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))
-}
-
 /// 31 bits of the server's `run_id`, which it draws anew each time it starts.
 fn process_number(run_id: &str) -> i32 {
     i32::from_be_bytes(first_four(run_id)) & i32::MAX
@@ -369,6 +318,8 @@ fn is_unkillable(error: &EngineError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

@@ -9,11 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, OptsBuilder};
 use quorate_crypto::secret::SecretVec;
-use quorate_engines::Engine;
 use quorate_engines::conformance::{Credential, Login, Target};
 use quorate_engines::mariadb::{MariaDb, MariaDbConfig};
 use quorate_engines::mariadb_server::MariaDbServer;
-use quorate_engines::postgres::{OwnSessions, Tls};
+use quorate_engines::{Engine, OwnSessions, Tls};
 
 pub(crate) const EXECUTOR: &str = "quorate";
 pub(crate) const EXECUTOR_PASSWORD: &str = "exec' \\ pass\"wörd";

@@ -3,8 +3,7 @@
 use mysql_async::prelude::Queryable;
 use quorate_engines::conformance::{Target, order};
 use quorate_engines::mariadb::{MariaDb, MariaDbConfig};
-use quorate_engines::postgres::{Tls, Trust};
-use quorate_engines::{Engine, EngineError};
+use quorate_engines::{Engine, EngineError, Tls, Trust};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::server::My;

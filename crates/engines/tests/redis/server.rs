@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_crypto::secret::SecretVec;
-use quorate_engines::Engine;
 use quorate_engines::conformance::{Credential, Login, Target, order};
-use quorate_engines::postgres::{Endpoint, Tls};
-use quorate_engines::redis::{self, OwnSessions, RedisConfig};
+use quorate_engines::redis::{self, RedisConfig};
 use quorate_engines::redis_server::{RedisServer, Users};
+use quorate_engines::{Endpoint, Engine, OwnSessions, Tls};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};

@@ -3,9 +3,8 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use quorate_engines::postgres::{Endpoint, Tls, Trust};
 use quorate_engines::redis::{Redis as RedisEngine, RedisConfig};
-use quorate_engines::{Engine, EngineError};
+use quorate_engines::{Endpoint, Engine, EngineError, Tls, Trust};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
