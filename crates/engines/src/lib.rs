@@ -27,16 +27,12 @@ mod engine;
 pub mod fake;
 #[cfg(feature = "mariadb")]
 pub mod mariadb;
-#[cfg(feature = "mariadb")]
-pub mod mariadb_server;
 mod own;
 mod passwords;
 pub mod postgres;
-pub mod postgres_server;
 #[cfg(feature = "redis")]
 pub mod redis;
-#[cfg(feature = "redis")]
-pub mod redis_server;
+pub mod scratch;
 mod tls;
 
 pub use check::{Checked, Fault, Missing, Slots, Standby};

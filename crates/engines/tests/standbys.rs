@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use quorate_engines::conformance::{Credential, Target, assert_ended, order, principal};
 use quorate_engines::postgres::{Postgres, PostgresConfig};
-use quorate_engines::postgres_server::PostgresServer;
+use quorate_engines::scratch::PostgresServer;
 use quorate_engines::{Endpoint, Engine, EngineError, Fault, Refusal};
 use support::{GROUP, Pg, connect};
 use tokio::net::TcpListener;

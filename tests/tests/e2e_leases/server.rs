@@ -4,7 +4,7 @@ use super::{ENDED, assert_no_orphan, ended, hold_creates, run, search_each_secon
 use futures::StreamExt as _;
 use quorate_api::client::Credential;
 use quorate_api::vault::ListLeasesRequest;
-use quorate_engines::postgres_server::PostgresServer;
+use quorate_engines::scratch::PostgresServer;
 use quorate_state::ids::LeaseId;
 use quorate_tests::Cluster;
 use quorate_tests::database::{FrozenDatabase, login, login_with};

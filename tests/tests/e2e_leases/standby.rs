@@ -3,7 +3,7 @@
 
 use super::{ENDED, ended, run};
 use quorate_api::client::Credential;
-use quorate_engines::postgres_server::PostgresServer;
+use quorate_engines::scratch::PostgresServer;
 use quorate_tests::Cluster;
 use quorate_tests::database::{login, login_with};
 use std::process::Command;

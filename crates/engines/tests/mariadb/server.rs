@@ -11,7 +11,7 @@ use mysql_async::{Conn, OptsBuilder};
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{Credential, Login, Target};
 use quorate_engines::mariadb::{MariaDb, MariaDbConfig};
-use quorate_engines::mariadb_server::MariaDbServer;
+use quorate_engines::scratch::MariaDbServer;
 use quorate_engines::{Engine, OwnSessions, Tls};
 
 pub(crate) const EXECUTOR: &str = "quorate";

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{Target, assert_ended, order, principal};
 use quorate_engines::redis::{Redis as RedisEngine, RedisConfig};
-use quorate_engines::redis_server::Users;
+use quorate_engines::scratch::Users;
 use quorate_engines::{Engine, EngineError, Fenced, Passwords, Refusal, Slots};
 use tokio::time::sleep;
 

@@ -23,7 +23,7 @@ async fn it_passes_the_suite() {
 /// The same where users are kept in the configuration, and begin with all channels.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_passes_the_suite_with_other_settings() {
-    use quorate_engines::redis_server::Users;
+    use quorate_engines::scratch::Users;
     let settings = ["acl-pubsub-default allchannels", "io-threads 2", "io-threads-do-reads yes"];
     conformance::run(&*Redis::start_with(Users::ConfigFile, &settings).await).await;
 }

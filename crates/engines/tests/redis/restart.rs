@@ -1,7 +1,7 @@
 //! What a restart brings back, and what another server does not know.
 
 use quorate_engines::conformance::{Target, assert_ended, order, principal};
-use quorate_engines::redis_server::Users;
+use quorate_engines::scratch::Users;
 use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal};
 
 use crate::server::{Redis, lease};

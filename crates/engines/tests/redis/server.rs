@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{Credential, Login, Target, order};
 use quorate_engines::redis::{self, RedisConfig};
-use quorate_engines::redis_server::{RedisServer, Users};
+use quorate_engines::scratch::{RedisServer, Users};
 use quorate_engines::{Endpoint, Engine, OwnSessions, Tls};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite};

@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{Credential, Login, Target};
 use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig};
-use quorate_engines::postgres_server::{Installed, PostgresServer};
+use quorate_engines::scratch::{Installed, PostgresServer};
 use quorate_engines::{Engine, OwnSessions, Tls};
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Config, NoTls};

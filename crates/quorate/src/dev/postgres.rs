@@ -3,7 +3,7 @@
 use crate::files;
 use crate::process;
 use anyhow::Context as _;
-use quorate_engines::postgres_server::{PostgresServer, StartError};
+use quorate_engines::scratch::{PostgresServer, StartError};
 use quorate_server::env::Env;
 use quorate_state::ids::hex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
