@@ -7,11 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_crypto::secret::SecretVec;
 
+use crate::names::{MAX_NAME, check_name};
 use crate::postgres::template::{MAX_STATEMENTS, Statement};
 use crate::{Checked, Fault};
 
-/// The longest principal name in bytes. PostgreSQL truncates longer ones silently, so two leases could share a role.
-pub const MAX_NAME: usize = 63;
 /// The most PBKDF2 iterations a verifier may ask of a target: 20 million kept a PostgreSQL 15 backend deaf to
 /// `statement_timeout` and to termination for 14 seconds.
 pub const MAX_ITERATIONS: u32 = 100_000;
@@ -160,15 +159,16 @@ pub struct Binding {
 /// An account in the target: its name, and the number that survives the name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Principal {
-    /// See [`valid_name`].
+    /// See [`valid_name`](crate::valid_name).
     pub name: String,
-    /// The number the target gave it, when it is known. Where a target gives none, a hash of the name.
+    /// The number the target gave it, when it is known; where a target gives none, that of its name
+    /// ([`number_of`](crate::number_of)).
     pub oid: Option<u32>,
 }
 
 /// A principal to be made.
 pub struct Create {
-    /// See [`valid_name`].
+    /// See [`valid_name`](crate::valid_name).
     pub name: String,
     /// What the target stores in place of the password, in its own form, checked here byte for byte. PostgreSQL: a SCRAM-SHA-256 verifier
     /// (RFC 5803); what is not one, it takes for a clear password without a word. Redis: `#` and 64 hexadecimal digits. MariaDB: see its module.
@@ -203,9 +203,7 @@ impl Create {
     /// The same for a target with verifiers of another form.
     pub(crate) fn validate_with(&self, check_verifier: fn(&str) -> Result<(), EngineError>) -> Result<(), EngineError> {
         let invalid = |field, reason| Err(EngineError::Invalid { field, reason });
-        if !valid_name(&self.name) {
-            return invalid("name", "not 1 to 63 of a-z, 0-9 and _");
-        }
+        check_name(&self.name)?;
         check_verifier(&self.verifier)?;
         if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_NAME || g.chars().any(char::is_control)) {
             return invalid("groups", "not 1 to 63 bytes without control characters");
@@ -418,15 +416,6 @@ impl EngineError {
     }
 }
 
-/// Whether this can be the name of a principal of ours: 1 to 63 of `a-z`, `0-9` and `_`, and not one of PostgreSQL's own
-/// (`pg_...`). Such a name needs no quoting anywhere; it is quoted all the same.
-#[must_use]
-pub fn valid_name(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        && !name.starts_with("pg_")
-}
-
 /// Roles of PostgreSQL with which a leased user would get at the server itself, end the executor's connections, or take the
 /// slots that are kept for it.
 pub(crate) const POWERFUL: [&str; 5] = [
@@ -439,17 +428,6 @@ pub(crate) const POWERFUL: [&str; 5] = [
 
 pub(crate) fn gives_power(group: &str) -> bool {
     POWERFUL.contains(&group)
-}
-
-pub(crate) fn check_names(principals: &[Principal]) -> Result<(), EngineError> {
-    principals.iter().try_for_each(|p| check_name(&p.name))
-}
-
-pub(crate) fn check_name(name: &str) -> Result<(), EngineError> {
-    if valid_name(name) {
-        return Ok(());
-    }
-    Err(EngineError::Invalid { field: "name", reason: "not 1 to 63 of a-z, 0-9 and _" })
 }
 
 pub(crate) fn check_verifier(verifier: &str) -> Result<(), EngineError> {
@@ -496,15 +474,6 @@ mod tests {
         };
         change(&mut create);
         create.validate()
-    }
-
-    #[test]
-    fn names() {
-        assert!(valid_name("q_00_abc") && valid_name(&"a".repeat(63)));
-        let long = "a".repeat(64);
-        for bad in ["", "A", "a-b", "a\"b", "a'b", "a;b", "a b", "a\0", "ä", "pg_read_all_data", long.as_str()] {
-            assert!(!valid_name(bad), "{bad:?}");
-        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use quorate_crypto::secret::SecretVec;
 
-use crate::engine::{check_name, check_names, check_verifier};
+use crate::engine::check_verifier;
+use crate::names::{check_name, check_names};
 use crate::{
     Binding, Checked, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fault as Trouble, Fenced, Ghost,
     Passwords, Principal, Refusal, Refused, Seen, Slots, Standby,

@@ -27,6 +27,7 @@ mod engine;
 pub mod fake;
 #[cfg(feature = "mariadb")]
 pub mod mariadb;
+mod names;
 mod own;
 mod passwords;
 pub mod postgres;
@@ -38,9 +39,10 @@ mod tls;
 pub use check::{Checked, Fault, Missing, Slots, Standby};
 pub use endpoint::Endpoint;
 pub use engine::{
-    Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, MAX_NAME,
-    Principal, Refusal, Refused, Seen, valid_name,
+    Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, Principal,
+    Refusal, Refused, Seen,
 };
+pub use names::{MAX_NAME, number_of, valid_name};
 pub use own::OwnSessions;
 pub use passwords::Passwords;
 pub use tls::{Tls, Trust};

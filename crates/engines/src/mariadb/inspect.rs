@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::{Instant, sleep};
 
+use super::MariaDbConfig;
 use super::issue::{LOCKED, NO_ROLE};
 use super::quote::{literal, literals};
 use super::session::{STARTED, Session};
-use super::{MariaDbConfig, number};
-use crate::{EngineError, Fault, Ghost, Principal, Seen, valid_name};
+use crate::{EngineError, Fault, Ghost, Principal, Seen, number_of, valid_name};
 
 /// How long a look waits for logins to show whose they are.
 const SHOWN: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ pub(super) async fn look(
         let can_login = account.copied().unwrap_or(false);
         let mut seen = Seen {
             name: p.name.clone(),
-            oid: account.map(|_| number(&p.name)),
+            oid: account.map(|_| number_of(&p.name)),
             can_login,
             login_at: if can_login { vec![endpoint.clone()] } else { Vec::new() },
             behind: Vec::new(),
@@ -122,7 +122,7 @@ pub(super) async fn list(session: &mut Session, prefix: &str) -> Result<Vec<Prin
     // A name that only begins like one of ours is somebody else's.
     names.retain(|name| valid_name(name));
     names.sort();
-    Ok(names.into_iter().map(|name| Principal { oid: Some(number(&name)), name }).collect())
+    Ok(names.into_iter().map(|name| Principal { oid: Some(number_of(&name)), name }).collect())
 }
 
 /// See [`crate::Engine::ghosts`].
@@ -137,7 +137,7 @@ pub(super) async fn ghosts(session: &mut Session, config: &MariaDbConfig) -> Res
     let ghosts = session.rows::<(u64, String)>(&sql).await?.into_iter().map(|(id, user)| Ghost {
         endpoint: endpoint.clone(),
         pid: u32::try_from(id).map_or(0, |id| i32::from_ne_bytes(id.to_ne_bytes())),
-        oid: number(&user),
+        oid: number_of(&user),
     });
     Ok(ghosts.collect())
 }

@@ -5,11 +5,11 @@ use core::time::Duration;
 use mysql_async::Error;
 use tokio::time::sleep;
 
+use super::ANYWHERE;
 use super::quote::{account, ident, literal};
 use super::session::{STARTED, Session, answered, id_of, on_answer, on_repeatable};
 use super::verifier::{NOBODY, identified};
-use super::{ANYWHERE, number};
-use crate::{Binding, Create, Created, EngineError, Fenced};
+use crate::{Binding, Create, Created, EngineError, Fenced, number_of};
 
 /// How often taking the name is tried before the caller is asked to come back.
 const TAKES: usize = 3;
@@ -49,7 +49,7 @@ pub(super) async fn create(session: &mut Session, create: &Create, require_tls: 
             Err(error) => Err(unknown(&error)),
         };
     }
-    Ok(Created { oid: number(&create.name) })
+    Ok(Created { oid: number_of(&create.name) })
 }
 
 fn further(create: &Create, who: &str) -> Vec<String> {
@@ -92,7 +92,7 @@ pub(super) async fn fence(session: &mut Session, name: &str, binding: &Binding) 
                 return Ok(Fenced::Absent);
             }
             Taken::Exists => match standing(session, name).await? {
-                Some(Standing::Account) => return Ok(Fenced::Won { oid: number(name) }),
+                Some(Standing::Account) => return Ok(Fenced::Won { oid: number_of(name) }),
                 // Which an earlier fence left.
                 Some(Standing::Marker) => {
                     drop_marker(session, name).await?;

@@ -4,7 +4,7 @@
 //! last on. Two connections, as for PostgreSQL: one makes principals, and is the one that bindings name; the other ends them.
 //!
 //! An account is known by its name here: MariaDB gives it no number, and a session keeps the name of its account when that is
-//! dropped. The numbers of [`Principal`] are made of the names ([`number`]).
+//! dropped. The numbers of [`Principal`] are made of the names ([`number_of`](crate::number_of)).
 //!
 //! # Security
 //! * The administrative account needs `CREATE USER`, `PROCESS`, `CONNECTION ADMIN`, `SHOW VIEW`, and `SELECT` and `UPDATE` on the
@@ -26,13 +26,12 @@ use core::time::Duration;
 
 use async_trait::async_trait;
 use quorate_crypto::secret::SecretVec;
-use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::session::Session;
 use crate::connection::within;
-use crate::engine::{check_name, check_names};
+use crate::names::{Spared, check_name, check_target};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
     OwnSessions, Passwords, Principal, Refused, Seen, Tls,
@@ -82,14 +81,6 @@ impl MariaDbConfig {
     }
 }
 
-/// The number that stands for an account, of its name: MariaDB has none. Never 0.
-#[must_use]
-pub fn number(name: &str) -> u32 {
-    let digest = Sha256::digest(name.as_bytes());
-    let number = digest.iter().take(4).fold(0u32, |number, byte| number << 8 | u32::from(*byte));
-    number.max(1)
-}
-
 /// Why a group can't be granted, whatever is changed at the target.
 fn unfit(group: &str, config: &MariaDbConfig) -> Option<&'static str> {
     if group == config.user {
@@ -132,10 +123,7 @@ impl MariaDb {
     /// [`EngineError::Invalid`] when a field of `config` can't be used.
     pub fn new(config: MariaDbConfig) -> Result<Self, EngineError> {
         let invalid = |field, reason| Err(EngineError::Invalid { field, reason });
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-        if !(1..=32).contains(&config.target.len()) || !config.target.bytes().all(plain) {
-            return invalid("target", "not 1 to 32 of a-z, 0-9, _ and -");
-        }
+        check_target(&config.target)?;
         if config.user.is_empty() || config.user.chars().any(char::is_control) {
             return invalid("user", "not the name of an account");
         }
@@ -170,19 +158,6 @@ impl MariaDb {
         }
     }
 
-    fn check_theirs(&self, name: &str) -> Result<(), EngineError> {
-        check_name(name)?;
-        if name == self.config.user || RESERVED.contains(&name) {
-            return Err(EngineError::Invalid { field: "name", reason: "an account that is not leased" });
-        }
-        Ok(())
-    }
-
-    fn check_all(&self, principals: &[Principal]) -> Result<(), EngineError> {
-        check_names(principals)?;
-        principals.iter().try_for_each(|p| self.check_theirs(&p.name))
-    }
-
     fn check_create(&self, create: &Create) -> Result<(), EngineError> {
         create.validate_with(verifier::check)?;
         self.check_theirs(&create.name)?;
@@ -214,6 +189,14 @@ macro_rules! on {
         };
         taken.settle(result)
     }};
+}
+
+impl Spared for MariaDb {
+    const WHY: &'static str = "an account that is not leased";
+
+    fn is_spared(&self, name: &str) -> bool {
+        name == self.config.user || RESERVED.contains(&name)
+    }
 }
 
 #[async_trait]

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::MariaDbConfig;
 use super::issue::{NO_ROLE, kill as kill_one};
 use super::quote::{account, literal, literals};
 use super::session::{Session, id_of, is_of_older_term};
 use super::verifier::NOBODY;
-use super::{MariaDbConfig, number};
 use crate::connection::within;
-use crate::{Binding, EngineError, Principal, Refusal, Refused};
+use crate::{Binding, EngineError, Principal, Refusal, Refused, number_of};
 
 /// How many accounts one statement locks.
 const BULK: usize = 200;
@@ -36,11 +36,11 @@ pub(super) async fn refuse(
         for Principal { name, .. } in part {
             let (oid, outcome) = match hosts.get(name) {
                 None => (None, Refusal::Absent),
-                Some(_) if whole.is_ok() => (Some(number(name)), Refusal::Disabled { groups_left: Vec::new() }),
+                Some(_) if whole.is_ok() => (Some(number_of(name)), Refusal::Disabled { groups_left: Vec::new() }),
                 Some(hosts) => match within(limit, lock(session, &unusable(name, hosts))).await {
-                    Ok(()) => (Some(number(name)), Refusal::Disabled { groups_left: Vec::new() }),
+                    Ok(()) => (Some(number_of(name)), Refusal::Disabled { groups_left: Vec::new() }),
                     Err(error @ EngineError::Unavailable { .. }) => return Err(error),
-                    Err(error) => (Some(number(name)), Refusal::Failed(error)),
+                    Err(error) => (Some(number_of(name)), Refusal::Failed(error)),
                 },
             };
             refused.push(Refused { name: name.clone(), oid, outcome });

@@ -37,7 +37,8 @@ use self::inspect::Position;
 use self::kept::Kept;
 use self::session::Session;
 use crate::connection::within;
-use crate::engine::{MAX_NAME, check_name, check_names, check_verifier};
+use crate::engine::check_verifier;
+use crate::names::{MAX_NAME, Spared, check_name, check_target};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
     OwnSessions, Passwords, Principal, Refused, Seen, Tls,
@@ -156,10 +157,7 @@ impl Postgres {
     /// # Errors
     /// [`EngineError::Invalid`] when a field of `config` can't be used.
     pub fn new(config: PostgresConfig) -> Result<Self, EngineError> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-        if !(1..=32).contains(&config.target.len()) || !config.target.bytes().all(plain) {
-            return Err(EngineError::Invalid { field: "target", reason: "not 1 to 32 of a-z, 0-9, _ and -" });
-        }
+        check_target(&config.target)?;
         if let OwnedObjects::ReassignTo(role) = &config.owned
             && (role.is_empty() || role.len() > MAX_NAME || role.contains('\0'))
         {
@@ -209,14 +207,14 @@ impl Postgres {
         let result = within(self.config.answer_timeout(), Position::of(&taken.session)).await;
         taken.settle(result)
     }
+}
 
-    /// Principals only: nothing here may be turned against the executor's own role or the heir of what principals leave.
-    fn check_theirs(&self, principals: &[Principal]) -> Result<(), EngineError> {
-        check_names(principals)?;
-        if principals.iter().any(|p| self.config.is_own(&p.name)) {
-            return Err(EngineError::Invalid { field: "name", reason: "a role of the executor's own" });
-        }
-        Ok(())
+/// The executor's own role, and the heir of what principals leave.
+impl Spared for Postgres {
+    const WHY: &'static str = "a role of the executor's own";
+
+    fn is_spared(&self, name: &str) -> bool {
+        self.config.is_own(name)
     }
 }
 
@@ -279,7 +277,7 @@ impl Engine for Postgres {
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
-        self.check_theirs(principals)?;
+        self.check_all(principals)?;
         let mut taken = self.revocation.take(&self.config).await?;
         // No limit over the whole: every statement in it has one, and a bulk may take many.
         let result = revoke::refuse(&mut taken.session, principals, &self.config).await;
@@ -287,7 +285,7 @@ impl Engine for Postgres {
     }
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
-        self.check_theirs(principals)?;
+        self.check_all(principals)?;
         let here = {
             let taken = self.revocation.take(&self.config).await?;
             let result = within(self.config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
@@ -305,7 +303,7 @@ impl Engine for Postgres {
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
-        self.check_theirs(principals)?;
+        self.check_all(principals)?;
         let taken = self.revocation.take(&self.config).await?;
         let look = async {
             let upto = Position::of(&taken.session).await?;
@@ -326,7 +324,7 @@ impl Engine for Postgres {
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
-        self.check_theirs(principals)?;
+        self.check_all(principals)?;
         // Not the connection that ends principals: nobody's end waits for what others left behind. One at a time, and only for as
         // long as it takes: slots are scarce.
         let _one = self.cleaning.lock().await;

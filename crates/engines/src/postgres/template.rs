@@ -22,7 +22,8 @@ use core::fmt::Write as _;
 
 use self::lex::{Failed, Token, lex};
 use super::quote::{ident, idents, literal};
-use crate::engine::{MAX_NAME, gives_power};
+use crate::MAX_NAME;
+use crate::engine::gives_power;
 
 /// The longest text, in bytes.
 pub const MAX_TEXT: usize = 4096;

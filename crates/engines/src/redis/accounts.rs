@@ -6,10 +6,11 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::clients;
 use super::rules;
-use super::session::{Persistence, Session, answer, number_of, text, texts, unexpected};
+use super::session::{Persistence, Session, answer, text, texts, unexpected};
 use crate::engine::Create;
 use crate::{
-    Binding, Cleaned, Cleaning, Created, EngineError, Fenced, Ghost, Principal, Refusal, Refused, Seen, valid_name,
+    Binding, Cleaned, Cleaning, Created, EngineError, Fenced, Ghost, Principal, Refusal, Refused, Seen, number_of,
+    valid_name,
 };
 
 /// How many users one round trip is about.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::session::{Persistence, Session, number_of, text, texts};
+use super::session::{Persistence, Session, text, texts};
 use super::{DEFAULT, RedisConfig, rules};
-use crate::{Checked, EngineError, Fault, Missing, Slots, Standby};
+use crate::{Checked, EngineError, Fault, Missing, Slots, Standby, number_of};
 
 /// What the executor's user may do, each as it is asked for; and nothing else, no key and no channel.
 const RIGHTS: [(&str, &[&str]); 16] = [

@@ -38,7 +38,7 @@ use quorate_crypto::secret::SecretVec;
 use self::kept::Kept;
 use self::session::Session;
 use crate::connection::within;
-use crate::engine::{check_name, check_names};
+use crate::names::{Spared, check_name, check_target};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
     OwnSessions, Passwords, Principal, Refused, Seen, Tls,
@@ -113,10 +113,7 @@ impl Redis {
     /// # Errors
     /// [`EngineError::Invalid`] when a field of `config` can't be used.
     pub fn new(config: RedisConfig) -> Result<Self, EngineError> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-        if !(1..=32).contains(&config.target.len()) || !config.target.bytes().all(plain) {
-            return Err(EngineError::Invalid { field: "target", reason: "not 1 to 32 of a-z, 0-9, _ and -" });
-        }
+        check_target(&config.target)?;
         if config.user.is_empty() || config.user == DEFAULT || !config.user.bytes().all(|b| b.is_ascii_graphic()) {
             let reason = "not the name of a user made for this, of printable ASCII characters without a space";
             return Err(EngineError::Invalid { field: "user", reason });
@@ -131,24 +128,6 @@ impl Redis {
 
     fn endpoint(&self) -> String {
         self.config.endpoint.to_string()
-    }
-
-    /// Neither the user that everybody begins as nor the executor's own.
-    fn check_theirs<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<(), EngineError> {
-        if names.any(|name| name == DEFAULT || name == self.config.user) {
-            return Err(EngineError::Invalid { field: "name", reason: "the default user, or the executor's own" });
-        }
-        Ok(())
-    }
-
-    fn check_principals(&self, principals: &[Principal]) -> Result<(), EngineError> {
-        check_names(principals)?;
-        self.check_theirs(principals.iter().map(|p| p.name.as_str()))
-    }
-
-    fn check_claim(&self, name: &str) -> Result<(), EngineError> {
-        check_name(name)?;
-        self.check_theirs(core::iter::once(name))
     }
 
     /// Ends sessions of our own user; how many were told to end.
@@ -171,6 +150,15 @@ fn check_verifier(verifier: &str) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::Invalid { field: "verifier", reason: "not # and the SHA-256 of a password in hexadecimal" })
+}
+
+/// Neither the user that everybody begins as nor the executor's own.
+impl Spared for Redis {
+    const WHY: &'static str = "the default user, or the executor's own";
+
+    fn is_spared(&self, name: &str) -> bool {
+        name == DEFAULT || name == self.config.user
+    }
 }
 
 #[async_trait]
@@ -201,7 +189,7 @@ impl Engine for Redis {
 
     async fn create(&self, create: &Create) -> Result<Created, EngineError> {
         create.validate_with(check_verifier)?;
-        self.check_theirs(core::iter::once(create.name.as_str()))?;
+        self.check_theirs(&create.name)?;
         let rules = accounts::arguments(&create.groups)?;
         if !create.statements.is_empty() {
             return Err(EngineError::Invalid { field: "statements", reason: "Redis has none: all rights are groups" });
@@ -216,28 +204,28 @@ impl Engine for Redis {
     }
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
-        self.check_claim(name)?;
+        self.check_theirs(name)?;
         on!(self, session, accounts::fence(session, name, binding))
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
-        self.check_principals(principals)?;
+        self.check_all(principals)?;
         on!(self, session, accounts::refuse(session, principals))
     }
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
-        self.check_principals(principals)?;
+        self.check_all(principals)?;
         on!(self, session, accounts::kill(session, principals))
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
-        self.check_principals(principals)?;
+        self.check_all(principals)?;
         let endpoint = self.endpoint();
         on!(self, session, accounts::look(session, &endpoint, principals))
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
-        self.check_principals(principals)?;
+        self.check_all(principals)?;
         on!(self, session, accounts::clean(session, principals))
     }
 
@@ -276,12 +264,12 @@ impl Engine for Redis {
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
-        self.check_claim(name)?;
+        self.check_theirs(name)?;
         on!(self, session, accounts::claim(session, name))
     }
 
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
-        names.iter().try_for_each(|name| self.check_claim(name))?;
+        names.iter().try_for_each(|name| self.check_theirs(name))?;
         on!(self, session, accounts::disclaim(session, names))
     }
 

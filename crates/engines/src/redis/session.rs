@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use quorate_crypto::secret::SecretVec;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, RedisResult, Value};
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -14,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::RedisConfig;
 use crate::own::Open;
-use crate::{Binding, EngineError, Tls};
+use crate::{Binding, EngineError, Tls, number_of};
 
 /// How often a script that was told to end is waited for, and how long each time.
 const SCRIPT_WAITS: usize = 50;
@@ -234,17 +233,7 @@ where
 
 /// 31 bits of the server's `run_id`, which it draws anew each time it starts.
 fn process_number(run_id: &str) -> i32 {
-    i32::from_be_bytes(first_four(run_id)) & i32::MAX
-}
-
-/// 32 bits of a hash.
-pub(super) fn number_of(text: &str) -> u32 {
-    u32::from_be_bytes(first_four(text))
-}
-
-fn first_four(text: &str) -> [u8; 4] {
-    let hash = Sha256::digest(text.as_bytes());
-    hash.first_chunk::<4>().copied().unwrap_or_default()
+    number_of(run_id).cast_signed() & i32::MAX
 }
 
 /// 7.0.15 is 70015.

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use quorate_engines::conformance::{Target, assert_ended, order, principal};
-use quorate_engines::mariadb::number;
-use quorate_engines::{Cleaning, Engine};
+use quorate_engines::{Cleaning, Engine, number_of};
 use tokio::time::sleep;
 
 use crate::half_open::HalfOpen;
@@ -50,7 +49,7 @@ async fn a_login_that_was_begun_before_the_end_does_not_outlive_it() {
     // Twice: once with an account that is locked, once with one that is gone as well.
     for (name, dropped) in [("h_locked", false), ("h_dropped", true)] {
         let credential = lease(&my, &engine, name).await;
-        let this = [principal(name, Some(number(name)))];
+        let this = [principal(name, Some(number_of(name)))];
         let unkilled = HalfOpen::begin(my.port, name).await;
         let half = HalfOpen::begin(my.port, name).await;
         engine.refuse(&this).await.unwrap();
@@ -61,7 +60,7 @@ async fn a_login_that_was_begun_before_the_end_does_not_outlive_it() {
         let mut session = unkilled.prove(&credential.password).await.expect("this is why it has to be killed");
         assert!(session.alive().await && engine.look(&this).await.unwrap()[0].sessions == 2);
         assert_eq!(
-            engine.ghosts().await.unwrap().0.iter().filter(|g| g.oid == number(name)).count(),
+            engine.ghosts().await.unwrap().0.iter().filter(|g| g.oid == number_of(name)).count(),
             2 * usize::from(dropped)
         );
         assert_eq!(engine.kill(&this).await.unwrap(), 2);
@@ -141,8 +140,11 @@ async fn a_session_outlives_its_role_and_its_account_until_it_is_killed() {
         "its role is in force"
     );
     let ghosts = engine.ghosts().await.unwrap().0;
-    assert!(ghosts.iter().any(|g| g.oid == number("h_outlives")), "a session without an account is seen: {ghosts:?}");
-    let this = [principal("h_outlives", Some(number("h_outlives")))];
+    assert!(
+        ghosts.iter().any(|g| g.oid == number_of("h_outlives")),
+        "a session without an account is seen: {ghosts:?}"
+    );
+    let this = [principal("h_outlives", Some(number_of("h_outlives")))];
     let seen = engine.look(&this).await.unwrap().remove(0);
     assert_eq!((seen.oid, seen.can_login, seen.sessions), (None, false, 1));
     assert_eq!(engine.kill(&this).await.unwrap(), 1, "by its name, which the session keeps");
@@ -190,7 +192,7 @@ async fn every_account_of_the_name_ends() {
     assert!(capitals.ping().await.is_ok(), "capital letters are another account's");
     assert_eq!(
         engine.list("h_hosts").await.unwrap(),
-        [principal("h_hosts", Some(number("h_hosts")))],
+        [principal("h_hosts", Some(number_of("h_hosts")))],
         "no role is listed"
     );
     assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);

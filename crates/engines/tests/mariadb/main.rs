@@ -21,8 +21,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use mysql_async::prelude::Queryable;
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{self, Credential, Target, assert_ended, order, principal};
-use quorate_engines::mariadb::{MariaDb, MariaDbConfig, number};
-use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal};
+use quorate_engines::mariadb::{MariaDb, MariaDbConfig};
+use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Refusal, number_of};
 use relay::Relay;
 use server::{EXECUTOR, My, native};
 use tokio::time::{Instant, sleep, timeout};
@@ -45,7 +45,7 @@ pub(crate) async fn maker(my: &My, engine: &MariaDb, name: &str) -> Credential {
 
 /// Ends it as an executor does, and asks the server itself whether that is so.
 pub(crate) async fn end(my: &My, engine: &MariaDb, name: &str) {
-    let this = [principal(name, Some(number(name)))];
+    let this = [principal(name, Some(number_of(name)))];
     let refused = engine.refuse(&this).await.unwrap();
     assert_eq!(refused[0].outcome, Refusal::Disabled { groups_left: vec![] }, "{name}");
     engine.kill(&this).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_create_that_is_given_up_half_way_lets_nobody_in() {
         let fenced = next.fence(&name, &create.binding).await.unwrap();
         match fenced {
             Fenced::Won { oid } => {
-                assert_eq!(oid, number(&name));
+                assert_eq!(oid, number_of(&name));
                 end(&my, &next, &name).await;
             }
             Fenced::Absent => {
@@ -123,7 +123,7 @@ async fn a_create_that_is_given_up_half_way_lets_nobody_in() {
             assert_eq!(fenced, Fenced::Absent);
             continue;
         }
-        assert_eq!(fenced, Fenced::Won { oid: number(&name) }, "what died before {before} is no marker");
+        assert_eq!(fenced, Fenced::Won { oid: number_of(&name) }, "what died before {before} is no marker");
         end(&my, &next, &name).await;
         assert_eq!(next.clean(&[principal(&name, None)]).await.unwrap()[0].outcome, Cleaning::Gone);
     }
@@ -254,7 +254,7 @@ async fn a_login_has_its_role_its_limit_and_no_more() {
     ] {
         assert!(first.query_drop(sql).await.is_err(), "{sql}");
     }
-    assert!(engine.list("h_rig").await.unwrap().contains(&principal("h_rights", Some(number("h_rights")))));
+    assert!(engine.list("h_rig").await.unwrap().contains(&principal("h_rights", Some(number_of("h_rights")))));
 }
 
 /// The strongest that the server takes, where its plugin is loaded.

@@ -4,7 +4,7 @@ use core::iter::Peekable;
 use core::str::CharIndices;
 
 use super::{MAX_VALUE, Reason};
-use crate::engine::MAX_NAME;
+use crate::MAX_NAME;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
