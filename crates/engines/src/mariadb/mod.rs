@@ -30,7 +30,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use self::session::Session;
-use crate::connection::within;
+use crate::connection::{is_settled, on, within};
 use crate::names::{Spared, check_name, check_target};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
@@ -111,7 +111,7 @@ struct Taken<'a> {
 
 impl Taken<'_> {
     fn settle<T>(mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
-        if !matches!(result, Err(EngineError::Unavailable { .. } | EngineError::Unknown { .. })) {
+        if is_settled(&result) {
             *self.slot = Some((self.session, Instant::now()));
         }
         result
@@ -179,18 +179,6 @@ impl MariaDb {
     }
 }
 
-/// One piece of work on a kept connection.
-macro_rules! on {
-    ($self:ident . $slot:ident, $limit:expr, |$session:ident| $work:expr) => {{
-        let mut taken = $self.take(&$self.$slot).await?;
-        let result = {
-            let $session = &mut taken.session;
-            within($limit, $work).await
-        };
-        taken.settle(result)
-    }};
-}
-
 impl Spared for MariaDb {
     const WHY: &'static str = "an account that is not leased";
 
@@ -210,7 +198,7 @@ impl Engine for MariaDb {
     }
 
     async fn take_over(&self) -> Result<usize, EngineError> {
-        on!(self.revocation, self.limit(), |s| revoke::kill_older_terms(s, &self.config))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| revoke::kill_older_terms(s, &self.config))
     }
 
     async fn bind(&self) -> Result<Binding, EngineError> {
@@ -241,7 +229,7 @@ impl Engine for MariaDb {
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
         self.check_theirs(name)?;
-        on!(self.revocation, self.limit() * 2, |s| issue::fence(s, name, binding))
+        on!(self.take(&self.revocation).await?, self.limit() * 2, |s| issue::fence(s, name, binding))
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
@@ -254,51 +242,51 @@ impl Engine for MariaDb {
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         self.check_all(principals)?;
-        on!(self.revocation, self.limit(), |s| revoke::kill(s, principals))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| revoke::kill(s, principals))
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         self.check_all(principals)?;
-        on!(self.revocation, self.limit(), |s| inspect::look(s, &self.config, principals))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| inspect::look(s, &self.config, principals))
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
         self.check_all(principals)?;
         // Not the connection that ends principals: to list what they made, every view of the server is looked at.
-        on!(self.cleaning, self.limit() * 2, |s| clean::clean(s, principals))
+        on!(self.take(&self.cleaning).await?, self.limit() * 2, |s| clean::clean(s, principals))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
         check_name(prefix)?;
-        on!(self.revocation, self.limit(), |s| inspect::list(s, prefix))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| inspect::list(s, prefix))
     }
 
     async fn ghosts(&self) -> Result<(Vec<Ghost>, Vec<Fault>), EngineError> {
-        let ghosts = on!(self.revocation, self.limit(), |s| inspect::ghosts(s, &self.config))?;
+        let ghosts = on!(self.take(&self.revocation).await?, self.limit(), |s| inspect::ghosts(s, &self.config))?;
         Ok((ghosts, Vec::new()))
     }
 
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
-        on!(self.revocation, self.limit(), |s| check::check(s, &self.config, groups))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| check::check(s, &self.config, groups))
     }
 
     async fn timeline(&self) -> Result<u32, EngineError> {
-        on!(self.revocation, self.limit(), |s| inspect::started(s))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| inspect::started(s))
     }
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
         check_name(prefix)?;
-        on!(self.revocation, self.limit(), |s| claim::claims(s, prefix))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| claim::claims(s, prefix))
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
         self.check_theirs(name)?;
-        on!(self.revocation, self.limit(), |s| claim::claim(s, name))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| claim::claim(s, name))
     }
 
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
         names.iter().try_for_each(|name| self.check_theirs(name))?;
-        on!(self.revocation, self.limit(), |s| claim::disclaim(s, names))
+        on!(self.take(&self.revocation).await?, self.limit(), |s| claim::disclaim(s, names))
     }
 
     async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError> {
@@ -318,11 +306,10 @@ impl Engine for MariaDb {
     }
 
     async fn end_strangers(&self) -> Result<usize, EngineError> {
-        let mut taken = self.take(&self.revocation).await?;
+        let taken = self.take(&self.revocation).await?;
         let _settled = self.config.own.settled().await;
         let ours = self.config.own.all();
-        let result = within(self.limit(), revoke::end_strangers(&mut taken.session, &ours)).await;
-        taken.settle(result)
+        on!(taken, self.limit(), |s| revoke::end_strangers(s, &ours))
     }
 
     fn learn_password(&self, number: u64, password: SecretVec) {

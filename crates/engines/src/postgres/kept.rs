@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::session::{Session, on_repeatable};
 use super::{PostgresConfig, REVOKE_LOCK_TIMEOUT, inspect, revoke};
-use crate::connection::within;
+use crate::connection::{is_settled, on};
 use crate::{Endpoint, EngineError, Fault, Ghost, Principal, Seen};
 
 /// How long a look waits for a standby to replay what the server had committed when the look began.
@@ -87,7 +87,7 @@ impl Taken<'_> {
     /// Gives the connection back, unless it broke or its state is not known.
     pub(super) fn settle<T>(mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
         self.slot.note(self.since, &result);
-        if !self.session.is_closed() && !matches!(result, Err(EngineError::Unavailable { .. })) {
+        if is_settled(&result) && !self.session.is_closed() {
             self.slot.session = Some(self.session);
         }
         result
@@ -117,11 +117,7 @@ impl Kept {
 
     /// See [`revoke::kill`].
     pub(super) async fn kill(&self, config: &PostgresConfig, principals: &[Principal]) -> Result<usize, Fault> {
-        let work = async {
-            let taken = self.reach(config).await?;
-            let result = within(config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
-            taken.settle(result)
-        };
+        let work = async { on!(self.reach(config).await?, config.answer_timeout(), |s| revoke::kill(s, principals)) };
         work.await.map_err(|e| self.fault(e.to_string()))
     }
 
@@ -133,14 +129,11 @@ impl Kept {
         upto: &inspect::Position,
     ) -> Result<(Vec<Seen>, Option<Fault>), Fault> {
         let work = async {
-            let taken = self.reach(config).await?;
-            let look = async {
+            on!(self.reach(config).await?, config.answer_timeout(), |s| async {
                 // In this order: what is replayed after the accounts were read was not looked at.
-                let behind = behind(&taken.session, upto).await?;
-                Ok((inspect::look(&taken.session, &self.endpoint, principals).await?, behind))
-            };
-            let result = within(config.answer_timeout(), look).await;
-            taken.settle(result)
+                let behind = behind(s, upto).await?;
+                Ok((inspect::look(s, &self.endpoint, principals).await?, behind))
+            })
         };
         let (seen, behind) = work.await.map_err(|e| self.fault(e.to_string()))?;
         Ok((seen, behind.map(|reason| self.fault(reason))))
@@ -148,11 +141,8 @@ impl Kept {
 
     /// See [`crate::Engine::ghosts`].
     pub(super) async fn ghosts(&self, config: &PostgresConfig) -> Result<Vec<Ghost>, Fault> {
-        let work = async {
-            let taken = self.reach(config).await?;
-            let result = within(config.answer_timeout(), inspect::ghosts(&taken.session, &self.endpoint)).await;
-            taken.settle(result)
-        };
+        let work =
+            async { on!(self.reach(config).await?, config.answer_timeout(), |s| inspect::ghosts(s, &self.endpoint)) };
         work.await.map_err(|e| self.fault(e.to_string()))
     }
 

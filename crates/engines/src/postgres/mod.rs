@@ -34,9 +34,9 @@ use quorate_crypto::secret::SecretVec;
 use tokio::sync::Mutex;
 
 use self::inspect::Position;
-use self::kept::Kept;
+use self::kept::{Kept, Taken};
 use self::session::Session;
-use crate::connection::within;
+use crate::connection::{on, within};
 use crate::engine::check_verifier;
 use crate::names::{MAX_NAME, Spared, check_name, check_target};
 use crate::{
@@ -195,17 +195,21 @@ impl Postgres {
     /// # Errors
     /// As [`Engine::kill`].
     pub async fn kill_older_terms(&self) -> Result<usize, EngineError> {
-        let taken = self.revocation.take(&self.config).await?;
         let prefix = self.config.application_prefix();
-        let work = revoke::kill_older_terms(&taken.session, &prefix, self.config.term);
-        let result = within(self.config.answer_timeout(), work).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit(), |s| revoke::kill_older_terms(s, &prefix, self.config.term))
     }
 
     async fn position(&self) -> Result<Position, EngineError> {
-        let taken = self.revocation.take(&self.config).await?;
-        let result = within(self.config.answer_timeout(), Position::of(&taken.session)).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit(), |s| Position::of(s))
+    }
+
+    /// The connection that ends principals at the server.
+    async fn take(&self) -> Result<Taken<'_>, EngineError> {
+        self.revocation.take(&self.config).await
+    }
+
+    fn limit(&self) -> Duration {
+        self.config.answer_timeout()
     }
 }
 
@@ -259,7 +263,7 @@ impl Engine for Postgres {
         let Some(session) = slot.as_ref().filter(|s| s.binding == create.binding && !s.is_closed()) else {
             return Err(EngineError::StaleBinding);
         };
-        let result = issue::create(session, create, self.config.answer_timeout()).await;
+        let result = issue::create(session, create, self.limit()).await;
         if matches!(result, Err(EngineError::Unknown { .. })) {
             // Nothing must follow on this connection; it may still be at work in the server.
             *slot = None;
@@ -269,16 +273,13 @@ impl Engine for Postgres {
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
         check_name(name)?;
-        let taken = self.revocation.take(&self.config).await?;
         // Several waits for a lock, and for a backend to go.
-        let limit = self.config.answer_timeout() * 2;
-        let result = within(limit, issue::fence(&taken.session, name, binding)).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit() * 2, |s| issue::fence(s, name, binding))
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
         self.check_all(principals)?;
-        let mut taken = self.revocation.take(&self.config).await?;
+        let mut taken = self.take().await?;
         // No limit over the whole: every statement in it has one, and a bulk may take many.
         let result = revoke::refuse(&mut taken.session, principals, &self.config).await;
         taken.settle(result)
@@ -286,11 +287,7 @@ impl Engine for Postgres {
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         self.check_all(principals)?;
-        let here = {
-            let taken = self.revocation.take(&self.config).await?;
-            let result = within(self.config.answer_timeout(), revoke::kill(&taken.session, principals)).await;
-            taken.settle(result)
-        };
+        let here = on!(self.take().await?, self.limit(), |s| revoke::kill(s, principals));
         // One that can't be reached keeps nobody alive elsewhere, and nothing is proved before it was looked at.
         let mut killed = 0;
         for standby in &self.standbys {
@@ -304,13 +301,10 @@ impl Engine for Postgres {
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         self.check_all(principals)?;
-        let taken = self.revocation.take(&self.config).await?;
-        let look = async {
-            let upto = Position::of(&taken.session).await?;
-            Ok((inspect::look(&taken.session, &self.revocation.endpoint, principals).await?, upto))
-        };
-        let result = within(self.config.answer_timeout(), look).await;
-        let (mut seen, upto) = taken.settle(result)?;
+        let (mut seen, upto) = on!(self.take().await?, self.limit(), |s| async {
+            let upto = Position::of(s).await?;
+            Ok((inspect::look(s, &self.revocation.endpoint, principals).await?, upto))
+        })?;
         for standby in &self.standbys {
             match standby.look(&self.config, principals, &upto).await {
                 Ok((there, behind)) => {
@@ -335,16 +329,13 @@ impl Engine for Postgres {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
         check_name(prefix)?;
-        let taken = self.revocation.take(&self.config).await?;
-        let result = within(self.config.answer_timeout(), inspect::list(&taken.session, prefix)).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit(), |s| inspect::list(s, prefix))
     }
 
     async fn ghosts(&self) -> Result<(Vec<Ghost>, Vec<Fault>), EngineError> {
-        let taken = self.revocation.take(&self.config).await?;
-        let work = inspect::ghosts(&taken.session, &self.revocation.endpoint);
-        let result = within(self.config.answer_timeout(), work).await;
-        let (mut ghosts, mut unseen) = (taken.settle(result)?, Vec::new());
+        let endpoint = &self.revocation.endpoint;
+        let mut ghosts = on!(self.take().await?, self.limit(), |s| inspect::ghosts(s, endpoint))?;
+        let mut unseen = Vec::new();
         for standby in &self.standbys {
             match standby.ghosts(&self.config).await {
                 Ok(there) => ghosts.extend(there),
@@ -355,7 +346,7 @@ impl Engine for Postgres {
     }
 
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
-        let taken = self.revocation.take(&self.config).await?;
+        let taken = self.take().await?;
         // No limit over the whole: each statement has one, and each further database is connected to.
         let result = check::check(&taken.session, &self.config, groups).await;
         let mut checked = taken.settle(result)?;
@@ -375,23 +366,17 @@ impl Engine for Postgres {
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
         check_name(prefix)?;
-        let taken = self.revocation.take(&self.config).await?;
-        let result = within(self.config.answer_timeout(), claim::claims(&taken.session, prefix)).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit(), |s| claim::claims(s, prefix))
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
         check_name(name)?;
-        let taken = self.revocation.take(&self.config).await?;
-        let result = within(self.config.answer_timeout(), claim::claim(&taken.session, name)).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit(), |s| claim::claim(s, name))
     }
 
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
         names.iter().try_for_each(|name| check_name(name))?;
-        let taken = self.revocation.take(&self.config).await?;
-        let result = within(self.config.answer_timeout(), claim::disclaim(&taken.session, names)).await;
-        taken.settle(result)
+        on!(self.take().await?, self.limit(), |s| claim::disclaim(s, names))
     }
 
     async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError> {
@@ -400,7 +385,7 @@ impl Engine for Postgres {
         let Some(session) = slot.as_ref().filter(|s| s.binding == *binding && !s.is_closed()) else {
             return Err(EngineError::StaleBinding);
         };
-        let result = within(self.config.answer_timeout(), password::set(session, verifier)).await;
+        let result = within(self.limit(), password::set(session, verifier)).await;
         if matches!(result, Err(EngineError::Unavailable { .. })) {
             *slot = None;
         }
@@ -414,9 +399,7 @@ impl Engine for Postgres {
                 let taken = kept.take(&self.config).await?;
                 let _settled = self.config.own.settled().await;
                 let ours = self.config.own.all();
-                let result = password::end_strangers(&taken.session, &ours);
-                let result = within(self.config.answer_timeout(), result).await;
-                taken.settle(result)
+                on!(taken, self.limit(), |s| password::end_strangers(s, &ours))
             };
             match work.await {
                 Ok(there) => ended += there,

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::RedisConfig;
 use super::clients;
 use super::session::Session;
-use crate::connection::within;
+use crate::connection::{is_settled, within};
 use crate::{Binding, EngineError};
 
 /// The place of one connection.
@@ -86,8 +86,7 @@ async fn answering(
 impl Taken<'_> {
     /// Gives the connection back, unless it broke or may still be at work.
     pub(super) fn settle<T>(mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
-        let open = !matches!(result, Err(EngineError::Unavailable { .. } | EngineError::Unknown { .. }));
-        if open && !self.session.is_closed() {
+        if is_settled(&result) && !self.session.is_closed() {
             self.slot.lent.remove(&self.session.binding);
             self.slot.session = Some(self.session);
         }

@@ -35,9 +35,9 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use quorate_crypto::secret::SecretVec;
 
-use self::kept::Kept;
+use self::kept::{Kept, Taken};
 use self::session::Session;
-use crate::connection::within;
+use crate::connection::{on, within};
 use crate::names::{Spared, check_name, check_target};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
@@ -97,18 +97,6 @@ pub struct Redis {
     revocation: Kept,
 }
 
-/// Something to do on a connection, for no longer than it may take.
-macro_rules! on {
-    ($self:ident, $session:ident, $work:expr) => {{
-        let mut taken = $self.revocation.take(&$self.config).await?;
-        let result = {
-            let $session = &mut taken.session;
-            within($self.config.answer_timeout, $work).await
-        };
-        taken.settle(result)
-    }};
-}
-
 impl Redis {
     /// # Errors
     /// [`EngineError::Invalid`] when a field of `config` can't be used.
@@ -128,6 +116,15 @@ impl Redis {
 
     fn endpoint(&self) -> String {
         self.config.endpoint.to_string()
+    }
+
+    /// The connection that ends principals.
+    async fn take(&self) -> Result<Taken<'_>, EngineError> {
+        self.revocation.take(&self.config).await
+    }
+
+    fn limit(&self) -> Duration {
+        self.config.answer_timeout
     }
 
     /// Ends sessions of our own user; how many were told to end.
@@ -178,7 +175,7 @@ impl Engine for Redis {
             let term = client.name.strip_prefix(&prefix).and_then(|term| term.parse::<u64>().ok());
             term.is_some_and(|term| term < self.config.term)
         };
-        on!(self, session, Self::end_own(session, &self.config.user, is_older))
+        on!(self.take().await?, self.limit(), |s| Self::end_own(s, &self.config.user, is_older))
     }
 
     async fn bind(&self) -> Result<Binding, EngineError> {
@@ -195,7 +192,7 @@ impl Engine for Redis {
             return Err(EngineError::Invalid { field: "statements", reason: "Redis has none: all rights are groups" });
         }
         let mut taken = self.creates.bound(&create.binding).await?;
-        let work = within(self.config.answer_timeout, accounts::create(&mut taken.session, create, &rules));
+        let work = within(self.limit(), accounts::create(&mut taken.session, create, &rules));
         let result = work.await.map_err(|error| match error {
             EngineError::Unavailable { reason } => EngineError::Unknown { reason },
             other => other,
@@ -205,43 +202,43 @@ impl Engine for Redis {
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
         self.check_theirs(name)?;
-        on!(self, session, accounts::fence(session, name, binding))
+        on!(self.take().await?, self.limit(), |s| accounts::fence(s, name, binding))
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
         self.check_all(principals)?;
-        on!(self, session, accounts::refuse(session, principals))
+        on!(self.take().await?, self.limit(), |s| accounts::refuse(s, principals))
     }
 
     async fn kill(&self, principals: &[Principal]) -> Result<usize, EngineError> {
         self.check_all(principals)?;
-        on!(self, session, accounts::kill(session, principals))
+        on!(self.take().await?, self.limit(), |s| accounts::kill(s, principals))
     }
 
     async fn look(&self, principals: &[Principal]) -> Result<Vec<Seen>, EngineError> {
         self.check_all(principals)?;
         let endpoint = self.endpoint();
-        on!(self, session, accounts::look(session, &endpoint, principals))
+        on!(self.take().await?, self.limit(), |s| accounts::look(s, &endpoint, principals))
     }
 
     async fn clean(&self, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
         self.check_all(principals)?;
-        on!(self, session, accounts::clean(session, principals))
+        on!(self.take().await?, self.limit(), |s| accounts::clean(s, principals))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
         check_name(prefix)?;
-        on!(self, session, accounts::list(session, prefix))
+        on!(self.take().await?, self.limit(), |s| accounts::list(s, prefix))
     }
 
     async fn ghosts(&self) -> Result<(Vec<Ghost>, Vec<Fault>), EngineError> {
         let endpoint = self.endpoint();
-        let ghosts = on!(self, session, accounts::ghosts(session, &endpoint))?;
+        let ghosts = on!(self.take().await?, self.limit(), |s| accounts::ghosts(s, &endpoint))?;
         Ok((ghosts, Vec::new()))
     }
 
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
-        let mut taken = match self.revocation.take(&self.config).await {
+        let taken = match self.take().await {
             Ok(taken) => taken,
             // It lets us in, and no further.
             Err(EngineError::Refused { code, .. }) if code == "NOPERM" => {
@@ -249,47 +246,41 @@ impl Engine for Redis {
             }
             Err(error) => return Err(error),
         };
-        let work = check::check(&mut taken.session, &self.config, groups);
-        let result = within(self.config.answer_timeout, work).await;
-        taken.settle(result)
+        on!(taken, self.limit(), |s| check::check(s, &self.config, groups))
     }
 
     async fn timeline(&self) -> Result<u32, EngineError> {
-        on!(self, session, check::timeline(session))
+        on!(self.take().await?, self.limit(), |s| check::timeline(s))
     }
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
         check_name(prefix)?;
-        on!(self, session, accounts::names(session, prefix))
+        on!(self.take().await?, self.limit(), |s| accounts::names(s, prefix))
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
         self.check_theirs(name)?;
-        on!(self, session, accounts::claim(session, name))
+        on!(self.take().await?, self.limit(), |s| accounts::claim(s, name))
     }
 
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
         names.iter().try_for_each(|name| self.check_theirs(name))?;
-        on!(self, session, accounts::disclaim(session, names))
+        on!(self.take().await?, self.limit(), |s| accounts::disclaim(s, names))
     }
 
     async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError> {
         check_verifier(verifier)?;
-        let mut taken = self.creates.bound(binding).await?;
-        let work = accounts::set_password(&mut taken.session, &self.config.user, verifier);
-        let result = within(self.config.answer_timeout, work).await;
-        taken.settle(result)
+        let taken = self.creates.bound(binding).await?;
+        on!(taken, self.limit(), |s| accounts::set_password(s, &self.config.user, verifier))
     }
 
     async fn end_strangers(&self) -> Result<usize, EngineError> {
-        let mut taken = self.revocation.take(&self.config).await?;
+        let taken = self.take().await?;
         let _settled = self.config.own.settled().await;
         let process = taken.session.binding.pid;
         let ours = self.config.own.all();
         let is_strange = |c: &clients::Client| !ours.contains(&Binding { pid: process, backend_start_micros: c.id });
-        let work = Self::end_own(&mut taken.session, &self.config.user, is_strange);
-        let result = within(self.config.answer_timeout, work).await;
-        taken.settle(result)
+        on!(taken, self.limit(), |s| Self::end_own(s, &self.config.user, is_strange))
     }
 
     fn learn_password(&self, number: u64, password: SecretVec) {
