@@ -9,7 +9,7 @@ use quorate_crypto::secret::SecretVec;
 
 use crate::names::{MAX_NAME, check_name};
 use crate::postgres::template::{MAX_STATEMENTS, Statement};
-use crate::{Checked, Fault};
+use crate::{Checked, Fault, Passwords};
 
 /// The most PBKDF2 iterations a verifier may ask of a target: 20 million kept a PostgreSQL 15 backend deaf to
 /// `statement_timeout` and to termination for 14 seconds.
@@ -117,18 +117,29 @@ pub trait Engine: Send + Sync {
     /// Only where the account is the vault's alone.
     async fn end_strangers(&self) -> Result<usize, EngineError>;
 
+    /// What the administrative account logs in with.
+    fn passwords(&self) -> &Passwords;
+
     /// From here on a login whose password the target refuses is tried with this one too, which the caller knows by a number.
-    fn learn_password(&self, number: u64, password: SecretVec);
+    fn learn_password(&self, number: u64, password: SecretVec) {
+        self.passwords().learn(number, password);
+    }
 
     /// The target has the password of this number: another login was let in with it.
-    fn has_password(&self, number: u64);
+    fn has_password(&self, number: u64) {
+        self.passwords().let_in(number);
+    }
 
     /// The number of the password with which the administrative account was let in last.
-    fn let_in_with(&self) -> Option<u64>;
+    fn let_in_with(&self) -> Option<u64> {
+        self.passwords().last_let_in()
+    }
 
     /// What the target said when it last refused the administrative login, with every password that is known, or why it was not
     /// trusted with any; nothing since it let one in.
-    fn login_refused(&self) -> Option<String>;
+    fn login_refused(&self) -> Option<String> {
+        self.passwords().last_refusal()
+    }
 }
 
 /// What a target does with a create, which decides how one in flight is fenced.

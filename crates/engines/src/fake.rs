@@ -935,19 +935,7 @@ impl Engine for Fake {
         .await
     }
 
-    fn learn_password(&self, number: u64, password: SecretVec) {
-        self.passwords.learn(number, password);
-    }
-
-    fn has_password(&self, number: u64) {
-        self.passwords.let_in(number);
-    }
-
-    fn let_in_with(&self) -> Option<u64> {
-        self.passwords.last_let_in()
-    }
-
-    fn login_refused(&self) -> Option<String> {
-        self.passwords.last_refusal()
+    fn passwords(&self) -> &Passwords {
+        &self.passwords
     }
 }

@@ -1,5 +1,6 @@
 //! The passwords of an administrative account, while one of them is being replaced by another.
 
+use core::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_crypto::secret::SecretVec;
@@ -53,6 +54,43 @@ impl Passwords {
     /// All, in the order in which they are tried.
     pub(crate) fn all(&self) -> Vec<Known> {
         self.lock().tried.clone()
+    }
+
+    /// Logs in with each of them in order, until the target lets one in or refuses for another reason than the password, and keeps
+    /// which one was let in, or why none was.
+    pub(crate) async fn log_in<S, F>(&self, login: impl Fn(Arc<SecretVec>) -> F) -> Result<S, EngineError>
+    where
+        F: Future<Output = Result<S, EngineError>>,
+    {
+        match self.log_in_aside(login).await {
+            Ok((number, session)) => {
+                self.let_in(number);
+                Ok(session)
+            }
+            Err(error) => {
+                if matches!(error, EngineError::Refused { .. }) {
+                    self.refused(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The same, of which nothing is kept, with the number of the one that was let in: at a place that may be behind the target, or let
+    /// in whom the target does not.
+    pub(crate) async fn log_in_aside<S, F>(&self, login: impl Fn(Arc<SecretVec>) -> F) -> Result<(u64, S), EngineError>
+    where
+        F: Future<Output = Result<S, EngineError>>,
+    {
+        let mut last = EngineError::Unavailable { reason: "there is no password".to_owned() };
+        for known in self.all() {
+            match login(known.password).await {
+                Ok(session) => return Ok((known.number, session)),
+                Err(error) if error.is_login_refused() => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
     }
 
     /// One of them was let in.
@@ -125,6 +163,36 @@ mod tests {
         passwords.learn(40, secret(5));
         assert_eq!(tried(&passwords), [5, 20, 10, 30, 40], "the oldest goes, but what was let in last stays");
         assert_eq!(passwords.all()[0].password.expose(), [4]);
+    }
+
+    #[tokio::test]
+    async fn a_login_tries_the_next_password_only_where_the_last_was_wrong() {
+        let passwords = Passwords::one(10, secret(1));
+        passwords.learn(20, secret(2));
+        let refused = |code: &str| EngineError::Refused { code: code.to_owned(), message: "no".to_owned() };
+        let right = async |right: u8, password: Arc<SecretVec>| match password.expose() == [right] {
+            true => Ok(password.expose().to_vec()),
+            false => Err(refused("28P01")),
+        };
+        assert_eq!(passwords.log_in_aside(|p| right(2, p)).await, Ok((20, vec![2])));
+        assert_eq!(passwords.last_let_in(), None, "nobody was told");
+        assert_eq!(passwords.log_in(|p| right(2, p)).await, Ok(vec![2]));
+        assert_eq!((passwords.last_let_in(), tried(&passwords)), (Some(20), vec![20, 10]));
+        assert_eq!(passwords.log_in(|p| right(9, p)).await, Err(refused("28P01")));
+        assert!(passwords.last_refusal().is_some());
+        passwords.let_in(20);
+        let no_more = core::sync::atomic::AtomicU32::new(0);
+        let elsewhere = async |_: Arc<SecretVec>| {
+            no_more.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            Err::<(), _>(refused("TLS"))
+        };
+        assert_eq!(passwords.log_in(|p| elsewhere(p)).await, Err(refused("TLS")));
+        assert_eq!(no_more.into_inner(), 1, "another password does not help");
+        assert!(passwords.last_refusal().is_some_and(|why| why.contains("TLS")));
+        passwords.let_in(20);
+        let lost = async |_: Arc<SecretVec>| Err::<(), _>(EngineError::Unavailable { reason: "gone".to_owned() });
+        assert!(passwords.log_in(|p| lost(p)).await.is_err());
+        assert_eq!(passwords.last_refusal(), None, "nobody refused");
     }
 
     #[test]

@@ -25,7 +25,6 @@ mod verifier;
 use core::time::Duration;
 
 use async_trait::async_trait;
-use quorate_crypto::secret::SecretVec;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -312,19 +311,7 @@ impl Engine for MariaDb {
         on!(taken, self.limit(), |s| revoke::end_strangers(s, &ours))
     }
 
-    fn learn_password(&self, number: u64, password: SecretVec) {
-        self.config.passwords.learn(number, password);
-    }
-
-    fn has_password(&self, number: u64) {
-        self.config.passwords.let_in(number);
-    }
-
-    fn let_in_with(&self) -> Option<u64> {
-        self.config.passwords.last_let_in()
-    }
-
-    fn login_refused(&self) -> Option<String> {
-        self.config.passwords.last_refusal()
+    fn passwords(&self) -> &Passwords {
+        &self.config.passwords
     }
 }

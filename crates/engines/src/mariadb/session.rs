@@ -1,6 +1,7 @@
 //! One connection of ours, and what MariaDB's errors mean.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use mysql_async::prelude::{FromRow, Queryable};
 use mysql_async::{Conn, DriverError, Error, OptsBuilder, Row, ServerError, SslOpts, from_row_opt};
@@ -44,25 +45,11 @@ type WhoAmI = (u32, i64, String, String, String);
 impl Session {
     /// Connects, authenticates and asks which connection answers.
     pub(super) async fn open(config: &MariaDbConfig) -> Result<Self, EngineError> {
-        let mut refused = Err(EngineError::Unavailable { reason: "there is no password".to_owned() });
-        for known in config.passwords.all() {
-            match timeout(config.connect_timeout, Self::open_with(config, &known.password)).await {
-                Err(_) => return Err(EngineError::Unavailable { reason: "timed out while connecting".to_owned() }),
-                Ok(Err(error)) if error.is_login_refused() => refused = Err(error),
-                Ok(Ok(session)) => {
-                    config.passwords.let_in(known.number);
-                    return Ok(session);
-                }
-                Ok(other) => {
-                    refused = other;
-                    break;
-                }
-            }
-        }
-        if let Err(error @ EngineError::Refused { .. }) = &refused {
-            config.passwords.refused(error);
-        }
-        refused
+        let login = |password: Arc<SecretVec>| async move {
+            let timed_out = |_| Err(EngineError::Unavailable { reason: "timed out while connecting".to_owned() });
+            timeout(config.connect_timeout, Self::open_with(config, &password)).await.unwrap_or_else(timed_out)
+        };
+        config.passwords.log_in(login).await
     }
 
     async fn open_with(config: &MariaDbConfig, password: &SecretVec) -> Result<Self, EngineError> {

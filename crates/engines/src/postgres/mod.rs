@@ -30,7 +30,6 @@ mod tls;
 use core::time::Duration;
 
 use async_trait::async_trait;
-use quorate_crypto::secret::SecretVec;
 use tokio::sync::Mutex;
 
 use self::inspect::Position;
@@ -414,19 +413,7 @@ impl Engine for Postgres {
         Ok(ended)
     }
 
-    fn learn_password(&self, number: u64, password: SecretVec) {
-        self.config.passwords.learn(number, password);
-    }
-
-    fn has_password(&self, number: u64) {
-        self.config.passwords.let_in(number);
-    }
-
-    fn let_in_with(&self) -> Option<u64> {
-        self.config.passwords.last_let_in()
-    }
-
-    fn login_refused(&self) -> Option<String> {
-        self.config.passwords.last_refusal()
+    fn passwords(&self) -> &Passwords {
+        &self.config.passwords
     }
 }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use quorate_crypto::secret::SecretVec;
@@ -39,30 +40,15 @@ impl Session {
         dbname: &str,
         lock_timeout_ms: u128,
     ) -> Result<Self, EngineError> {
-        let mut refused = Err(EngineError::Unavailable { reason: "there is no password".to_owned() });
+        let login = |password: Arc<SecretVec>| async move {
+            Self::open_with(config, &password, endpoint, dbname, lock_timeout_ms).await
+        };
         // A standby may be behind, and other databases may have other rules for who connects.
-        let first = *endpoint == config.endpoint() && dbname == config.dbname;
-        for known in config.passwords.all() {
-            match Self::open_with(config, &known.password, endpoint, dbname, lock_timeout_ms).await {
-                Err(error) if error.is_login_refused() => refused = Err(error),
-                Ok(session) => {
-                    if first {
-                        config.passwords.let_in(known.number);
-                    }
-                    return Ok(session);
-                }
-                other => {
-                    refused = other;
-                    break;
-                }
-            }
+        if *endpoint == config.endpoint() && dbname == config.dbname {
+            config.passwords.log_in(login).await
+        } else {
+            config.passwords.log_in_aside(login).await.map(|(_, session)| session)
         }
-        if let Err(error @ EngineError::Refused { .. }) = &refused
-            && first
-        {
-            config.passwords.refused(error);
-        }
-        refused
     }
 
     async fn open_with(

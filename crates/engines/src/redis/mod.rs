@@ -33,7 +33,6 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use quorate_crypto::secret::SecretVec;
 
 use self::kept::{Kept, Taken};
 use self::session::Session;
@@ -283,20 +282,8 @@ impl Engine for Redis {
         on!(taken, self.limit(), |s| Self::end_own(s, &self.config.user, is_strange))
     }
 
-    fn learn_password(&self, number: u64, password: SecretVec) {
-        self.config.passwords.learn(number, password);
-    }
-
-    fn has_password(&self, number: u64) {
-        self.config.passwords.let_in(number);
-    }
-
-    fn let_in_with(&self) -> Option<u64> {
-        self.config.passwords.last_let_in()
-    }
-
-    fn login_refused(&self) -> Option<String> {
-        self.config.passwords.last_refusal()
+    fn passwords(&self) -> &Passwords {
+        &self.config.passwords
     }
 }
 

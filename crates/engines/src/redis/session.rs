@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use quorate_crypto::secret::SecretVec;
 use redis::aio::MultiplexedConnection;
@@ -57,26 +58,8 @@ impl Drop for Session {
 impl Session {
     /// Connects, authenticates and asks who answers.
     pub(super) async fn open(config: &RedisConfig) -> Result<Self, EngineError> {
-        let mut refused = EngineError::Unavailable { reason: "there is no password".to_owned() };
-        for known in config.passwords.all() {
-            match Self::open_with(config, &known.password).await {
-                Ok(session) => {
-                    config.passwords.let_in(known.number);
-                    return Ok(session);
-                }
-                Err(error) => {
-                    let another = error.is_login_refused();
-                    refused = error;
-                    if !another {
-                        break;
-                    }
-                }
-            }
-        }
-        if matches!(refused, EngineError::Refused { .. }) {
-            config.passwords.refused(&refused);
-        }
-        Err(refused)
+        let login = |password: Arc<SecretVec>| async move { Self::open_with(config, &password).await };
+        config.passwords.log_in(login).await
     }
 
     async fn open_with(config: &RedisConfig, password: &SecretVec) -> Result<Self, EngineError> {
