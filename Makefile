@@ -32,10 +32,10 @@ build: setup
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets --features quorate/failpoints -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features quorate/failpoints,quorate/engines -- -D warnings
 
 # One set of packages and features for everything that is built here, so that nothing is built twice.
-TESTED := --locked --workspace --features quorate/failpoints
+TESTED := --locked --workspace --features quorate/failpoints,quorate/engines
 
 # All tests, those on real processes with a real PostgreSQL and real signals among them.
 unit: setup

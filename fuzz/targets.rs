@@ -276,7 +276,9 @@ fn names(input: &[u8]) {
 }
 
 fn scram_verifier(input: &[u8]) {
-    let _ = text(input).map(|text| quorate_state::lease::check_verifier(text, 4_096));
+    use quorate_state::lease::Form;
+    let forms = [Form::default(), Form::MySqlNative, Form::MariaDbEd25519, Form::RedisSha256, Form::RabbitMqSha256];
+    let _ = text(input).map(|text| forms.map(|form| form.check(text)));
 }
 
 fn role_template(input: &[u8]) {

@@ -10,7 +10,7 @@
 )]
 
 use futures::FutureExt as _;
-use quorate_api::client::{Client, Role, TargetSpec};
+use quorate_api::client::{Client, Form, Role, TargetSpec};
 use quorate_api::vault::{OpenRequest, SecretVersion};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::ids::{KeyringId, MemberIndex};
@@ -396,7 +396,7 @@ async fn a_database_that_cannot_be_relied_on(cluster: &Cluster) {
         max_ttl: 60_000,
         connection_limit: 2,
         max_leases: 100,
-        scram_iterations: 4_096,
+        form: Form::Scram { iterations: 4_096 },
         ..Role::default()
     };
     admin.put_role("shaky", &role).await.unwrap();

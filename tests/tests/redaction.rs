@@ -8,7 +8,7 @@
 )]
 
 use quorate_api::client::{
-    Administrators, Client, Credential, CustomerSource, Identity, Opened, Profile, Seams, TargetSpec,
+    Administrators, Client, Credential, CustomerSource, Identity, Opened, Profile, Seams, System, TargetSpec,
 };
 use quorate_api::net::Tcp;
 use quorate_api::tls::TlsIdentity;
@@ -31,7 +31,8 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 25] = [
+const HOLDERS: [(&str, bool); 26] = [
+    ("Access", false),
     ("Administrators", true),
     ("AnswerKey", true),
     ("Client", true),
@@ -258,6 +259,7 @@ fn nothing_that_holds_a_secret_prints_it() {
     let password = random::<32>();
     printed.hide("a password", &password);
     printed.show(&Credential {
+        system: System::PostgreSql,
         lease: LeaseId([1; 16]),
         username: "login".into(),
         password: Secret::from_slice(&password).unwrap(),

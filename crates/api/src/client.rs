@@ -18,7 +18,8 @@ pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, lo
 pub use lease::Credential;
 pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
-pub use quorate_state::target::{Endpoint, Revision, Role, TargetSpec, TargetTls};
+pub use quorate_state::lease::Form;
+pub use quorate_state::target::{Endpoint, Revision, Role, System, TargetSpec, TargetTls};
 pub use read::Effect;
 
 use crate::MAX_OPEN_REPLY;
@@ -73,7 +74,7 @@ pub struct Client {
     suspects: Mutex<BTreeMap<MemberIndex, String>>,
     silent: Mutex<BTreeMap<MemberIndex, Instant>>,
     /// What verifiers of a role must have, as it was when last asked.
-    iterations: Mutex<BTreeMap<String, u32>>,
+    forms: Mutex<BTreeMap<String, Form>>,
     timeout: Duration,
 }
 
@@ -105,9 +106,9 @@ impl Client {
             })
             .collect::<Result<_, Failure>>()?;
         let rng = Mutex::new(seams.rng);
-        let (suspects, silent, iterations) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (suspects, silent, forms) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (clock, timeout) = (seams.clock, OPERATION);
-        Ok(Self { profile, identity, customer, rng, clock, vaults, via, suspects, silent, iterations, timeout })
+        Ok(Self { profile, identity, customer, rng, clock, vaults, via, suspects, silent, forms, timeout })
     }
 
     /// Sets how long an operation may take, retries included; 30 s otherwise.

@@ -20,6 +20,7 @@ pub mod scram;
 pub mod status;
 pub mod tls;
 pub mod transcript;
+pub mod verifier;
 
 mod redact;
 

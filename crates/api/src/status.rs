@@ -133,6 +133,8 @@ table! {
         "The target system could not be reached, or refused the vault." "check the target, its address and the vault's login there; a lease that did not become active is revoked by itself";
     "target_refused" TARGET_REFUSED FailedPrecondition No
         "The target system refused what it was asked." "look at the role's groups and at the rights of the vault's login there";
+    "engine_missing" ENGINE_MISSING FailedPrecondition No
+        "The member's program was built without the engine for targets of this kind." "build it with `--features engines` on every member";
     "lease_failed" LEASE_FAILED Aborted No
         "The lease did not become usable, or has ended; nothing of it stays at the target." "ask for a new lease";
     "not_your_request" NOT_YOUR_REQUEST PermissionDenied No

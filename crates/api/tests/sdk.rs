@@ -366,7 +366,7 @@ async fn the_password_of_a_lease_never_leaves() {
         let salt = state.verifier.split([':', '$']).nth(2).unwrap();
         let salt = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, salt).unwrap();
         assert_eq!(quorate_api::scram::verifier(&password, &salt.try_into().unwrap(), 4096), state.verifier);
-        assert_eq!(quorate_state::lease::check_verifier(&state.verifier, 4096), Ok(()));
+        assert_eq!(quorate_state::lease::Form::default().check(&state.verifier), Ok(()));
     }
     assert_eq!(client.issue_lease("writer", None).await.unwrap_err().code, NOT_FOUND);
 }

@@ -65,9 +65,10 @@ impl Missing {
         Self { database: database.to_owned(), statement: statement.to_owned() }
     }
 
-    /// All of them, as one text that `psql` takes: what belongs into one database stands together, in the order in which it was found.
+    /// All of them, as one text that `psql` takes, or another system's own tool: what belongs into one database stands together, in the order
+    /// in which it was found. `end` is what that tool ends a statement with.
     #[must_use]
-    pub fn script(all: &[Self]) -> String {
+    pub fn script(all: &[Self], end: &str) -> String {
         let mut databases: Vec<&str> = Vec::new();
         for missing in all {
             if !databases.contains(&missing.database.as_str()) {
@@ -81,7 +82,7 @@ impl Missing {
                 let _ = writeln!(script, "{}", connect(database));
             }
             for missing in all.iter().filter(|missing| missing.database == database) {
-                let _ = writeln!(script, "{};", missing.statement);
+                let _ = writeln!(script, "{}{end}", missing.statement);
             }
         }
         script
@@ -142,13 +143,13 @@ mod tests {
             "\\connect -reuse-previous=on \"dbname='b\"\"c'\"",
             "FOUR;\n",
         ];
-        assert_eq!(Missing::script(&all), script.join("\n"));
+        assert_eq!(Missing::script(&all, ";"), script.join("\n"));
         assert_eq!(connect("a=b'c\\d"), "\\connect -reuse-previous=on \"dbname='a=b\\'c\\\\d'\"");
-        assert_eq!(Missing::script(&[]), "");
+        assert_eq!(Missing::script(&[], ";"), "");
         for one in &all {
             assert_eq!(Missing::parse(&one.to_string()), *one, "a line is read back");
         }
         assert_eq!(missing("", "SIX").to_string(), "SIX", "where there is no database to connect to");
-        assert_eq!(Missing::script(&[Missing::parse("FIVE")]), "FIVE;\n", "a line without a database");
+        assert_eq!(Missing::script(&[Missing::parse("FIVE")], ";"), "FIVE;\n", "a line without a database");
     }
 }

@@ -9,13 +9,16 @@ use core::time::Duration;
 use tokio::time::timeout;
 
 use crate::EngineError;
+use crate::contained::contained;
 
-/// Gives up after `limit`: a black hole answers nothing, not even with an error.
+/// Gives up after `limit`, since a black hole answers nothing, not even with an error; and when a driver panics.
 pub(crate) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, EngineError>> + Send,
 ) -> Result<T, EngineError> {
-    timeout(limit, work).await.unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))
+    timeout(limit, contained(work))
+        .await
+        .unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))
 }
 
 /// Whether the connection on which this came out can be worked on again: nothing that was sent there may still be under way.

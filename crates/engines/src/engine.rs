@@ -11,6 +11,8 @@ use crate::names::{MAX_NAME, check_name};
 use crate::postgres::template::{MAX_STATEMENTS, Statement};
 use crate::{Checked, Fault, Passwords};
 
+/// The longest group in bytes where it is not a name but a list of rules.
+pub const MAX_RULES: usize = 512;
 /// The most PBKDF2 iterations a verifier may ask of a target: 20 million kept a PostgreSQL 15 backend deaf to
 /// `statement_timeout` and to termination for 14 seconds.
 pub const MAX_ITERATIONS: u32 = 100_000;
@@ -38,6 +40,11 @@ pub trait Engine: Send + Sync {
     ///
     /// The caller commits the binding to the log before it sends the create.
     async fn bind(&self) -> Result<Binding, EngineError>;
+
+    /// Logs in as the configured user and out again, as an application would, whatever that user may do there.
+    async fn visit(&self) -> Result<(), EngineError> {
+        self.bind().await.map(drop)
+    }
 
     /// Makes the principal with one autocommitted statement, on exactly the bound connection, never after a reconnect.
     /// Where each account statement commits by itself ([`Class::Autocommit`]) it takes several, of which the last lets it log in.
@@ -208,6 +215,9 @@ impl Create {
     /// # Errors
     /// [`EngineError::Invalid`] naming the first field that is not.
     pub fn validate(&self) -> Result<(), EngineError> {
+        if self.groups.iter().any(|g| g.len() > MAX_NAME) {
+            return Err(EngineError::Invalid { field: "groups", reason: "longer than 63 bytes" });
+        }
         self.validate_with(check_verifier)
     }
 
@@ -216,8 +226,8 @@ impl Create {
         let invalid = |field, reason| Err(EngineError::Invalid { field, reason });
         check_name(&self.name)?;
         check_verifier(&self.verifier)?;
-        if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_NAME || g.chars().any(char::is_control)) {
-            return invalid("groups", "not 1 to 63 bytes without control characters");
+        if self.groups.iter().any(|g| g.is_empty() || g.len() > MAX_RULES || g.chars().any(char::is_control)) {
+            return invalid("groups", "not 1 to 512 bytes without control characters");
         }
         if self.all_groups().any(|g| gives_power(g)) {
             return invalid("groups", "a role with power over the server, or over what ends principals");

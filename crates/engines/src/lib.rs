@@ -21,6 +21,7 @@ mod check;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod connection;
+pub mod contained;
 mod endpoint;
 mod engine;
 #[cfg(feature = "testing")]
@@ -39,8 +40,8 @@ mod tls;
 pub use check::{Checked, Fault, Missing, Slots, Standby};
 pub use endpoint::Endpoint;
 pub use engine::{
-    Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, Principal,
-    Refusal, Refused, Seen,
+    Binding, Class, Cleaned, Cleaning, Create, Created, Engine, EngineError, Fenced, Ghost, MAX_ITERATIONS, MAX_RULES,
+    Principal, Refusal, Refused, Seen,
 };
 pub use names::{MAX_NAME, number_of, valid_name};
 pub use own::OwnSessions;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_crypto::secret::SecretVec;
 
 use crate::EngineError;
+use crate::contained::contained;
 
 /// How many are tried: the target has one of two while its password is replaced, and may have gone back to what it had before.
 const MOST: usize = 5;
@@ -84,7 +85,7 @@ impl Passwords {
     {
         let mut last = EngineError::Unavailable { reason: "there is no password".to_owned() };
         for known in self.all() {
-            match login(known.password).await {
+            match contained(login(known.password)).await {
                 Ok(session) => return Ok((known.number, session)),
                 Err(error) if error.is_login_refused() => last = error,
                 Err(error) => return Err(error),

@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::duration::{self, instant};
 use crate::effect::Effect;
 use crate::output::{Format, UNEXPLAINED, printable, progress, table};
+use crate::target::place;
 use crate::view;
 use anyhow::Context as _;
 use quorate_api::client::Client;
@@ -123,19 +124,24 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 "lease": credential.lease.to_string(),
                 "username": credential.username,
                 "password": password,
+                "system": credential.system.name(),
                 "host": credential.host,
                 "port": credential.port,
                 "database": credential.database,
                 "expires_at": credential.expires_at,
             });
             output.show(&document, || {
+                let database = match credential.database.as_str() {
+                    "" => String::new(),
+                    database => format!("database  {database}\n"),
+                };
                 format!(
-                    "lease     {}\nusername  {}\npassword  {password}\nhost      {}\nport      {}\ndatabase  {}\nexpires   {}\n",
+                    "lease     {}\nusername  {}\npassword  {password}\nsystem    {}\nhost      {}\nport      {}\n{database}expires   {}\n",
                     credential.lease,
                     credential.username,
+                    credential.system,
                     credential.host,
                     credential.port,
-                    credential.database,
                     instant(credential.expires_at),
                 )
             })
@@ -248,6 +254,7 @@ fn document(l: &Lease) -> Value {
         "proof_member": l.proof_member,
         "proof_term": l.proof_term,
         "trouble": l.leads.then_some(&l.trouble),
+        "system": l.system,
         "host": l.host,
         "port": l.port,
         "database": l.database,
@@ -260,7 +267,7 @@ fn show(lease: &Lease, output: Format) -> anyhow::Result<()> {
             ["lease".to_owned(), hex(&lease.id)],
             ["state".to_owned(), lease.state.clone()],
             ["role".to_owned(), lease.role.clone()],
-            ["login".to_owned(), format!("{} at {}:{}/{}", lease.principal, lease.host, lease.port, lease.database)],
+            ["login".to_owned(), format!("{} at {}", lease.principal, place(&lease.host, lease.port, &lease.database))],
             ["owner".to_owned(), lease.owner.clone()],
             ["expires".to_owned(), instant(lease.expires_at)],
             ["at the latest".to_owned(), instant(lease.max_expires_at)],

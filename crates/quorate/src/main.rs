@@ -15,6 +15,7 @@ mod duration;
 mod effect;
 mod failure;
 mod files;
+mod handed;
 mod identity;
 mod init;
 mod keyring;
@@ -56,12 +57,30 @@ static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
 /// How long what still runs when a command has ended may take: a store is closed by then.
 const CLOSING: Duration = Duration::from_secs(10);
 
+/// A panic ends the process in a release build: nobody knows what it has left half done. Unless a driver panics at what a target says:
+/// its work is over, and what it says of it may be the server's words, which are not printed.
+fn end_with_a_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panicked| {
+        if quorate_engines::contained::is_contained() {
+            let place = panicked.location().map_or_else(String::new, ToString::to_string);
+            tracing::error!(place, "the driver of a target has panicked");
+            return;
+        }
+        usual(panicked);
+        if cfg!(not(debug_assertions)) {
+            std::process::abort();
+        }
+    }));
+}
+
 fn main() -> ExitCode {
     if let Err(why) = process::keep_memory_private() {
         // Better no process than one whose keys end up in a file.
         let _ = std::io::stderr().write_all(format!("quorate: {why:#}\n").as_bytes());
         return ExitCode::FAILURE;
     }
+    end_with_a_panic();
     let cli = Cli::parse();
     let output = cli.output;
     let ended = tokio::runtime::Builder::new_multi_thread()

@@ -3,9 +3,10 @@
 use crate::connection::Connection;
 use crate::duration;
 use crate::effect::Effect;
+use crate::failure::Stop;
 use crate::output::{Format, table};
-use crate::target::{findings, prove};
-use quorate_api::client::Role;
+use crate::target::{findings, prove, system_of};
+use quorate_api::client::{Form, Role, System};
 use quorate_state::change::Change;
 use quorate_state::ids::Millis;
 use quorate_state::lease::{BadUsername, Subject, Username};
@@ -36,7 +37,7 @@ pub(crate) struct RoleAdd {
     /// The target.
     #[arg(long)]
     target: String,
-    /// A group role of the target that the login becomes a member of; once for each.
+    /// A group role of the target that the login becomes a member of; once for each. At Redis and RabbitMQ, which have none, a list of rules.
     #[arg(long = "group")]
     groups: Vec<String>,
     /// How long a lease lives when nobody says.
@@ -51,9 +52,13 @@ pub(crate) struct RoleAdd {
     /// How many leases of this role may live at once.
     #[arg(long, default_value_t = 1000)]
     max_leases: u32,
-    /// The SCRAM iterations of passwords' verifiers.
-    #[arg(long, default_value_t = 4096)]
-    scram_iterations: u32,
+    /// The SCRAM iterations of passwords' verifiers, where they have any: 4096 when nobody says.
+    #[arg(long)]
+    scram_iterations: Option<u32>,
+    /// The form of passwords' verifiers: scram-sha-256, mysql_native_password, ed25519, redis-sha256, rabbitmq-sha256; the target's usual one when
+    /// nobody says.
+    #[arg(long, value_name = "FORM")]
+    verifier: Option<String>,
     /// The namespace whose quota its leases count against, and with which they can be ended.
     #[arg(long, default_value = "")]
     namespace: String,
@@ -109,6 +114,23 @@ fn limit(text: &str) -> Result<Bound, String> {
     }
 }
 
+/// The form of a role's verifiers: what was said of it, and the system's own for the rest.
+fn form(system: System, name: Option<&str>, iterations: Option<u32>) -> anyhow::Result<Form> {
+    let usual = system.default_form();
+    let of = |name: &str| Form::named(name, iterations.unwrap_or_else(|| Form::default().iterations()));
+    let refuse = |what: String, hint: &str| Err(Stop::refused("invalid_argument", what, hint.to_owned()));
+    match of(name.unwrap_or_else(|| usual.name())) {
+        None => refuse(
+            format!("--verifier {}: there is no such form", name.unwrap_or_default()),
+            "give scram-sha-256, mysql_native_password, ed25519, redis-sha256 or rabbitmq-sha256",
+        ),
+        Some(form) if form.iterations() == 0 && iterations.is_some_and(|n| n > 0) => {
+            refuse(format!("--scram-iterations: {form} has none"), "leave it out, or give --verifier scram-sha-256")
+        }
+        Some(form) => Ok(form),
+    }
+}
+
 fn username(text: &str) -> Result<String, BadUsername> {
     Username::parse(text).map(|_| text.to_owned())
 }
@@ -145,7 +167,11 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
     let client = connection.client()?;
     match command {
         RoleCommand::Add(add) => {
+            let targets = client.roles().await?.targets;
+            let described = targets.iter().find(|t| t.name == add.target);
+            let system = described.map(system_of).transpose()?.unwrap_or_default();
             let role = Role {
+                form: form(system, add.verifier.as_deref(), add.scram_iterations)?,
                 target: add.target.clone(),
                 namespace: add.namespace,
                 groups: add.groups,
@@ -153,7 +179,6 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
                 max_ttl: add.max_ttl,
                 connection_limit: add.connections,
                 max_leases: add.max_leases,
-                scram_iterations: add.scram_iterations,
                 statements: add.statements,
                 username: add.username.unwrap_or_default(),
             };
@@ -169,7 +194,7 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
             output.show(&document, || match &bad {
                 None => format!("role {} is described; next: quorate lease issue {}\n{effect}", add.name, add.name),
                 Some(proof) => {
-                    format!("role {} is described, but {}\n{effect}", add.name, findings(&add.target, proof))
+                    format!("role {} is described, but {}\n{effect}", add.name, findings(&add.target, system, proof))
                 }
             })
         }
@@ -177,7 +202,7 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
             let roles = client.roles().await?.roles;
             let document = json!({ "roles": roles.iter().map(|r| json!({
                 "name": r.name, "target": r.target, "groups": r.groups, "ttl": r.default_ttl, "max_ttl": r.max_ttl,
-                "connections": r.connection_limit, "max_leases": r.max_leases, "scram_iterations": r.scram_iterations,
+                "connections": r.connection_limit, "max_leases": r.max_leases, "scram_iterations": r.scram_iterations, "verifier": r.verifier,
                 "live_leases": r.live_leases, "namespace": r.namespace, "statements": r.statements,
                 "username": r.username,
             })).collect::<Vec<_>>() });

@@ -6,6 +6,7 @@
 use crate::connection::Connection;
 use crate::duration;
 use crate::failure::Stop;
+use crate::handed::hand;
 use crate::output::progress;
 use anyhow::Context as _;
 use quorate_api::client::{Client, Credential};
@@ -18,11 +19,9 @@ use signal_hook::low_level::siginfo::{Cause, Origin};
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
-use tempfile::NamedTempFile;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -31,7 +30,7 @@ const REVOKING: Duration = Duration::from_secs(20);
 /// Signals that are handed on to the program.
 const HANDED_ON: [Signal; 6] = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1, Signal::USR2];
 
-/// Run a program with a database login of its own, and revoke the login when the program ends.
+/// Run a program with a login of its own, and revoke the login when the program ends.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
     /// The role.
@@ -40,11 +39,13 @@ pub(crate) struct Run {
     /// How long the login outlives this process if that is killed; it is renewed while the program runs.
     #[arg(long, default_value = "60s", value_parser = duration::parse)]
     ttl: Millis,
-    /// Put the password into the program's environment as `PGPASSWORD`, where its children and whoever may look at the process
-    /// see it, instead of into a file that `PGPASSFILE` names.
+    /// Put the password into the program's environment as `QUORATE_PASSWORD` and, for its system, `PGPASSWORD`, `MYSQL_PWD` or
+    /// `REDISCLI_AUTH`, where its children and whoever may look at the process see it, instead of into a file that
+    /// `QUORATE_PASSWORD_FILE` names, and for its system `PGPASSFILE` or `MYSQL_HOME`.
     #[arg(long)]
     password_in_environment: bool,
-    /// The program and its arguments. It finds `PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER` and `QUORATE_LEASE` in its environment.
+    /// The program and its arguments. It finds `QUORATE_LEASE`, `QUORATE_SYSTEM`, `QUORATE_HOST`, `QUORATE_PORT`, `QUORATE_DATABASE` and
+    /// `QUORATE_USERNAME` in its environment, and `PGHOST`, `PGPORT`, `PGDATABASE` and `PGUSER`, or `MYSQL_HOST` and `MYSQL_TCP_PORT`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -78,22 +79,9 @@ async fn with_login(
 ) -> anyhow::Result<ExitStatus> {
     let (name, arguments) = run.command.split_first().context("there is no program to run")?;
     let mut command = Command::new(name);
-    command
-        .args(arguments)
-        .kill_on_drop(true)
-        .env("PGHOST", &credential.host)
-        .env("PGPORT", credential.port.to_string())
-        .env("PGDATABASE", &credential.database)
-        .env("PGUSER", &credential.username)
-        .env("QUORATE_LEASE", credential.lease.to_string());
-    // Kept until the program has ended: dropping it removes the file.
-    let mut file = None;
-    let password = std::str::from_utf8(credential.password.expose()).context("the password is not text")?;
-    if run.password_in_environment {
-        command.env("PGPASSWORD", password);
-    } else {
-        command.env_remove("PGPASSWORD").env("PGPASSFILE", file.insert(password_file(password)?).path());
-    }
+    command.args(arguments).kill_on_drop(true);
+    // Kept until the program has ended.
+    let _handed = hand(&mut command, credential, run.password_in_environment)?;
     // What a terminal has sent meanwhile has reached no program.
     if let Some(came) = signals.came() {
         return Ok(ExitStatus::from_raw(came.signal));
@@ -135,17 +123,6 @@ async fn keep(client: &Client, lease: LeaseId, ttl: Millis) -> Infallible {
             }
         }
     }
-}
-
-/// Any host, any port, any database, any user: the file is this one login's. Colons and backslashes do not stand in a password
-/// that was made here.
-fn password_file(password: &str) -> anyhow::Result<NamedTempFile> {
-    // In memory where there is such a place; mode 0600 in any case.
-    let folder = ["/dev/shm", "/tmp"].into_iter().find(|folder| std::path::Path::new(folder).is_dir());
-    let folder = folder.map_or_else(std::env::temp_dir, Into::into);
-    let mut file = tempfile::Builder::new().prefix("quorate-run-").tempfile_in(folder).context("no password file")?;
-    writeln!(file, "*:*:*:*:{password}").context("the password file cannot be written")?;
-    Ok(file)
 }
 
 /// Asks for the end of the lease until it is in the log, then waits until it was seen at the target.
@@ -227,17 +204,6 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    #[test]
-    fn the_password_file_is_its_owners_and_goes_away() {
-        let file = password_file("secret").unwrap();
-        let path = file.path().to_owned();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "*:*:*:*:secret\n");
-        drop(file);
-        assert!(!path.exists());
-    }
 
     #[test]
     fn the_exit_status_is_the_programs() {

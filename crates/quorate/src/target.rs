@@ -8,7 +8,7 @@ use crate::output::{Format, UNEXPLAINED, printable, progress, table};
 use crate::passphrase::Passphrases;
 use crate::policy::Signers;
 use crate::secret::password;
-use quorate_api::client::{Client, Endpoint, Profile, Revision, TargetSpec, TargetTls};
+use quorate_api::client::{Client, Endpoint, Profile, Revision, System, TargetSpec, TargetTls};
 use quorate_api::vault::{Leftover, Target, TargetProof};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyring::KeyringClass;
@@ -31,7 +31,7 @@ const PROOF: Duration = Duration::from_secs(40);
 /// `quorate target`.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TargetCommand {
-    /// Describe a PostgreSQL server, and have the cluster prove that it can issue a credential there, use it, and revoke it. What is
+    /// Describe a server, and have the cluster prove that it can issue a credential there, use it, and revoke it. What is
     /// not given is asked for. The password of the administrative login is sealed here, and opened by t members together only.
     Add(Box<Add>),
     /// Have the cluster prove again that it can issue, use and revoke there, and say what is missing.
@@ -83,13 +83,16 @@ pub(crate) enum TargetCommand {
 pub(crate) struct Add {
     /// Its name.
     name: Option<String>,
+    /// What kind of system it is: postgresql, mariadb, redis.
+    #[arg(long, value_name = "SYSTEM")]
+    system: Option<System>,
     /// Host name or address.
     #[arg(long)]
     host: Option<String>,
     /// Port.
     #[arg(long)]
     port: Option<u16>,
-    /// The database to connect to.
+    /// The database to connect to. At MariaDB the one that clients are told.
     #[arg(long)]
     database: Option<String>,
     /// The administrative login.
@@ -113,8 +116,10 @@ pub(crate) struct Add {
     server_name: Option<String>,
     /// `require`: the login must be bound to the server's certificate (SCRAM-SHA-256-PLUS). `prefer`: where the server
     /// offers it.
-    #[arg(long, value_name = "HOW", default_value = "require")]
-    channel_binding: ChannelBinding,
+    ///
+    /// PostgreSQL only, where `require` is the default.
+    #[arg(long, value_name = "HOW")]
+    channel_binding: Option<ChannelBinding>,
     /// Read its password from the first line of this file.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -171,8 +176,8 @@ pub(crate) struct Revised {
     #[arg(long, value_name = "NAME", requires = "ca_file")]
     server_name: Option<String>,
     /// As of `target add`.
-    #[arg(long, value_name = "HOW", default_value = "require", requires = "ca_file")]
-    channel_binding: ChannelBinding,
+    #[arg(long, value_name = "HOW", requires = "ca_file")]
+    channel_binding: Option<ChannelBinding>,
     /// Have the vault replace the password from now on.
     #[arg(long)]
     rotate: bool,
@@ -190,12 +195,12 @@ pub(crate) struct Revised {
 }
 
 impl Revised {
-    fn revision(self) -> anyhow::Result<Revision> {
+    fn revision(self, system: System) -> anyhow::Result<Revision> {
         let tls = match self.ca_file {
             Some(path) => Some(TargetTls {
                 roots: roots(&path)?,
                 server_name: self.server_name.unwrap_or_default(),
-                require_binding: self.channel_binding == ChannelBinding::Require,
+                require_binding: binds(self.channel_binding, system),
             }),
             None => None,
         };
@@ -224,6 +229,10 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
 pub(crate) enum ChannelBinding {
     Require,
     Prefer,
+}
+
+fn binds(said: Option<ChannelBinding>, system: System) -> bool {
+    said.map_or(system == System::PostgreSql, |how| how == ChannelBinding::Require)
 }
 
 /// The certificates of a file.
@@ -317,8 +326,9 @@ pub(crate) async fn target(
     match command {
         TargetCommand::Add(add) => self::add(*add, &client, output).await,
         TargetCommand::Check { name } => {
+            let system = system_of(&find(&client, &name).await?.0)?;
             let proof = prove(&client, &name).await?;
-            judge(&name, &proof)?;
+            judge(&name, system, &proof)?;
             output.show(&json!({ "name": name, "proof": proof_document(&proof) }), || proved(&name, &proof))
         }
         TargetCommand::List => {
@@ -328,7 +338,7 @@ pub(crate) async fn target(
                 let rows = targets.iter().map(|t| {
                     let ending = t.leases_due.saturating_add(t.leases_asked);
                     let oldest = if t.oldest_revoking == 0 { "-".to_owned() } else { instant(t.oldest_revoking) };
-                    let at = format!("{}:{}/{}", t.host, t.port, t.database);
+                    let at = place(&t.host, t.port, &t.database);
                     let standing = if t.quarantine.is_some() { "QUARANTINED".to_owned() } else { t.standing.clone() };
                     let (active, ending) = (t.leases_active.to_string(), ending.to_string());
                     let rotated = match (t.rotate, t.rotated_at) {
@@ -382,7 +392,7 @@ pub(crate) async fn target(
                 });
             }
             let proof = prove(&client, &name).await?;
-            judge(&name, &proof)?;
+            judge(&name, system_of(&found)?, &proof)?;
             let document = json!({ "name": name, "index": done.index, "proof": proof_document(&proof) });
             output.show(&document, || proved(&name, &proof))
         }
@@ -406,9 +416,20 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     };
     let any = |text: &str| Ok(text.to_owned());
     let name = asked(add.name, "Name of the target", None, "NAME", label)?;
-    let host = asked(add.host, "Host of the PostgreSQL server", None, "--host HOST", any)?;
-    let port = asked(add.port, "Port", Some("5432"), "--port PORT", port)?;
-    let database = asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE", any)?;
+    let which = |text: &str| text.parse::<System>().map_err(|why| why.to_string());
+    let system = match add.system {
+        // Those who have said where it is have said all that there was to say before there were others.
+        None if add.host.is_some() => System::PostgreSql,
+        given => asked(given, "What kind of system it is", Some(System::PostgreSql.name()), "--system SYSTEM", which)?,
+    };
+    let host = asked(add.host, &format!("Host of the {system} server"), None, "--host HOST", any)?;
+    let port = asked(add.port, "Port", Some(usual_port(system)), "--port PORT", port)?;
+    let database = match system {
+        System::PostgreSql => {
+            asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE", any)?
+        }
+        _ => add.database.unwrap_or_default(),
+    };
     let user = asked(add.user, "Administrative login", None, "--user LOGIN", any)?;
     let here = is_loopback(&host) && add.standbys.iter().all(|standby| is_loopback(&standby.host));
     let roots = match add.ca_file {
@@ -429,12 +450,13 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     let tls = roots.map(|roots| TargetTls {
         roots,
         server_name: add.server_name.unwrap_or_default(),
-        require_binding: add.channel_binding == ChannelBinding::Require,
+        require_binding: binds(add.channel_binding, system),
     });
     let keyring = cluster_keyring(client.profile())?;
     let password = password(add.password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
     let rotate = !add.no_rotate && (add.rotate || confirmed(ROTATE)?);
     let spec = TargetSpec {
+        system,
         host,
         port,
         database,
@@ -453,7 +475,7 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         });
     }
     let proof = prove(client, &name).await?;
-    judge(&name, &proof)?;
+    judge(&name, system, &proof)?;
     output.show(&json!({ "name": name, "index": done.index, "proof": proof_document(&proof) }), || {
         format!(
             "{}next: quorate role add NAME --target {name} --group GROUP --ttl 1h --max-ttl 24h",
@@ -462,15 +484,25 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     })
 }
 
+fn usual_port(system: System) -> &'static str {
+    match system {
+        System::PostgreSql => "5432",
+        System::MariaDb => "3306",
+        System::Redis => "6379",
+        System::RabbitMq => "15671",
+        System::Webhook => "443",
+    }
+}
+
 async fn change(revised: Revised, client: &Client, passphrases: &Passphrases, output: Format) -> anyhow::Result<()> {
     let name = revised.name.clone();
     let keys = revised.signers.open(passphrases)?;
-    let revision = revised.revision()?;
+    let (found, _) = find(client, &name).await?;
+    let revision = revised.revision(system_of(&found)?)?;
     if revision == Revision::default() {
         let hint = "say what is to change: quorate target change --help";
         return Err(Stop::refused("invalid_argument", format!("nothing is changed at target {name}"), hint.to_owned()));
     }
-    let (found, _) = find(client, &name).await?;
     let keys: Vec<&SigningKey> = keys.iter().collect();
     let done = client.administer_now(Change::ReviseTarget { name: name.clone(), revision }, &keys).await?;
     if found.standing == Standing::Removing.to_string() {
@@ -479,7 +511,7 @@ async fn change(revised: Revised, client: &Client, passphrases: &Passphrases, ou
         });
     }
     let proof = prove(client, &name).await?;
-    judge(&name, &proof)?;
+    judge(&name, system_of(&found)?, &proof)?;
     let document = json!({ "name": name, "index": done.index, "proof": proof_document(&proof) });
     output.show(&document, || proved(&name, &proof))
 }
@@ -491,16 +523,27 @@ pub(crate) async fn prove(client: &Client, name: &str) -> anyhow::Result<TargetP
 }
 
 /// Stops with what is missing.
-fn judge(name: &str, proof: &TargetProof) -> anyhow::Result<()> {
+fn judge(name: &str, system: System, proof: &TargetProof) -> anyhow::Result<()> {
     if proof.missing.is_empty() && proof.failed.is_empty() {
         return Ok(());
     }
     let hint = format!("mend it, then: quorate target check {name}");
-    Err(Stop::refused("target_not_enabled", findings(name, proof), hint))
+    Err(Stop::refused("target_not_enabled", findings(name, system, proof), hint))
 }
 
-/// What is wrong with a target, for people: SQL that can be pasted into psql.
-pub(crate) fn findings(name: &str, proof: &TargetProof) -> String {
+/// Where a target's administrator runs what is missing, and what ends a statement there.
+fn console(system: System) -> (&'static str, &'static str) {
+    match system {
+        System::PostgreSql => ("in psql, as its administrator", ";"),
+        System::MariaDb => ("in mariadb, as its administrator", ";"),
+        System::Redis => ("in redis-cli, as its administrator", ""),
+        System::RabbitMq => ("in a shell of its server", ""),
+        System::Webhook => ("in its receiver", ""),
+    }
+}
+
+/// What is wrong with a target, for people: what is missing can be pasted.
+pub(crate) fn findings(name: &str, system: System, proof: &TargetProof) -> String {
     let mut text = format!("target {name} does not do what leases need");
     // Writing into a String cannot fail.
     for failed in &proof.failed {
@@ -508,7 +551,8 @@ pub(crate) fn findings(name: &str, proof: &TargetProof) -> String {
     }
     if !proof.missing.is_empty() {
         let missing: Vec<Missing> = proof.missing.iter().map(|text| Missing::parse(text)).collect();
-        let _ = write!(text, "\nrun there in psql, as its administrator:\n\n{}", Missing::script(&missing));
+        let (place, end) = console(system);
+        let _ = write!(text, "\nrun there {place}:\n\n{}", Missing::script(&missing, end));
     }
     text
 }
@@ -533,6 +577,14 @@ async fn find(client: &Client, name: &str) -> anyhow::Result<(Target, bool)> {
     })
 }
 
+/// What kind of system a target is.
+pub(crate) fn system_of(t: &Target) -> anyhow::Result<System> {
+    t.system.parse().map_err(|_| {
+        let what = format!("target {} is of a kind of system, `{}`, that this version does not know", t.name, t.system);
+        Stop::refused("version_mismatch", what, "use the version of the cluster's members")
+    })
+}
+
 fn protection(t: &Target) -> &'static str {
     match (t.tls, t.channel_binding) {
         (false, _) => "none",
@@ -550,7 +602,7 @@ fn proof_document(proof: &TargetProof) -> Value {
 
 fn document(t: &Target) -> Value {
     json!({
-        "name": t.name, "standing": t.standing, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
+        "name": t.name, "system": t.system, "standing": t.standing, "host": t.host, "port": t.port, "database": t.database, "user": t.user,
         "databases": t.databases, "standbys": t.standbys, "owner": t.owner,
         "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
         "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
@@ -563,6 +615,11 @@ fn document(t: &Target) -> Value {
             "counter": q.counter, "index": q.index, "unknown": q.unknown, "missing": q.missing, "sample": q.sample,
         })),
     })
+}
+
+/// Where a login is used.
+pub(crate) fn place(host: &str, port: u32, database: &str) -> String {
+    if database.is_empty() { format!("{host}:{port}") } else { format!("{host}:{port}/{database}") }
 }
 
 /// What is known of a target's password.
@@ -591,16 +648,23 @@ fn shown(t: &Target, explained: bool) -> String {
     let owner = if t.owner.is_empty() { "is dropped".to_owned() } else { format!("goes to {}", t.owner) };
     let mut rows = vec![
         ["target".to_owned(), t.name.clone()],
+        ["system".to_owned(), t.system.clone()],
         ["standing".to_owned(), t.standing.clone()],
-        ["where".to_owned(), format!("{}:{}/{} as {}", t.host, t.port, t.database, t.user)],
+        ["where".to_owned(), format!("{} as {}", place(&t.host, t.port, &t.database), t.user)],
         ["protection".to_owned(), protection(t).to_owned()],
-        ["standbys".to_owned(), list(&t.standbys, "none: sessions are looked for at the primary only")],
-        ["also cleaned up in".to_owned(), list(&t.databases, "-")],
-        ["what logins own".to_owned(), owner],
-        ["commits wait until".to_owned(), commits(t).to_owned()],
+    ];
+    if t.system == System::PostgreSql.name() {
+        rows.extend([
+            ["standbys".to_owned(), list(&t.standbys, "none: sessions are looked for at the primary only")],
+            ["also cleaned up in".to_owned(), list(&t.databases, "-")],
+            ["what logins own".to_owned(), owner],
+            ["commits wait until".to_owned(), commits(t).to_owned()],
+        ]);
+    }
+    rows.extend([
         ["password".to_owned(), rotation(t)],
         ["leases".to_owned(), format!("{} active, {ending} ending, {} being made", t.leases_active, t.leases_intent)],
-    ];
+    ]);
     if t.oldest_revoking > 0 {
         rows.push(["oldest end since".to_owned(), instant(t.oldest_revoking)]);
     }
@@ -623,7 +687,7 @@ fn shown(t: &Target, explained: bool) -> String {
     }
     let mut text = table(["", ""], rows);
     if let Some(proof) = t.proof.as_ref().filter(|p| !p.missing.is_empty() || !p.failed.is_empty()) {
-        let _ = write!(text, "\n\n{}", findings(&t.name, proof));
+        let _ = write!(text, "\n\n{}", findings(&t.name, system_of(t).unwrap_or_default(), proof));
     }
     for left in t.leftovers.iter().take(MOST_LEFTOVERS) {
         let _ = write!(text, "\n{} has left: {}", printable(&left.login), printable(&left.why));
@@ -675,7 +739,7 @@ mod tests {
             failed: vec!["it burns".to_owned()],
             ..TargetProof::default()
         };
-        let text = findings("db", &proof);
+        let text = findings("db", System::PostgreSql, &proof);
         let script = "\n\n\\connect \"app\"\nA;\nC;\n\\connect \"more\"\nB;\n";
         assert!(text.contains("\n  it burns\n") && text.ends_with(script), "{text}");
     }

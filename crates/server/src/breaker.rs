@@ -75,7 +75,7 @@ mod tests {
             max_ttl: 1_000,
             connection_limit: 1,
             max_leases: 1,
-            scram_iterations: 4_096,
+            form: quorate_state::lease::Form::Scram { iterations: 4_096 },
             ..Role::default()
         }
     }

@@ -1,6 +1,7 @@
 //! Being in office at targets: the one node that talks to them, in its own term, with a credential that t members
 //! opened for it.
 
+use crate::access::{Access, MakeEngine};
 use crate::core::Core;
 use crate::failpoint::hit;
 use quorate_api::peer::OpenTargetRequest;
@@ -9,14 +10,13 @@ use quorate_audit::{Class, Detail};
 use quorate_crypto::sealed::{self, Header};
 use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
-use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig};
-use quorate_engines::{Endpoint, Engine, EngineError, OwnSessions, Passwords, Tls, Trust};
+use quorate_engines::{Engine, EngineError, OwnSessions, Passwords};
 use quorate_state::access::keyring;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Credential, Executor, Target, TargetTls, executor, quarantine, role, target, targets};
+use quorate_state::target::{Credential, Executor, Target, executor, quarantine, role, target, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -35,9 +35,6 @@ const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long an endorsement of a request for a lease counts as work at its target.
 const WANTED: u64 = 60_000;
-
-/// Makes the engine of a target; nothing connects yet.
-pub type MakeEngine = dyn Fn(PostgresConfig) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync;
 
 /// The engines of the targets at which this node is in office.
 pub(crate) struct Executors {
@@ -81,11 +78,6 @@ impl Executors {
     }
 }
 
-/// The real engines.
-pub(crate) fn make_real() -> Box<MakeEngine> {
-    Box::new(|config| Ok(Arc::new(Postgres::new(config)?)))
-}
-
 /// An office, and whether the sessions of earlier terms are ended, before which nothing is done in it.
 struct Seat {
     office: Office,
@@ -120,7 +112,7 @@ impl Seat {
 }
 
 /// How a login with its passwords connects to one target.
-type Connecting = dyn Fn(&str, Passwords) -> PostgresConfig + Send + Sync;
+type Connecting = dyn Fn(&str, Passwords) -> Access + Send + Sync;
 
 /// A term of office at one target.
 #[derive(Clone)]
@@ -331,29 +323,15 @@ impl Core {
         self.leak("leak.credential", password.expose()).await;
         let unopenable = Some(current.index).filter(|index| *index != opened);
         let known = vec![opened];
-        let tls = protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
-        let endpoint = |e: &quorate_state::target::Endpoint| Endpoint { host: e.host.clone(), port: e.port };
-        let owned =
-            if spec.owner.is_empty() { OwnedObjects::Drop } else { OwnedObjects::ReassignTo(spec.owner.clone()) };
         let (user, label) = (spec.user.clone(), name.to_owned());
         let own = OwnSessions::default();
-        let config = move |user: &str, passwords: Passwords| PostgresConfig {
-            host: spec.host.clone(),
-            port: spec.port,
-            dbname: spec.database.clone(),
-            databases: spec.databases.clone(),
-            standbys: spec.standbys.iter().map(endpoint).collect(),
+        let config = move |user: &str, passwords: Passwords| Access {
+            spec: spec.clone(),
+            target: label.clone(),
+            term,
             user: user.to_owned(),
             passwords,
             own: own.clone(),
-            tls: tls.clone(),
-            target: label.clone(),
-            term,
-            owned: owned.clone(),
-            remote_apply: spec.remote_apply,
-            connect_timeout: Duration::from_secs(3),
-            statement_timeout: Duration::from_secs(10),
-            create_lock_timeout: Duration::from_secs(3),
         };
         let make = |password| {
             let passwords = Passwords::one(opened, password);
@@ -609,14 +587,6 @@ fn with_newest(parts: &[(MemberIndex, [u8; 32])], t: usize) -> Vec<Vec<(MemberIn
         .filter(|set| set & 1 == 1 && set >> newest == 1 && usize::try_from(set.count_ones()).is_ok_and(|n| n == t))
         .map(|set| parts.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, part)| *part).collect())
         .collect()
-}
-
-/// How an engine is to protect its connections. Endorsers ask too, before they sign: what is no certificate stands in no
-/// description.
-pub(crate) fn protection(described: Option<&TargetTls>) -> Result<Tls, EngineError> {
-    let Some(tls) = described else { return Ok(Tls::Disabled) };
-    let name = Some(tls.server_name.as_str()).filter(|name| !name.is_empty());
-    Ok(Tls::Verified(Trust::new(&tls.roots, name, tls.require_binding)?))
 }
 
 /// A target's error as a client may see it.

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-/// The format that this release reads and writes. 2: rows of indexes over leases are sets of keys (ADR 26).
-const FORMAT: &str = "2";
+/// The format that this release reads and writes. 2: rows of indexes over leases are sets of keys (ADR 26). 3: targets say
+/// what kind of system they are, and roles the form of their verifiers.
+const FORMAT: &str = "3";
 
 /// Refuses a folder of another release and leaves it as it is; marks a folder that has no mark.
 ///
@@ -45,7 +46,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         check(folder.path()).unwrap();
         check(folder.path()).unwrap();
-        for other in ["1\n", "3\n"] {
+        for other in ["1\n", "2\n", "4\n"] {
             fs::write(folder.path().join("format"), other).unwrap();
             let error = check(folder.path()).unwrap_err().to_string();
             assert!(error.contains(&format!("format {}", other.trim())) && error.contains("left as it is"), "{error}");

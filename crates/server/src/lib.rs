@@ -23,6 +23,7 @@
 //! | `aside` | a damaged log is set aside, and the member stays out |
 
 mod absence;
+mod access;
 mod aside;
 mod attest;
 mod breaker;
@@ -64,9 +65,9 @@ mod store;
 mod submit;
 mod trouble;
 
+pub use access::{Access, MakeEngine, built};
 pub use aside::Lost;
 pub use ending::{Ending, RunError};
-pub use executor::MakeEngine;
 #[cfg(feature = "failpoints")]
 pub use failpoint::pass;
 pub use room::Room;

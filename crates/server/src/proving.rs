@@ -5,8 +5,8 @@ use crate::core::Core;
 use crate::executor::{Office, UNOPENABLE, engine_failure};
 use crate::gone;
 use crate::issue::{groups_of, statements};
-use quorate_api::scram;
 use quorate_api::status::Failure;
+use quorate_api::verifier::verifier;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::secret::{Secret, SecretVec};
 use quorate_engines::{self as engines, Checked, Create, EngineError, Fault, Principal, Slots};
@@ -26,8 +26,6 @@ const LIMIT: Duration = Duration::from_secs(25);
 const ENDING: Duration = Duration::from_secs(5);
 /// The target refuses the login by itself after so many seconds, whatever becomes of this node.
 const LIFE: u64 = 60;
-/// What the verifier of a credential has that is of no role.
-const ITERATIONS: u32 = 4_096;
 /// How many roles are tried at once.
 const MOST_ROLES: usize = 16;
 
@@ -109,8 +107,9 @@ impl Core {
         proof: &mut Proof,
     ) -> Result<(), Failure> {
         if roles.is_empty() {
-            let scram_iterations = ITERATIONS;
-            roles.push((String::new(), Role { scram_iterations, connection_limit: 1, ..Role::default() }));
+            let described = self.read(|store, _| target(store, name))?;
+            let form = described.map_or_else(Default::default, |t| t.spec.system.default_form());
+            roles.push((String::new(), Role { form, connection_limit: 1, ..Role::default() }));
         }
         if roles.len() > MOST_ROLES {
             proof.notes.push(format!("only the first {MOST_ROLES} of {} roles were tried", roles.len()));
@@ -159,7 +158,7 @@ impl Core {
         let at_target = |e: EngineError| engine_failure(name, &e);
         let create = Create {
             name: login.to_owned(),
-            verifier: scram::verifier(password.expose(), &self.env.random(), role.scram_iterations),
+            verifier: verifier(role.form, password.expose(), &self.env.random()),
             groups: role.groups.clone(),
             connection_limit: i32::from(role.connection_limit),
             max_ttl_seconds: LIFE,
@@ -184,7 +183,7 @@ impl Core {
     async fn use_once(&self, office: &Office, login: &str, password: &[u8]) -> Result<(), String> {
         let engine = office.as_login(self, login, SecretVec::new(password.to_vec()));
         let failed = |e: EngineError| format!("the credential does not log in: {e}");
-        engine.map_err(failed)?.bind().await.map(drop).map_err(failed)
+        engine.map_err(failed)?.visit().await.map_err(failed)
     }
 }
 

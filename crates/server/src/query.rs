@@ -219,7 +219,8 @@ impl Core {
                     max_ttl: role.max_ttl,
                     connection_limit: u32::from(role.connection_limit),
                     max_leases: role.max_leases,
-                    scram_iterations: role.scram_iterations,
+                    scram_iterations: role.form.iterations(),
+                    verifier: role.form.to_string(),
                     live_leases,
                     namespace: role.namespace,
                     statements: role.statements,
@@ -566,6 +567,7 @@ fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::
         standing: standing.to_string(),
         asked,
         proof: proof.map(wire_proof),
+        system: spec.system.to_string(),
         name,
     })
 }
@@ -602,8 +604,9 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
     let swept = lease::swept(store, &found)?;
     let state = if swept.is_some() { State::Revoking } else { found.state };
     let at = target(store, &found.target)?;
-    let (host, port, database) =
-        at.map_or_else(Default::default, |t| (t.spec.host, u32::from(t.spec.port), t.spec.database));
+    let (system, host, port, database) = at.map_or_else(Default::default, |t| {
+        (t.spec.system.to_string(), t.spec.host, u32::from(t.spec.port), t.spec.database)
+    });
     let proof = found.proof.unwrap_or(quorate_state::command::RevocationProof {
         lease: *id,
         fenced: false,
@@ -635,6 +638,7 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
         proof_term,
         trouble: String::new(),
         leads: false,
+        system,
         host,
         port,
         database,

@@ -13,8 +13,8 @@ use crate::executor::{Office, UNOPENABLE, engine_failure};
 use crate::issue::injected;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use quorate_api::scram;
 use quorate_api::status::Failure;
+use quorate_api::verifier::verifier;
 use quorate_audit::{Class, Detail};
 use quorate_crypto::keyring::KeyringPublic;
 use quorate_crypto::sealed::{Header, ObjectTemplate, Sealed, WrapTemplate, seal};
@@ -39,7 +39,6 @@ const ENDS_FIRST: Duration = Duration::from_secs(10);
 /// How long sessions of earlier terms may take to end.
 const ENDING: Duration = Duration::from_secs(10);
 /// Of the verifier. The password cannot be guessed, and drivers may refuse fewer.
-const ITERATIONS: u32 = 4_096;
 
 impl Core {
     /// The task of a term for one target.
@@ -185,13 +184,20 @@ impl Core {
         };
         allowed()?;
         office.engine.take_over().await.map_err(at_target)?;
-        let verifier = scram::verifier(password.expose(), &self.env.random(), ITERATIONS);
+        let described =
+            self.read(|store, _| target(store, name))?.ok_or_else(|| Failure::from(Refusal::Unjustified))?;
+        let verifier = match described.spec.system.own_form() {
+            Some(form) => SecretVec::new(verifier(form, password.expose(), &self.env.random()).into_bytes()),
+            None => SecretVec::new(password.expose().to_vec()),
+        };
+        let text = |_| Failure::from(Refusal::invalid("password", "is no text"));
+        let verifier = core::str::from_utf8(verifier.expose()).map_err(text)?;
         // On a connection that was open before: whoever comes into office ends it before he gives the target his own.
         let binding = office.engine.bind().await.map_err(at_target)?;
         self.linearize().await?;
         allowed()?;
         injected("rotate.allowed")?;
-        office.engine.set_password(&verifier, &binding).await.map_err(at_target)
+        office.engine.set_password(verifier, &binding).await.map_err(at_target)
     }
 
     /// Whether the target lets in a fresh login with a password.
@@ -204,8 +210,8 @@ impl Core {
     ) -> Result<bool, Failure> {
         let at_target = |e: EngineError| engine_failure(name, &e);
         let login = office.as_login(self, &described.spec.user, SecretVec::new(password.expose().to_vec()));
-        match login.map_err(at_target)?.bind().await {
-            Ok(_) => Ok(true),
+        match login.map_err(at_target)?.visit().await {
+            Ok(()) => Ok(true),
             Err(error) if error.is_login_refused() => Ok(false),
             Err(error) => Err(at_target(error)),
         }

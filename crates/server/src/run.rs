@@ -1,6 +1,7 @@
 //! A node from its configuration to its end.
 
 use crate::absence::{Absences, Without};
+use crate::access::{MakeEngine, make_real};
 use crate::aside;
 use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
@@ -8,7 +9,7 @@ use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
 use crate::ending::RunError;
 use crate::env::{Clock, Env};
-use crate::executor::{Executors, MakeEngine, make_real};
+use crate::executor::Executors;
 use crate::issue::Creating;
 use crate::journal::WAITING;
 use crate::keystore::Keystore;

@@ -1,7 +1,8 @@
 //! Changes: gather the decisions of t members, hand request and endorsements to the leader, see what became of it.
 
+use crate::access::{is_built, protection};
 use crate::core::Core;
-use crate::executor::{engine_failure, protection};
+use crate::executor::engine_failure;
 use crate::issue::{injected, statements};
 use crate::pipeline::{Ask, Recorded};
 use crate::query::check_place;
@@ -173,6 +174,15 @@ impl Core {
                 validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;
             }
             Change::PutTarget { name, spec, .. } => {
+                if !is_built(spec.system) {
+                    return Err(Failure::new(
+                        "engine_missing",
+                        format!(
+                            "target {name}: the program of member {} was built without the engine for {}: build it with `--features engines`",
+                            self.me, spec.system
+                        ),
+                    ));
+                }
                 protection(spec.tls.as_ref()).map_err(|e| engine_failure(name, &e))?;
             }
             Change::ReviseTarget { name, revision } => {

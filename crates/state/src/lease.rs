@@ -20,7 +20,7 @@ pub(crate) use index::{counted, due_from, forget, forget_due, gone_from, gone_ro
 pub use quota::{Subject, quotas};
 pub(crate) use quota::{forget as forget_quota, set as set_quota};
 pub use username::{BadUsername, Facts, MAX_LABEL, MAX_TEMPLATE, Username, lease_of};
-pub use verifier::check_verifier;
+pub use verifier::Form;
 
 use self::index::{due_begins, due_rows, end_at, has_lease, id_at, lease_key, save};
 use crate::clock::ClusterClock;
@@ -204,7 +204,7 @@ pub(crate) struct Asked<'a> {
 /// # Errors
 /// [`Refusal::Invalid`]
 pub fn admits(role: &Role, verifier: &str) -> Result<(), Refusal> {
-    check_verifier(verifier, role.scram_iterations).map_err(|why| Refusal::invalid("verifier", why))
+    role.form.check(verifier).map_err(|why| Refusal::invalid("verifier", why))
 }
 
 /// P1: the intent.

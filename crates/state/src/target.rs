@@ -4,6 +4,7 @@ mod credential;
 mod office;
 mod proof;
 mod revised;
+mod system;
 
 pub use credential::{Credential, MAX_FORMER, Rotated, credential_path, executor_author};
 pub(crate) use credential::{password_rotated, replace_password, rotate_password};
@@ -14,10 +15,12 @@ pub use proof::{Finding, MAX_FINDING, MAX_FINDINGS, Proof};
 pub(crate) use proof::{ask, proved};
 pub use revised::Revision;
 pub(crate) use revised::revise;
+use system::check_name;
+pub use system::{System, UnknownSystem};
 
 use crate::access::has_namespace;
 use crate::ids::{ClusterId, Millis, check_label};
-use crate::lease::{Selector, Username, Why, end_all, forget_due, forget_quota, unrevoked};
+use crate::lease::{Form, Selector, Username, Why, end_all, forget_due, forget_quota, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
@@ -37,11 +40,14 @@ pub const MAX_STATEMENTS: usize = 4_096;
 /// Where a target is, and how it is spoken to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct TargetSpec {
+    /// What kind of system it is.
+    pub system: System,
     /// Host name or address.
     pub host: String,
     /// Port.
     pub port: u16,
-    /// The database that the executor connects to.
+    /// PostgreSQL: the database that the executor connects to. MariaDB, RabbitMQ: the schema or virtual host that clients are told, or
+    /// nothing.
     pub database: String,
     /// The administrative login.
     pub user: String,
@@ -134,8 +140,8 @@ pub struct TargetTls {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TargetSpec { host, port, database, user, .. } = &self.spec;
-        write!(f, "Target({user}@{host}:{port}/{database})")
+        let TargetSpec { system, host, port, database, user, .. } = &self.spec;
+        write!(f, "Target({system}, {user}@{host}:{port}/{database})")
     }
 }
 
@@ -156,8 +162,8 @@ pub struct Role {
     pub connection_limit: u16,
     /// Leases at once.
     pub max_leases: u32,
-    /// What verifiers must have.
-    pub scram_iterations: u32,
+    /// What verifiers must be.
+    pub form: Form,
     /// Further statements of the CREATE, with places to fill in; every endorser has read them.
     pub statements: String,
     /// What a login's name ends with, for people ([`crate::lease::Username`]); empty for nothing.
@@ -227,7 +233,7 @@ pub fn is_loopback(host: &str) -> bool {
 
 fn check_tls(host: &str, tls: &TargetTls) -> Result<(), Refusal> {
     if host.starts_with('/') {
-        return Err(Refusal::invalid("host", "must not be a socket's folder: PostgreSQL speaks no TLS there"));
+        return Err(Refusal::invalid("host", "must not be a socket's folder: no TLS is spoken there"));
     }
     let distinct: BTreeSet<&Vec<u8>> = tls.roots.iter().collect();
     let fits = (1..=8).contains(&tls.roots.len()) && distinct.len() == tls.roots.len();
@@ -242,9 +248,7 @@ fn check_tls(host: &str, tls: &TargetTls) -> Result<(), Refusal> {
 
 fn check_spec(spec: &TargetSpec) -> Result<(), Refusal> {
     check_place("host", &spec.host, spec.port)?;
-    for (field, value) in [("database", &spec.database), ("user", &spec.user)] {
-        check_name(field, value)?;
-    }
+    spec.system.check_spec(spec)?;
     if spec.tls.is_none() && !(is_loopback(&spec.host) && spec.standbys.iter().all(|s| is_loopback(&s.host))) {
         return Err(Refusal::invalid(
             "host",
@@ -275,17 +279,6 @@ fn check_spec(spec: &TargetSpec) -> Result<(), Refusal> {
         ));
     }
     if spec.owner.is_empty() { Ok(()) } else { check_name("owner", &spec.owner) }
-}
-
-/// PostgreSQL cuts a longer name without a word, and so means another one.
-fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
-    if value.is_empty() || value.len() > 63 || value.chars().any(char::is_control) {
-        return Err(Refusal::invalid(
-            field,
-            "must have 1 to 63 bytes, as PostgreSQL's names have, and no control characters",
-        ));
-    }
-    Ok(())
 }
 
 fn check_place(field: &str, host: &str, port: u16) -> Result<(), Refusal> {
@@ -350,13 +343,13 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) ->
     if let Err(why) = check_label(label) {
         return refuse(Refusal::invalid("name", why));
     }
-    match target(tx, &role.target)?.map(|t| t.standing) {
+    let system = match target(tx, &role.target)?.map(|t| (t.standing, t.spec.system)) {
         None => return refuse(Refusal::not_found("target")),
-        Some(standing @ Standing::Removing) => {
+        Some((standing @ Standing::Removing, _)) => {
             return refuse(Refusal::TargetStanding { standing: standing.to_string() });
         }
-        Some(Standing::Unproved | Standing::Enabled) => {}
-    }
+        Some((Standing::Unproved | Standing::Enabled, system)) => system,
+    };
     if !role.namespace.is_empty() && !has_namespace(tx, &role.namespace)? {
         return refuse(Refusal::not_found("namespace"));
     }
@@ -369,18 +362,14 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) ->
     if role.default_ttl < 1_000 || role.default_ttl > role.max_ttl || role.max_ttl > 366 * 86_400_000 {
         return refuse(Refusal::invalid("ttl", "must be 1 s <= default <= maximum <= 366 days"));
     }
-    let bad_group = |g: &String| g.is_empty() || g.len() > 63 || g.chars().any(char::is_control);
-    if role.groups.len() > 16 || role.groups.iter().any(bad_group) {
-        return refuse(Refusal::invalid(
-            "groups",
-            "must be at most 16, each of 1 to 63 bytes without control characters",
-        ));
-    }
     if role.connection_limit == 0 || role.max_leases == 0 {
         return refuse(Refusal::invalid("connection_limit, max_leases", "must be at least 1"));
     }
-    if !(1..=MAX_ITERATIONS).contains(&role.scram_iterations) {
+    if !role.form.is_bounded() {
         return refuse(Refusal::invalid("scram_iterations", "must be 1 to 100000"));
+    }
+    if let Err(refusal) = system.check_role(role) {
+        return refuse(refusal);
     }
     tx.put(key(Table::Role, &[&name(label)]), role);
     tighten(tx, index)?;

@@ -8,7 +8,7 @@
 
 use anyhow::Context as _;
 use futures::StreamExt as _;
-use quorate_api::client::{Client, Role, TargetSpec};
+use quorate_api::client::{Client, Form, Role, TargetSpec};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::ids::{KeyringId, MemberIndex};
 use quorate_state::lease::principal_prefix;
@@ -184,7 +184,7 @@ async fn put_role(cluster: &Cluster, name: &str, leases: usize) -> anyhow::Resul
         connection_limit: 1,
         max_leases: u32::try_from(leases)? + 100,
         // What the database spends on a verifier is not what is measured.
-        scram_iterations: 1,
+        form: Form::Scram { iterations: 1 },
         ..Role::default()
     };
     cluster.admin()?.put_role(&role_at(name), &role).await?;

@@ -3,7 +3,7 @@
 
 use crate::Random;
 use crate::users::{Book, purge, take};
-use quorate_api::client::Role;
+use quorate_api::client::{Form, Role};
 use quorate_state::ids::MemberIndex;
 use quorate_state::lease::Selector;
 use quorate_tests::auditor::Auditor;
@@ -121,7 +121,7 @@ async fn people(cluster: &Cluster) -> (Vec<(quorate_api::client::Client, String)
             max_ttl: 20_000,
             connection_limit: 3,
             max_leases: 200,
-            scram_iterations: 4_096,
+            form: Form::Scram { iterations: 4_096 },
             // The auditor knows nothing of how logins are named but what they begin with.
             username: "{{identity}}_{{role:4}}".to_owned(),
             ..Role::default()

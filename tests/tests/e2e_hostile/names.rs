@@ -1,7 +1,7 @@
 //! Names that are none, questions that go too far, and text that is meant for somebody else's parser.
 
 use crate::stage::Stage;
-use quorate_api::client::{Client, Endpoint, Role, TargetSpec, TargetTls};
+use quorate_api::client::{Client, Endpoint, Form, Role, TargetSpec, TargetTls};
 use quorate_api::scram::verifier;
 use quorate_api::status::Failure;
 use quorate_api::vault::{ListSecretsRequest, OpenRequest, ReadMountsRequest, ReadVersionsRequest, SecretVersion};
@@ -187,7 +187,7 @@ fn role(group: &str) -> Role {
         max_ttl: 60_000,
         connection_limit: 2,
         max_leases: 10,
-        scram_iterations: 4_096,
+        form: Form::Scram { iterations: 4_096 },
         ..Role::default()
     }
 }

@@ -1,10 +1,10 @@
 //! Dynamic credentials: the password is made here, and only its verifier leaves.
 
 use super::change::{Submitted, unexpected};
-use super::{BACKOFF, Client, lock};
-use crate::scram;
+use super::{BACKOFF, Client, Form, System, lock};
 use crate::status::{BAD_ANSWER, DEADLINE, DENIED, Failure, INVALID_ARGUMENT, NOT_FOUND};
 use crate::vault::{Lease, ListLeasesRequest};
+use crate::verifier::verifier;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quorate_crypto::secret::Secret;
@@ -12,7 +12,6 @@ use quorate_state::change::Change;
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
-use quorate_state::target::MAX_ITERATIONS;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,11 +24,13 @@ pub struct Credential {
     pub username: String,
     /// 32 characters of base64url: 192 random bits. No server has seen it.
     pub password: Secret<32>,
+    /// What kind of system it is for.
+    pub system: System,
     /// Where to use it.
     pub host: String,
     /// Where to use it.
     pub port: u16,
-    /// Where to use it.
+    /// Where to use it: the database of PostgreSQL; of MariaDB the schema and of RabbitMQ the virtual host, if the target names one.
     pub database: String,
     /// Cluster time, milliseconds since 1970.
     pub expires_at: Millis,
@@ -41,34 +42,38 @@ impl Client {
     /// # Errors
     /// `not_found` without such a role, `quota`, `target_unavailable`; the members'.
     pub async fn issue_lease(&self, role: &str, ttl: Option<Millis>) -> Result<Credential, Failure> {
-        let remembered = lock(&self.iterations).get(role).copied();
-        if let Some(iterations) = remembered {
-            match self.issue_with(role, iterations, ttl).await {
+        let remembered = lock(&self.forms).get(role).copied();
+        if let Some(form) = remembered {
+            match self.issue_with(role, form, ttl).await {
                 // Perhaps the role was changed since.
                 Err(failure) if failure.code == INVALID_ARGUMENT => {}
                 done => return done,
             }
         }
         let roles = self.roles().await?.roles;
-        let found = roles.iter().find(|r| r.name == role).map(|r| r.scram_iterations);
-        let Some(iterations) = found else {
-            lock(&self.iterations).remove(role);
+        let Some(found) = roles.iter().find(|r| r.name == role) else {
+            lock(&self.forms).remove(role);
             return Err(Failure::new(NOT_FOUND, format!("there is no role {role}")));
         };
         // One member's word: what no role can have would keep a processor busy for hours.
-        if !(1..=MAX_ITERATIONS).contains(&iterations) {
-            return Err(Failure::new(BAD_ANSWER, format!("role {role} would have {iterations} iterations")));
-        }
-        let issued = self.issue_with(role, iterations, ttl).await?;
-        lock(&self.iterations).insert(role.to_owned(), iterations);
+        let form = Form::named(&found.verifier, found.scram_iterations).filter(|form| form.is_bounded());
+        let form = form.ok_or_else(|| {
+            let (verifier, iterations) = (&found.verifier, found.scram_iterations);
+            Failure::new(
+                BAD_ANSWER,
+                format!("role {role} would have verifiers `{verifier}` of {iterations} iterations"),
+            )
+        })?;
+        let issued = self.issue_with(role, form, ttl).await?;
+        lock(&self.forms).insert(role.to_owned(), form);
         Ok(issued)
     }
 
-    async fn issue_with(&self, role: &str, iterations: u32, ttl: Option<Millis>) -> Result<Credential, Failure> {
+    async fn issue_with(&self, role: &str, form: Form, ttl: Option<Millis>) -> Result<Credential, Failure> {
         let password = self.password();
-        // Expensive on purpose, so not among the tasks that others wait for.
+        // Some are expensive on purpose, so not among the tasks that others wait for.
         let (salt, copy) = (self.random::<16>(), Secret::<32>::init_with(|out| *out = *password.expose()));
-        let verifier = tokio::task::spawn_blocking(move || scram::verifier(copy.expose(), &salt, iterations))
+        let verifier = tokio::task::spawn_blocking(move || verifier(form, copy.expose(), &salt))
             .await
             .map_err(|why| Failure::new(crate::status::INTERNAL, why))?;
         let submitted = self.change(Change::IssueLease { role: role.to_owned(), verifier, ttl }).await?;
@@ -78,8 +83,10 @@ impl Client {
             return Err(unexpected(&submitted.outcome));
         };
         let port = u16::try_from(described.port).map_err(|_| Failure::new(BAD_ANSWER, "the port is none"))?;
+        let system = described.system.parse();
+        let system = system.map_err(|why| Failure::new(BAD_ANSWER, format!("the kind of system {why}")))?;
         let Lease { host, database, .. } = described;
-        Ok(Credential { lease, username: principal, password, host, port, database, expires_at })
+        Ok(Credential { lease, username: principal, password, system, host, port, database, expires_at })
     }
 
     fn password(&self) -> Secret<32> {

@@ -475,6 +475,7 @@ impl Vault for Node {
                 let id = LeaseId([6; 16]);
                 lease = Some(Lease {
                     id: id.0.to_vec(),
+                    system: "postgresql".into(),
                     host: "db.example.org".into(),
                     port: 5432,
                     database: "app".into(),
@@ -522,7 +523,8 @@ impl Vault for Node {
 
     async fn read_roles(&self, _: Request<ReadRolesRequest>) -> Reply<ReadRolesReply> {
         self.up()?;
-        let role = Role { name: "reader".into(), scram_iterations: 4096, ..Role::default() };
+        let (name, verifier) = ("reader".into(), "scram-sha-256".into());
+        let role = Role { name, verifier, scram_iterations: 4096, ..Role::default() };
         Ok(Response::new(ReadRolesReply { roles: vec![role], ..Default::default() }))
     }
 

@@ -160,6 +160,9 @@ impl MariaDb {
     fn check_create(&self, create: &Create) -> Result<(), EngineError> {
         create.validate_with(verifier::check)?;
         self.check_theirs(&create.name)?;
+        if create.groups.iter().any(|group| group.len() > crate::MAX_NAME) {
+            return Err(EngineError::Invalid { field: "groups", reason: "longer than 63 bytes" });
+        }
         if create.groups.len() > 1 {
             let reason = "more than one: a session has one role at a time. Grant them to one, and lease that";
             return Err(EngineError::Invalid { field: "groups", reason });

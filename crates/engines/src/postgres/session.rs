@@ -16,6 +16,7 @@ use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 use super::PostgresConfig;
 use super::tls::distrust;
+use crate::contained::contained;
 use crate::own::Open;
 use crate::{Binding, Endpoint, EngineError, Tls};
 
@@ -127,7 +128,11 @@ fn drive<T: TlsStream + Unpin + Send + 'static>(
 ) -> (Client, JoinHandle<()>) {
     let driver = tokio::spawn(async move {
         // Its error is the one that every waiting statement gets too.
-        let _ = connection.await;
+        let _ = contained(async {
+            let _ = connection.await;
+            Ok(())
+        })
+        .await;
     });
     (client, driver)
 }

@@ -14,9 +14,6 @@
 //! what takes back what came before (`reset`), and every command with power over the server, its accounts or the sessions
 //! of others is refused; what a category has of the latter is taken out of it.
 
-/// The longest list of rules in bytes: that of a group's name.
-const MAX_TEXT: usize = crate::MAX_NAME;
-
 /// Commands with power over the server, its users, its copies, or what ends principals: whole, with all that is under them.
 const POWER: [&str; 20] = [
     "acl",
@@ -71,8 +68,8 @@ pub(super) type Reason = &'static str;
 
 /// The arguments that say it to the server.
 pub(super) fn parse(text: &str) -> Result<Vec<String>, Reason> {
-    if text.is_empty() || text.len() > MAX_TEXT {
-        return Err("not 1 to 63 bytes of rules");
+    if text.is_empty() || text.len() > crate::MAX_RULES {
+        return Err("not 1 to 512 bytes of rules");
     }
     if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         return Err("a rule has printable ASCII characters only");

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::RedisConfig;
+use crate::contained::contained;
 use crate::own::Open;
 use crate::{Binding, EngineError, Tls, number_of};
 
@@ -66,30 +67,7 @@ impl Session {
         let mut waiting_for = "the connection";
         let connect = async {
             let _opening = config.own.opening().await;
-            let host = config.endpoint.host.as_str();
-            let tcp = TcpStream::connect((host, config.endpoint.port)).await.map_err(|e| lost(&e))?;
-            tcp.set_nodelay(true).map_err(|e| lost(&e))?;
-            let (connection, driver) = match &config.tls {
-                Tls::Disabled => drive(tcp).await?,
-                Tls::Verified(trust) => {
-                    // A port without TLS waits for the end of a line.
-                    waiting_for = "TLS";
-                    drive(trust.connect(host, tcp).await?).await?
-                }
-            };
-            waiting_for = "the login";
-            let unbound = Binding { pid: 0, backend_start_micros: 0 };
-            let mut session = Self {
-                connection,
-                binding: unbound,
-                persistence: Persistence::Unseen,
-                version: 0,
-                driver,
-                _open: None,
-            };
-            let mut auth = redis::cmd("AUTH");
-            auth.arg(&config.user).arg(password.expose());
-            session.call(&auth).await?;
+            let mut session = Self::log_in(config, password, &mut waiting_for).await?;
             session.unblock(config.end_scripts).await?;
             session.call(redis::cmd("CLIENT").arg("SETNAME").arg(config.client_name())).await?;
             let Value::Int(id) = session.call(redis::cmd("CLIENT").arg("ID")).await? else {
@@ -111,6 +89,47 @@ impl Session {
             Ok(result) => result,
             Err(_) => Err(EngineError::Unavailable { reason: format!("timed out while waiting for {waiting_for}") }),
         }
+    }
+
+    /// A connection that is let in, of which nothing is known.
+    async fn log_in(
+        config: &RedisConfig,
+        password: &SecretVec,
+        waiting_for: &mut &'static str,
+    ) -> Result<Self, EngineError> {
+        let host = config.endpoint.host.as_str();
+        let tcp = TcpStream::connect((host, config.endpoint.port)).await.map_err(|e| lost(&e))?;
+        tcp.set_nodelay(true).map_err(|e| lost(&e))?;
+        let (connection, driver) = match &config.tls {
+            Tls::Disabled => drive(tcp).await?,
+            Tls::Verified(trust) => {
+                // A port without TLS waits for the end of a line.
+                *waiting_for = "TLS";
+                drive(trust.connect(host, tcp).await?).await?
+            }
+        };
+        *waiting_for = "the login";
+        let unbound = Binding { pid: 0, backend_start_micros: 0 };
+        let persistence = Persistence::Unseen;
+        let mut session = Self { connection, binding: unbound, persistence, version: 0, driver, _open: None };
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(&config.user).arg(password.expose());
+        session.call(&auth).await?;
+        Ok(session)
+    }
+
+    /// In, and out again.
+    pub(super) async fn visit(config: &RedisConfig) -> Result<(), EngineError> {
+        let login = |password: Arc<SecretVec>| async move {
+            let mut waiting_for = "the connection";
+            match timeout(config.connect_timeout, Self::log_in(config, &password, &mut waiting_for)).await {
+                Ok(result) => result.map(drop),
+                Err(_) => {
+                    Err(EngineError::Unavailable { reason: format!("timed out while waiting for {waiting_for}") })
+                }
+            }
+        };
+        config.passwords.log_in(login).await
     }
 
     async fn persistence(&mut self, has_config_file: bool) -> Result<Persistence, EngineError> {
@@ -211,7 +230,11 @@ where
     let info = RedisConnectionInfo::default().set_skip_set_lib_name();
     let made = MultiplexedConnection::new_with_config(&info, stream, settings).await;
     let (connection, driver) = made.map_err(|e| on_error(&e))?;
-    Ok((connection, tokio::spawn(driver)))
+    let driver = contained(async {
+        driver.await;
+        Ok(())
+    });
+    Ok((connection, tokio::spawn(async { drop(driver.await) })))
 }
 
 /// 31 bits of the server's `run_id`, which it draws anew each time it starts.

@@ -1,7 +1,6 @@
 //! A scratch Redis. Nothing that is stored in it is kept but its users.
 
 use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

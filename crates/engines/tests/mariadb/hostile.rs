@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use quorate_engines::conformance::{Target, assert_ended, order, principal};
-use quorate_engines::{Cleaning, Engine, number_of};
+use quorate_engines::mariadb::{MariaDb, MariaDbConfig};
+use quorate_engines::{Cleaning, Engine, EngineError, number_of};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::half_open::HalfOpen;
@@ -296,4 +299,50 @@ async fn many_are_refused_at_once() {
     assert!(my.client("m_007", "x").await.is_err());
     assert!(engine.clean(&these).await.unwrap().iter().all(|c| c.outcome == Cleaning::Gone));
     assert!(engine.list("m_").await.unwrap().is_empty());
+}
+
+/// One packet of the protocol.
+fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
+    [&length[..3], &[number], payload].concat()
+}
+
+/// A server that asks for another way to log in, and then for another.
+async fn one_that_asks_for(plugin: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let greeting: &[&[u8]] = &[
+                b"\x0a11.4.2-MariaDB\0\x07\0\0\0saltsalt\0",
+                // What it can do: the protocol of 4.1, ways to log in by name.
+                b"\x01\x82\x21\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0",
+                b"saltsaltsalt\0mysql_native_password\0",
+            ];
+            let switch = [b"\xfe", plugin, b"\0", &[7; 32][..], b"\0"].concat();
+            let mut answer = [0u8; 4_096];
+            let _ = client.write_all(&packet(0, &greeting.concat())).await;
+            let mut number = 2;
+            // After its login, and after each answer.
+            while matches!(client.read(&mut answer).await, Ok(read) if read > 0) {
+                let _ = client.write_all(&packet(number, &switch)).await;
+                number = number.wrapping_add(2);
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_server_at_which_the_driver_panics_takes_nothing_else_down() {
+    for plugin in [&b"parsec"[..], b"client_ed25519", b"mysql_native_password", b"nobody_knows"] {
+        let port = one_that_asks_for(plugin).await;
+        let config = MariaDbConfig { port, connect_timeout: Duration::from_secs(2), ..My::shared().await.config(1) };
+        let engine = MariaDb::new(config).unwrap();
+        for _ in 0..2 {
+            let error = engine.bind().await.unwrap_err();
+            let known = matches!(error, EngineError::Unavailable { .. } | EngineError::Refused { .. });
+            assert!(known, "{}: {error:?}", String::from_utf8_lossy(plugin));
+        }
+    }
 }

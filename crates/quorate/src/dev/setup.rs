@@ -13,7 +13,7 @@ use crate::operator::{Operator, save_profile};
 use crate::output::{progress, raw};
 use crate::passphrase::{Passphrases, first_line};
 use anyhow::Context as _;
-use quorate_api::client::{Administrators, Client, CustomerSource, PinnedMount, Role, TargetSpec, TargetTls};
+use quorate_api::client::{Administrators, Client, CustomerSource, Form, PinnedMount, Role, TargetSpec, TargetTls};
 use quorate_crypto::keyring::KeyringClass;
 use quorate_server::env::Env;
 use quorate_state::change::Change;
@@ -272,13 +272,13 @@ async fn describe_target(layout: &Layout, client: &Client, postgres: &Postgres, 
         max_ttl: 600_000,
         connection_limit: 4,
         max_leases: 1_000,
-        scram_iterations: 4_096,
+        form: Form::Scram { iterations: 4_096 },
         ..Role::default()
     };
     client.put_role("reader", &role).await?;
     let proof = client.prove_target("pg", PATIENCE).await?;
     if !(proof.missing.is_empty() && proof.failed.is_empty()) {
-        anyhow::bail!(crate::target::findings("pg", &proof));
+        anyhow::bail!(crate::target::findings("pg", target.system, &proof));
     }
     Ok(())
 }

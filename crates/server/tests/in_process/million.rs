@@ -5,13 +5,14 @@
 use crate::found;
 use crate::world::{World, host};
 use futures::StreamExt as _;
-use quorate_api::client::{Client, Role};
+use quorate_api::client::{Client, Form, Role};
 use quorate_api::peer::ProposeRequest;
 use quorate_api::scram;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, Stamp};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::{Table, decode};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,7 @@ async fn a_million_leases() {
         max_ttl: 24 * HOURS,
         connection_limit: 4,
         max_leases: u32::try_from(leases + 2 * SAMPLE).unwrap(),
-        scram_iterations: 1,
+        form: Form::Scram { iterations: 1 },
         ..Role::default()
     };
     world.client("admin/first").put_role(ROLE, &role).await.unwrap();
@@ -120,30 +121,44 @@ async fn issue(world: &Arc<World>, leases: usize, end: u64) -> Duration {
             let ttl = Some(end.saturating_sub(world.now()).max(1_000));
             let change = Change::IssueLease { role: ROLE.to_owned(), verifier: verifier.clone(), ttl };
             tokio::spawn(async move {
-                let request = app.sign(change, None);
-                let endorsements = world.endorse(&request, version, &[1, 2]);
-                let command = Command::Endorsed { request, endorsements, stamp: Stamp::default() }.encode();
-                loop {
-                    let reply = line.propose(ProposeRequest { command: command.clone() }).await.unwrap().into_inner();
-                    // It may lead no more. The same request has the same lease.
-                    if !reply.outcome.is_empty() {
-                        break reply;
+                let mut anew = Vec::new();
+                // A lease that its request did not bring alive in time is ended: there is none for that request any more.
+                'anew: loop {
+                    let request = app.sign(change.clone(), None);
+                    let endorsements = world.endorse(&request, version, &[1, 2]);
+                    let command = Command::Endorsed { request, endorsements, stamp: Stamp::default() }.encode();
+                    loop {
+                        let command = command.clone();
+                        let reply = line.propose(ProposeRequest { command }).await.unwrap().into_inner();
+                        if !reply.outcome.is_empty() {
+                            return (reply, anew);
+                        }
+                        if !reply.not_leader && !reply.refusal.starts_with("no_leader") {
+                            anew.push(reply.refusal);
+                            continue 'anew;
+                        }
+                        // It may lead no more. The same request has the same lease.
+                        let _looking = looking.lock().await;
+                        let leader = world.leader().await;
+                        line = world.line(leader % 3 + 1, leader);
                     }
-                    let _looking = looking.lock().await;
-                    let leader = world.leader().await;
-                    line = world.line(leader % 3 + 1, leader);
                 }
             })
         })
         .buffer_unordered(ABREAST);
     let mut done = 0usize;
-    while let Some(reply) = all.next().await {
-        let reply = reply.unwrap();
+    let mut failed: BTreeMap<String, usize> = BTreeMap::new();
+    while let Some(issued) = all.next().await {
+        let (reply, anew) = issued.unwrap();
+        for why in anew {
+            *failed.entry(why).or_default() += 1;
+        }
         let outcome = decode::<Outcome>(Table::Request as u8, &reply.outcome);
         assert!(matches!(outcome, Ok(Outcome::Intent { .. })), "lease {done} is issued: {reply:?}, {outcome:?}");
         done += 1;
         if done.is_multiple_of(10_000) {
-            println!("{done} leases after {:.0?}, {} MB of memory", begun.elapsed(), resident() >> 20);
+            let memory = resident() >> 20;
+            println!("{done} leases after {:.0?}, {memory} MB of memory; asked for anew: {failed:?}", begun.elapsed());
         }
     }
     begun.elapsed()

@@ -2,7 +2,7 @@
 
 use crate::world::{TOGETHER, World, matches, verifier};
 use crate::{founded, take};
-use quorate_api::client::{Client, Role};
+use quorate_api::client::{Client, Form, Role};
 use quorate_api::peer::OpenTargetRequest;
 use quorate_api::vault::{Lease, ReadStatusReply, Target};
 use quorate_engines::Engine as _;
@@ -73,7 +73,7 @@ async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
         max_ttl: 600_000,
         connection_limit: 4,
         max_leases: 1_000,
-        scram_iterations: 1,
+        form: Form::Scram { iterations: 1 },
         ..Role::default()
     };
     admin.put_role("t-strong", &role).await.unwrap();
@@ -172,7 +172,7 @@ async fn a_client_notices_that_a_role_it_knows_wants_other_verifiers() {
         max_ttl: 600_000,
         connection_limit: 4,
         max_leases: 1_000,
-        scram_iterations: 2,
+        form: Form::Scram { iterations: 2 },
         ..Role::default()
     };
     admin.put_role("t-readers", &role).await.unwrap();

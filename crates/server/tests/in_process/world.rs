@@ -5,7 +5,8 @@ use crate::net::Hub;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::client::{
-    Administrators, Client, CustomerSource, Identity, Member as Pinned, Profile, Role, Seams, Submitted, TargetSpec,
+    Administrators, Client, CustomerSource, Form, Identity, Member as Pinned, Profile, Role, Seams, Submitted,
+    TargetSpec,
 };
 use quorate_api::peer::peer_client::PeerClient;
 use quorate_api::scram;
@@ -334,7 +335,7 @@ impl World {
                 max_ttl: 600_000,
                 connection_limit: 4,
                 max_leases: 1_000,
-                scram_iterations: 1,
+                form: Form::Scram { iterations: 1 },
                 ..Role::default()
             };
             admin.put_role(&format!("{name}-{group}"), &role).await.unwrap();

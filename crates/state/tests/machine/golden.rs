@@ -14,11 +14,11 @@ use quorate_state::change::{Change, Kind};
 use quorate_state::clock::Reading;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::{KeyringId, LeaseId, SecretId, SessionId, VersionId};
-use quorate_state::lease::{Selector, Subject};
+use quorate_state::lease::{Form, Selector, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request};
 use quorate_state::store::{MemStore, Table, key as row};
-use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, Revision, TargetTls, target};
+use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, Revision, System, TargetTls, target};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -130,6 +130,16 @@ fn commands_are_frozen() {
         if matches!(kind, "lease.issue" | "policy.put") {
             all.push((format!("command endorsed {kind}"), world.command(&signed).encode()));
         }
+    }
+    // Of other kinds of systems.
+    let mut other = world.target("my");
+    if let Change::PutTarget { spec, .. } = &mut other {
+        (spec.system, spec.database) = (System::MariaDb, String::new());
+    }
+    let forms = [Form::MySqlNative, Form::MariaDbEd25519, Form::RedisSha256, Form::RabbitMqSha256];
+    let roles = forms.map(|form| (form.name(), role_with("app", "my", |role| role.form = form)));
+    for (what, change) in [("mariadb", other)].into_iter().chain(roles) {
+        all.push((format!("request of {what}"), World::sign(&world.request(change)).bytes));
     }
     world.submit(Change::BeginKeyGeneration { session: SessionId([6; 32]), class: KeyringClass::Customer });
     let message = world.say(&SessionId([6; 32])).remove(0);

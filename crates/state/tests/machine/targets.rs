@@ -6,10 +6,10 @@ use quorate_crypto::sealed::Sealed;
 use quorate_state::change::Change;
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{MAX_PER_COMMAND, Subject};
+use quorate_state::lease::{Form, MAX_PER_COMMAND, Subject};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::target::{
-    Endpoint, Finding, MAX_FORMER, Proof, Quarantine, Revision, Role, Standing, Target, TargetSpec, TargetTls,
+    Endpoint, Finding, MAX_FORMER, Proof, Quarantine, Revision, Role, Standing, System, Target, TargetSpec, TargetTls,
     executor, quarantine, role as role_of, roles, target, targets,
 };
 
@@ -153,9 +153,9 @@ fn a_role_is_within_bounds() {
         ("groups", |r| r.1.groups = vec!["a\u{7}".to_owned()]),
         ("connection_limit, max_leases", |r| r.1.connection_limit = 0),
         ("connection_limit, max_leases", |r| r.1.max_leases = 0),
-        ("scram_iterations", |r| r.1.scram_iterations = 0),
-        ("scram_iterations", |r| r.1.scram_iterations = 100_001),
-        ("scram_iterations", |r| r.1.scram_iterations = u32::MAX),
+        ("scram_iterations", |r| r.1.form = Form::Scram { iterations: 0 }),
+        ("scram_iterations", |r| r.1.form = Form::Scram { iterations: 100_001 }),
+        ("scram_iterations", |r| r.1.form = Form::Scram { iterations: u32::MAX }),
         ("statements", |r| r.1.statements = "s".repeat(4_097)),
         ("username", |r| r.1.username = "{{name}}".to_owned()),
         ("username", |r| r.1.username = "a\"; DROP ROLE postgres; --".to_owned()),
@@ -175,13 +175,80 @@ fn a_role_is_within_bounds() {
         r.1.default_ttl = SECOND;
         r.1.max_ttl = 366 * 24 * HOUR;
         r.1.groups = vec!["g".repeat(63); 16];
-        r.1.scram_iterations = 100_000;
+        r.1.form = Form::Scram { iterations: 100_000 };
         r.1.username = format!("{}{}", "a".repeat(20), "{{role}}".repeat(13));
     };
     assert_eq!(world.submit(altered(widest)), Outcome::Done);
     assert_eq!(role_of(&world.store, "new").unwrap().unwrap().groups.len(), 16);
     // A role that is written again may be narrower.
     assert_eq!(world.authority(), authority + 1);
+}
+
+#[test]
+fn a_target_of_another_kind_has_only_what_its_kind_has() {
+    let mut world = World::new();
+    let good = world.target("db");
+    let plain = |system| {
+        described(&good, move |_, s| {
+            *s = TargetSpec {
+                system,
+                host: "127.0.0.1".to_owned(),
+                port: 1,
+                user: "u".to_owned(),
+                ..TargetSpec::default()
+            };
+        })
+    };
+    let with = |system, alter: fn(&mut TargetSpec)| described(&plain(system), move |_, s| alter(s));
+    type Alter = fn(&mut TargetSpec);
+    let postgresql_s: [(&str, Alter); 5] = [
+        ("databases", |s| s.databases = vec!["d".to_owned()]),
+        ("standbys", |s| s.standbys = vec![Endpoint { host: "::1".to_owned(), port: 1 }]),
+        ("owner", |s| s.owner = "o".to_owned()),
+        ("remote_apply", |s| s.remote_apply = true),
+        ("channel_binding", |s| {
+            s.tls = Some(TargetTls { roots: vec![vec![0x30]], server_name: String::new(), require_binding: true });
+        }),
+    ];
+    assert_invalid(&world.submit(plain(System::PostgreSql)), "database");
+    for system in System::ALL.into_iter().filter(|system| *system != System::PostgreSql) {
+        for (field, alter) in postgresql_s {
+            assert_invalid(&world.submit(with(system, alter)), field);
+        }
+        for user in ["", "a\nb", &"u".repeat(81)] {
+            assert_invalid(&world.submit(described(&plain(system), |_, s| s.user = user.to_owned())), "user");
+        }
+        if !matches!(system, System::MariaDb) {
+            assert_invalid(&world.submit(with(system, |s| s.host = "/run".to_owned())), "host");
+        }
+    }
+    for system in [System::Redis, System::Webhook] {
+        assert_invalid(&world.submit(with(system, |s| s.database = "d".to_owned())), "database");
+    }
+    assert_eq!(world.submit(with(System::MariaDb, |s| s.database = "app".to_owned())), Outcome::Done);
+    let found = target(&world.store, "db").unwrap().unwrap();
+    assert_eq!((found.spec.system, found.spec.database.as_str()), (System::MariaDb, "app"));
+    let to_postgresql_s = Change::ReviseTarget {
+        name: "db".to_owned(),
+        revision: Revision {
+            standbys: Some(vec![Endpoint { host: "::1".to_owned(), port: 9 }]),
+            ..Revision::default()
+        },
+    };
+    assert_invalid(&world.submit(to_postgresql_s), "standbys");
+
+    // Its roles.
+    let of = |alter: fn(&mut Role)| role_with("app", "db", alter);
+    assert_invalid(&world.submit(of(|_| ())), "verifier");
+    assert_invalid(&world.submit(of(|r| r.form = Form::RedisSha256)), "verifier");
+    let native: fn(&mut Role) = |r| r.form = Form::MySqlNative;
+    assert_invalid(&world.submit(of(|r| (r.form, r.groups) = (Form::MySqlNative, vec!["g".to_owned(); 2]))), "groups");
+    assert_invalid(
+        &world.submit(of(|r| (r.form, r.statements) = (Form::MySqlNative, "SELECT 1".to_owned()))),
+        "statements",
+    );
+    assert_eq!(world.submit(of(native)), Outcome::Done);
+    assert_eq!(world.submit(of(|r| r.form = Form::MariaDbEd25519)), Outcome::Done);
 }
 
 /// A name and the rest.

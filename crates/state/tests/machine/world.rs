@@ -14,12 +14,13 @@ use quorate_state::clock::{ClusterClock, Reading};
 use quorate_state::command::{Binding, Command, RevocationProof, Stamp};
 use quorate_state::genesis::{Administrators, ClientRoots, Genesis, Member, Roster};
 use quorate_state::ids::{ClusterId, CustomerKeyId, KeyringId, LeaseId, Millis, RequestId, SessionId};
+use quorate_state::lease::Form;
 use quorate_state::machine::{Position, apply, check};
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request, SignedRequest, authority_version};
 use quorate_state::secrets::secret;
 use quorate_state::store::MemStore;
-use quorate_state::target::{Finding, Proof, Role, TargetSpec, target};
+use quorate_state::target::{Finding, Proof, Role, System, TargetSpec, target};
 use std::sync::OnceLock;
 
 pub(crate) const ALICE: &str = "spiffe://example.org/app/alice";
@@ -353,6 +354,7 @@ impl World {
         Change::PutTarget {
             name: name.to_owned(),
             spec: TargetSpec {
+                system: System::PostgreSql,
                 host: "127.0.0.1".to_owned(),
                 port: 5432,
                 database: "postgres".to_owned(),
@@ -489,7 +491,7 @@ pub(crate) fn role(name: &str, target: &str) -> Change {
         max_ttl: 4 * HOUR,
         connection_limit: 5,
         max_leases: 3,
-        scram_iterations: 4096,
+        form: Form::Scram { iterations: 4096 },
         statements: String::new(),
         username: String::new(),
     };
