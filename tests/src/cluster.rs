@@ -35,11 +35,17 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Whether the executor rotates its password.
     pub rotate: bool,
+    /// The major version of its PostgreSQL; the distribution's newest for none.
+    pub postgres: Option<u32>,
 }
 
 impl Default for Options {
+    /// With the PostgreSQL that `QUORATE_POSTGRES` names, so that every test can be run on another version.
     fn default() -> Self {
-        Self { nodes: 3, environment: Vec::new(), rotate: false }
+        let postgres = std::env::var("QUORATE_POSTGRES").ok();
+        // What is no number is refused by the program, which says so.
+        let postgres = postgres.map(|version| version.parse().unwrap_or(0));
+        Self { nodes: 3, environment: Vec::new(), rotate: false, postgres }
     }
 }
 
@@ -175,6 +181,7 @@ impl Cluster {
             .args(["dev", "--nodes", &options.nodes.to_string(), "--folder"])
             .arg(&home)
             .args(options.rotate.then_some("--rotate"))
+            .args(options.postgres.map(|version| format!("--postgres={version}")))
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -17,6 +17,7 @@ pub mod memory;
 mod people;
 mod process;
 pub mod proxy;
+pub mod relay;
 pub mod shares;
 pub mod terminal;
 

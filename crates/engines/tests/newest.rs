@@ -16,3 +16,5 @@ mod hostile;
 mod postgres;
 #[path = "standbys.rs"]
 mod standbys;
+#[path = "tls.rs"]
+mod tls;

@@ -5,7 +5,7 @@ use crate::duration;
 use crate::effect::Effect;
 use crate::failure::Stop;
 use crate::output::{Format, table};
-use crate::target::{findings, prove, system_of};
+use crate::target::{findings, prove_with_role, system_of};
 use quorate_api::client::{Form, Role, System};
 use quorate_state::change::Change;
 use quorate_state::ids::Millis;
@@ -70,7 +70,7 @@ pub(crate) struct RoleAdd {
     /// `{{role:8}}` is at most 8 bytes of it. The name begins with the lease's id as before, and 20 bytes are left.
     #[arg(long, value_name = "TEMPLATE", value_parser = username)]
     username: Option<String>,
-    /// Do not look whether the target has what the role needs.
+    /// Do not wait for what is found out about the role at the target: `quorate target show` says it later.
     #[arg(long)]
     unproved: bool,
     #[command(flatten)]
@@ -185,7 +185,8 @@ pub(crate) async fn role(command: RoleCommand, connection: &Connection, output: 
             let done = client.put_role(&add.name, &role).await?;
             let effect = add.effect.seen_by(&client, &done).await?;
             // With its groups, which the target may lack or which may be too powerful.
-            let proof = if add.unproved { None } else { Some(prove(&client, &add.target).await?) };
+            let proof =
+                if add.unproved { None } else { Some(prove_with_role(&client, &add.target, done.index).await?) };
             let bad = proof.filter(|p| !p.missing.is_empty() || !p.failed.is_empty());
             let document = json!({
                 "name": add.name, "index": done.index, "effect": effect.document(),

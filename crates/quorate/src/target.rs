@@ -518,8 +518,23 @@ async fn change(revised: Revised, client: &Client, passphrases: &Passphrases, ou
 
 /// Has the cluster find out, and says that it does.
 pub(crate) async fn prove(client: &Client, name: &str) -> anyhow::Result<TargetProof> {
-    progress(format_args!("target {name}: looking at its rights, then issuing, using and revoking one credential"));
+    say_that_it_is_proved(name);
     Ok(client.prove_target(name, PROOF).await?)
+}
+
+/// What the cluster finds out about a target at which a role was described at a log index. An enabled one is looked at because of that;
+/// any other is asked.
+pub(crate) async fn prove_with_role(client: &Client, name: &str, index: u64) -> anyhow::Result<TargetProof> {
+    let found = client.roles().await?.targets.into_iter().find(|target| target.name == name);
+    if found.is_none_or(|target| target.asked < index) {
+        return prove(client, name).await;
+    }
+    say_that_it_is_proved(name);
+    Ok(client.found_out(name, index, PROOF).await?)
+}
+
+fn say_that_it_is_proved(name: &str) {
+    progress(format_args!("target {name}: looking at its rights, then issuing, using and revoking one credential"));
 }
 
 /// Stops with what is missing.

@@ -118,7 +118,7 @@ pub struct Target {
     pub index: u64,
     /// Whether leases are issued there.
     pub standing: Standing,
-    /// The log index at which it was last asked for a proof.
+    /// The log index at which it was last asked for a proof, by somebody or by the description of a role.
     pub asked: u64,
     /// What was last found out about it.
     pub proof: Option<Proof>,
@@ -338,18 +338,18 @@ pub(crate) fn put_target(
     Ok(Outcome::Done)
 }
 
+/// Describes a role. An enabled target is asked for a proof by this.
 pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) -> Result<Outcome, StoreError> {
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     if let Err(why) = check_label(label) {
         return refuse(Refusal::invalid("name", why));
     }
-    let system = match target(tx, &role.target)?.map(|t| (t.standing, t.spec.system)) {
-        None => return refuse(Refusal::not_found("target")),
-        Some((standing @ Standing::Removing, _)) => {
-            return refuse(Refusal::TargetStanding { standing: standing.to_string() });
-        }
-        Some((Standing::Unproved | Standing::Enabled, system)) => system,
-    };
+    let Some(mut at) = target(tx, &role.target)? else { return refuse(Refusal::not_found("target")) };
+    match at.standing {
+        Standing::Removing => return refuse(Refusal::TargetStanding { standing: at.standing.to_string() }),
+        Standing::Unproved | Standing::Enabled => {}
+    }
+    let system = at.spec.system;
     if !role.namespace.is_empty() && !has_namespace(tx, &role.namespace)? {
         return refuse(Refusal::not_found("namespace"));
     }
@@ -372,6 +372,11 @@ pub(crate) fn put_role(tx: &mut Tx<'_>, index: u64, label: &str, role: &Role) ->
         return refuse(refusal);
     }
     tx.put(key(Table::Role, &[&name(label)]), role);
+    // Nobody has looked at its groups and statements yet, and leases are issued there. Elsewhere the first proof looks at them.
+    if at.standing == Standing::Enabled {
+        at.asked = index;
+        tx.put(key(Table::Target, &[&name(&role.target)]), &at);
+    }
     tighten(tx, index)?;
     Ok(Outcome::Done)
 }

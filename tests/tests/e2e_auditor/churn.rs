@@ -128,6 +128,8 @@ async fn people(cluster: &Cluster) -> (Vec<(quorate_api::client::Client, String)
         };
         admin.put_role(name, &role).await.unwrap();
     }
+    // Before anybody watches: a proof makes logins that are no leases, and a role asks for one.
+    admin.prove_target(TARGET, Duration::from_secs(60)).await.unwrap();
     let scope = "action in [Quorate::Action::\"lease:issue\", Quorate::Action::\"role:read\"], resource";
     let mut users = Vec::new();
     for path in ["churn/one", "churn/two", "other/three"] {

@@ -377,12 +377,21 @@ impl Client {
     /// # Errors
     /// `deadline` when nothing was found out in time: it goes on by itself. `not_found`; the members'.
     pub async fn prove_target(&self, name: &str, limit: Duration) -> Result<TargetProof, Failure> {
-        let index = self.change(Change::ProveTarget { name: name.to_owned() }).await?.index;
+        let asked = self.change(Change::ProveTarget { name: name.to_owned() }).await?.index;
+        self.found_out(name, asked, limit).await
+    }
+
+    /// Waits for what was found out about a target since it was asked for a proof at a log index, at most `limit`: by
+    /// [`Client::prove_target`], or by [`Client::put_role`] at an enabled one.
+    ///
+    /// # Errors
+    /// As [`Client::prove_target`].
+    pub async fn found_out(&self, name: &str, asked: u64, limit: Duration) -> Result<TargetProof, Failure> {
         let deadline = Instant::now() + limit;
         loop {
             let found = self.roles().await?.targets.into_iter().find(|t| t.name == name);
             match found.and_then(|target| target.proof) {
-                Some(proof) if proof.asked >= index => return Ok(proof),
+                Some(proof) if proof.asked >= asked => return Ok(proof),
                 _ if Instant::now() >= deadline => {
                     return Err(Failure::new(DEADLINE, format!("nothing was found out about target {name} yet")));
                 }
@@ -391,7 +400,8 @@ impl Client {
         }
     }
 
-    /// Describes a role.
+    /// Describes a role. An enabled target is asked for a proof by this, so that somebody looks at what the role needs there:
+    /// [`Client::found_out`] with the index of the outcome waits for it.
     ///
     /// # Errors
     /// The members'.

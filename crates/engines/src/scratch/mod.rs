@@ -45,6 +45,16 @@ const PORTS: usize = 5;
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// This version of PostgreSQL is not installed.
+    #[error(
+        "PostgreSQL {version} is neither in /usr/lib/postgresql nor in /usr/local/lib/postgresql; there are: {installed}"
+    )]
+    NoVersion {
+        /// The major version.
+        version: u32,
+        /// Those that are, with commas between; may be empty.
+        installed: String,
+    },
     /// A program is not there, or can't be run.
     #[error("`{program}` could not be run: is the package {package} installed?")]
     NotInstalled {

@@ -39,6 +39,19 @@ impl Installed {
         all
     }
 
+    /// The one of a major version, the distribution's where there are two.
+    ///
+    /// # Errors
+    /// [`StartError::NoVersion`], with those that there are.
+    pub fn of(version: u32) -> Result<Self, StartError> {
+        let (mut found, mut others) = (None, Vec::new());
+        for one in Self::all() {
+            others.push(one.version.to_string());
+            found = found.or(Some(one).filter(|one| one.version == version));
+        }
+        found.ok_or_else(|| StartError::NoVersion { version, installed: others.join(", ") })
+    }
+
     /// One folder for each version, as Debian lays them out.
     fn under(folder: &str) -> Vec<Self> {
         let Ok(versions) = fs::read_dir(folder) else { return Vec::new() };

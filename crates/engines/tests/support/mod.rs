@@ -38,8 +38,7 @@ pub(crate) fn scram(password: &str, iterations: u32) -> String {
 /// `QUORATE_POSTGRES` names.
 pub(crate) fn installed() -> Installed {
     if let Ok(wanted) = std::env::var("QUORATE_POSTGRES") {
-        let found = Installed::all().into_iter().find(|one| one.version.to_string() == wanted);
-        return found.unwrap_or_else(|| panic!("PostgreSQL {wanted} is not installed: {:?} are", Installed::all()));
+        return Installed::of(wanted.parse().unwrap()).unwrap_or_else(|why| panic!("{why}"));
     }
     if env!("CARGO_CRATE_NAME") != "newest" {
         return Installed::packaged().pop().expect("PostgreSQL is not installed: run deploy/build/setup");

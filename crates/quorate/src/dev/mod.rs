@@ -14,6 +14,7 @@ use crate::output::progress;
 use crate::process;
 use anyhow::Context as _;
 use layout::Layout;
+use quorate_engines::scratch::Installed;
 use quorate_server::env::Env;
 use quorate_state::genesis::SIZES;
 use std::path::PathBuf;
@@ -31,6 +32,9 @@ pub(crate) struct Dev {
     /// Have the vault rotate the password with which it logs in to the database.
     #[arg(long)]
     rotate: bool,
+    /// The major version of the scratch PostgreSQL, of those that are installed; the distribution's newest otherwise.
+    #[arg(long, value_name = "MAJOR")]
+    postgres: Option<u32>,
     /// Keep the folder at the end.
     #[arg(long)]
     keep: bool,
@@ -43,6 +47,11 @@ pub(crate) struct Dev {
 pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
     if !SIZES.contains(&dev.nodes) {
         return Err(Stop::refused("invalid_argument", format!("--nodes {}", dev.nodes), "a cluster has 3, 5, 7 or 9"));
+    }
+    if let Some(version) = dev.postgres {
+        // Before anything is made: a cluster without the target that was asked for is of no use.
+        Installed::of(version)
+            .map_err(|why| Stop::refused("invalid_argument", format!("--postgres {version}"), why.to_string()))?;
     }
     let asked_to_end = process::asked_to_end()?;
     if dev.die_with_parent {
@@ -60,7 +69,7 @@ pub(crate) async fn run(dev: &Dev) -> anyhow::Result<()> {
     let layout = Layout::choose(folder.clone(), dev.nodes, &env)?;
     let mut children = Children::new(layout.logs())?;
     let work = async {
-        let ready = setup::set_up(&layout, &mut children, &env, dev.rotate).await?;
+        let ready = setup::set_up(&layout, &mut children, &env, dev.rotate, dev.postgres).await?;
         setup::publish(&layout, &children, &ready)?;
         children.watch().await;
         anyhow::Ok(())

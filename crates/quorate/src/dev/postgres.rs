@@ -3,7 +3,7 @@
 use crate::files;
 use crate::process;
 use anyhow::Context as _;
-use quorate_engines::scratch::{PostgresServer, StartError};
+use quorate_engines::scratch::{Installed, PostgresServer, StartError};
 use quorate_server::env::Env;
 use quorate_state::ids::hex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
@@ -31,6 +31,9 @@ pub(crate) struct ScratchPostgres {
     /// Where to write the certificate from which its own comes.
     #[arg(long)]
     ca_file: PathBuf,
+    /// Its major version, of those that are installed; the distribution's newest otherwise.
+    #[arg(long, value_name = "MAJOR")]
+    postgres: Option<u32>,
     /// End with the process that started it.
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -45,8 +48,12 @@ pub(crate) async fn run(arguments: &ScratchPostgres) -> anyhow::Result<()> {
     }
     process::log_to_stderr();
     let (root, own, key) = certificates()?;
+    let version = arguments.postgres;
     let server = tokio::task::spawn_blocking(move || {
-        let mut server = PostgresServer::start()?;
+        let mut server = match version {
+            Some(version) => PostgresServer::start_on(&Installed::of(version)?, &[])?,
+            None => PostgresServer::start()?,
+        };
         server.certify(&own, &key)?;
         Ok::<_, StartError>(server)
     })

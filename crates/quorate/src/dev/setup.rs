@@ -48,12 +48,18 @@ struct Postgres {
 }
 
 /// Does everything.
-pub(crate) async fn set_up(layout: &Layout, children: &mut Children, env: &Env, rotate: bool) -> anyhow::Result<Ready> {
+pub(crate) async fn set_up(
+    layout: &Layout,
+    children: &mut Children,
+    env: &Env,
+    rotate: bool,
+    postgres: Option<u32>,
+) -> anyhow::Result<Ready> {
     files::make(&layout.passphrase(), format!("{}\n", hex(&env.random::<16>())).as_bytes(), files::PRIVATE)?;
     let passphrases = Passphrases::file(&layout.passphrase());
 
     // First, because it takes longest and nothing waits for it until the end.
-    start_postgres(layout, children)?;
+    start_postgres(layout, children, postgres)?;
     progress(format_args!("making {} members, an operator and a customer", layout.members.len()));
     let (operator, genesis) = begin(layout, &passphrases, env)?;
     let customer = begin_customer(layout, &genesis, &passphrases, env)?;
@@ -212,7 +218,7 @@ async fn put_policies(client: &Client, operator: &Operator, passphrases: &Passph
     Ok(())
 }
 
-fn start_postgres(layout: &Layout, children: &mut Children) -> anyhow::Result<()> {
+fn start_postgres(layout: &Layout, children: &mut Children, version: Option<u32>) -> anyhow::Result<()> {
     let [ready, password, ca] = ["json", "password", "ca.pem"].map(|end| layout.file(&format!("postgres.{end}")));
     let arguments = [
         "scratch-postgres",
@@ -224,7 +230,9 @@ fn start_postgres(layout: &Layout, children: &mut Children) -> anyhow::Result<()
         &ca.display().to_string(),
         "--die-with-parent",
     ];
-    children.start("postgres", &arguments.map(str::to_owned))
+    let version = version.map(|version| format!("--postgres={version}"));
+    let arguments: Vec<String> = arguments.map(str::to_owned).into_iter().chain(version).collect();
+    children.start("postgres", &arguments)
 }
 
 /// Waits for the scratch database. Without PostgreSQL on this machine the cluster is made without a target.

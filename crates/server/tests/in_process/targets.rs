@@ -82,6 +82,35 @@ async fn nothing_is_issued_before_the_target_has_shown_that_it_can_be_ended() {
     take(&app, "t-readers", 1, 60_000).await;
 }
 
+/// It was described by the SDK, or with `--unproved`.
+#[tokio::test(start_paused = true)]
+async fn what_a_role_needs_is_looked_at_though_nobody_asks() {
+    let world = founded(48).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    target.distrust("strong");
+    let role = |group: &str| Role {
+        target: "t".to_owned(),
+        groups: vec![group.to_owned()],
+        default_ttl: 60_000,
+        max_ttl: 600_000,
+        connection_limit: 4,
+        max_leases: 1_000,
+        scram_iterations: 1,
+        ..Role::default()
+    };
+    for (group, good) in [("strong", false), ("readers", true)] {
+        let described = admin.put_role("t-other", &role(group)).await.unwrap().index;
+        let proof = admin.found_out("t", described, LONG).await.unwrap();
+        assert_eq!(proof.asked, described, "the description has asked for it: {proof:?}");
+        let found = proof.failed.iter().any(|why| why.contains(group));
+        assert_eq!((found, proof.failed.is_empty()), (!good, good), "{group}: {proof:?}");
+        assert_eq!(shown(&admin, "t").await.standing, "enabled", "{group}: leases go on, and end");
+    }
+    assert_eq!(world.logins("t"), Vec::<String>::new(), "nothing of the proofs is left");
+    take(&app, "t-readers", 1, 60_000).await;
+}
+
 /// As where a line of `pg_hba.conf` lets the executor in, and nobody that it makes.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_issued_where_no_leased_login_is_let_in() {

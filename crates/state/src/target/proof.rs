@@ -1,4 +1,5 @@
-//! Whether a target does what leases need: asked for by a request, found out by the executor, kept for people to read.
+//! Whether a target does what leases need: asked for by a request, or by a role that is described there; found out by the executor, kept
+//! for people to read.
 
 use super::{Standing, executor, target};
 use crate::ids::Millis;

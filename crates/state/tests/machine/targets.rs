@@ -340,6 +340,39 @@ fn a_target_is_enabled_by_a_good_proof_that_somebody_asked_for() {
 }
 
 #[test]
+fn a_role_that_is_described_at_an_enabled_target_asks_for_a_proof() {
+    let mut world = World::new();
+    let described = world.target("db");
+    assert_eq!(world.submit(described), Outcome::Done);
+    let found = |world: &World| target(&world.store, "db").unwrap().unwrap();
+    assert_eq!(world.submit(role("reader", "db")), Outcome::Done);
+    assert_eq!(found(&world).asked, 0, "before leases are issued there the first proof looks at every role");
+    assert_eq!(world.apply(&office("db", 1, world.term)), Outcome::Done);
+    world.prove("db");
+    let pending = |world: &World| found(world).asked > found(world).proof.unwrap().asked;
+    assert!(!pending(&world));
+    // What is under way then has not looked at it.
+    assert_eq!(world.submit(Change::ProveTarget { name: "db".to_owned() }), Outcome::Done);
+    let early = world.proof("db", Vec::new());
+    for change in [role("writer", "db"), role_with("reader", "db", |r| r.groups.push("more".to_owned()))] {
+        assert_eq!(world.submit(change), Outcome::Done);
+        assert!(pending(&world), "nobody has looked at what it needs: {:?}", found(&world));
+        assert_eq!(found(&world).standing, Standing::Enabled, "leases go on");
+        world.untouched(&early, Refusal::Unjustified);
+        let found_out = world.proof("db", vec![Finding::Failed("more leads to power".to_owned())]);
+        assert_eq!(world.apply(&found_out), Outcome::Done);
+        assert!(!pending(&world));
+    }
+    // What changes nothing asks for nothing.
+    assert_invalid(
+        &world.submit(role_with("reader", "db", |r| r.connection_limit = 0)),
+        "connection_limit, max_leases",
+    );
+    assert_eq!(world.submit(Change::DeleteRole { name: "writer".to_owned() }), Outcome::Leases { changed: Vec::new() });
+    assert!(!pending(&world));
+}
+
+#[test]
 fn a_target_s_places_are_distinct_and_bounded() {
     let mut world = World::new();
     let good = world.target("db");
