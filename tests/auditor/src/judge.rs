@@ -35,10 +35,19 @@ impl Span {
     }
 }
 
+/// What the target knows a role by, whatever becomes of it: its sessions tell it too, also when it is gone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Identity {
+    /// It numbers its roles.
+    Number(u32),
+    /// It does not: a session keeps the name.
+    Name(String),
+}
+
 /// A role at the target that has the prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct Role {
-    pub(crate) oid: u32,
+    pub(crate) identity: Identity,
     /// It may log in, and its own time limit is not over.
     pub(crate) can_login: bool,
 }
@@ -46,11 +55,13 @@ pub(crate) struct Role {
 /// A session of a role that has the prefix, or of none that exists.
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
-    pub(crate) pid: i32,
-    /// When it began: process ids come again.
-    pub(crate) started: i64,
-    pub(crate) oid: u32,
-    /// None if no role has its number.
+    /// The target's number for it.
+    pub(crate) id: i64,
+    /// What tells it from another of that number: when it began, or in which life of the server.
+    pub(crate) began: i64,
+    /// Whose it is.
+    pub(crate) of: Identity,
+    /// None if there is no such role.
     pub(crate) role: Option<String>,
 }
 
@@ -108,7 +119,7 @@ struct Record {
     /// It was seen alive at least once.
     watched: bool,
     /// Sessions that were seen.
-    sessions: BTreeSet<(i32, i64)>,
+    sessions: BTreeSet<(i64, i64)>,
     /// From its end to the last moment at which it was seen alive.
     overrun: Option<Span>,
     /// When the last look began that saw it alive, and when the first after that one was over, which did not.
@@ -119,10 +130,10 @@ struct Record {
 pub(crate) struct Judge {
     bounds: Bounds,
     records: BTreeMap<String, Record>,
-    /// The principals of numbers that were seen at the target.
-    numbers: BTreeMap<u32, String>,
+    /// The principals of identities that were seen at the target.
+    known: BTreeMap<Identity, String>,
     /// Sessions of nobody known, and when they were first seen.
-    strangers: BTreeMap<(i32, i64), Moment>,
+    strangers: BTreeMap<(i64, i64), Moment>,
     /// Roles that can do nothing any more, and since when that was seen.
     leftovers: BTreeMap<String, Moment>,
     most_leftovers: usize,
@@ -161,7 +172,7 @@ impl Judge {
         Self {
             bounds,
             records: BTreeMap::new(),
-            numbers: BTreeMap::new(),
+            known: BTreeMap::new(),
             strangers: BTreeMap::new(),
             leftovers: BTreeMap::new(),
             most_leftovers: 0,
@@ -188,14 +199,13 @@ impl Judge {
         // Whether it can log in, and how many of its sessions are those of a role that is gone.
         let mut alive: BTreeMap<String, (bool, usize, usize)> = BTreeMap::new();
         for (name, role) in &seen.roles {
-            self.numbers.insert(role.oid, name.clone());
+            self.known.insert(role.identity.clone(), name.clone());
             alive.entry(name.clone()).or_default().0 = role.can_login;
         }
         let mut strangers = BTreeMap::new();
         for session in &seen.sessions {
-            let known = session.role.as_ref().or_else(|| self.numbers.get(&session.oid)).cloned();
-            let key = (session.pid, session.started);
-            let Some(name) = known else {
+            let key = (session.id, session.began);
+            let Some(name) = self.whose(session) else {
                 // A role that was made while this look went on is not in it, though its session is: the next look has it.
                 let since = self.strangers.get(&key).copied().unwrap_or(at.from);
                 strangers.insert(key, since);
@@ -208,10 +218,10 @@ impl Judge {
         }
         self.strangers = strangers;
         let bound = self.bounds.calm * 1_000;
-        let old = |(key, since): (&(i32, i64), &Moment)| (at.from.saturating_sub(*since) > bound).then_some(*key);
+        let old = |(key, since): (&(i64, i64), &Moment)| (at.from.saturating_sub(*since) > bound).then_some(*key);
         let old: Vec<_> = self.strangers.iter().filter_map(old).collect();
-        for (pid, _) in old {
-            self.finds("ghost", &format!("process {pid}"), at.from, || {
+        for (id, _) in old {
+            self.finds("ghost", &format!("session {id}"), at.from, || {
                 "a session of a role that is gone and was never seen".to_owned()
             });
         }
@@ -238,6 +248,14 @@ impl Judge {
                 record.dead.push(at);
             }
         }
+    }
+
+    fn whose(&self, session: &Session) -> Option<String> {
+        let told = || match &session.of {
+            Identity::Number(_) => self.known.get(&session.of).cloned(),
+            Identity::Name(name) => Some(name.clone()),
+        };
+        session.role.clone().or_else(told)
     }
 
     fn sees_alive(&mut self, at: Span, name: &str, can_login: bool, sessions: usize, ghosts: usize) {

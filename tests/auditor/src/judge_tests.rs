@@ -31,12 +31,21 @@ impl Story {
     }
 
     /// A look that finds the role, or not, and so many sessions of it.
-    fn sees(mut self, millis: u64, login: Option<bool>, sessions: i32) -> Self {
+    fn sees(self, millis: u64, login: Option<bool>, sessions: i64) -> Self {
+        self.sees_by(&Identity::Number(OID), millis, login, sessions)
+    }
+
+    /// The same at a target whose roles have no numbers.
+    fn sees_named(self, millis: u64, login: Option<bool>, sessions: i64) -> Self {
+        self.sees_by(&Identity::Name(NAME.to_owned()), millis, login, sessions)
+    }
+
+    fn sees_by(mut self, identity: &Identity, millis: u64, login: Option<bool>, sessions: i64) -> Self {
         let mut seen = Look::default();
-        let role = login.map(|can_login| Role { oid: OID, can_login });
+        let role = login.map(|can_login| Role { identity: identity.clone(), can_login });
         let name = role.is_some().then(|| NAME.to_owned());
         seen.roles.extend(role.map(|role| (NAME.to_owned(), role)));
-        let session = |pid| Session { pid, started: 1, oid: OID, role: name.clone() };
+        let session = |id| Session { id, began: 1, of: identity.clone(), role: name.clone() };
         seen.sessions.extend((0..sessions).map(session));
         self.0.look(at(millis), &seen);
         self
@@ -147,6 +156,18 @@ fn a_session_of_a_role_that_is_gone_is_a_ghost() {
         Story::new().sees(0, None, 1).sees(100, None, 0).sees(5_100, None, 1).found().is_empty(),
         "not for all that time"
     );
+}
+
+#[test]
+fn where_roles_have_no_numbers_a_session_of_one_that_is_gone_tells_its_name() {
+    let revoked = || lease(Revoked, 9_000, 100);
+    assert_eq!(Story::new().says(200, revoked()).sees_named(300, None, 1).found(), ["ghost"], "no look had its role");
+    assert!(Story::new().sees_named(100, None, 1).says(200, revoked()).found().is_empty(), "it ended between the two");
+    assert_eq!(Story::new().sees_named(0, None, 1).says_nothing_of_it(20).found(), ["orphan"]);
+    assert!(Story::new().says_nothing_of_it(0).sees_named(20, None, 1).found().is_empty(), "its intent may be newer");
+    let stranger = Story::new().sees_named(0, None, 1).says(20, lease(Active, 9_000, 0)).sees_named(5_100, None, 1);
+    assert!(!stranger.found().contains(&"ghost"), "it is no stranger, and its lease is active");
+    assert_eq!(Story::new().says(200, revoked()).sees_named(300, Some(true), 1).found(), ["survivor"]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! An auditor that trusts nobody: it looks at a PostgreSQL as the superuser, asks the vault by its public command line what leases there
-//! are, and says what cannot both be right. It shares no code with the vault.
+//! An auditor that trusts nobody: it looks at a PostgreSQL, a MariaDB or a Redis as whoever administers it, asks the vault by its public
+//! command line what leases there are, and says what cannot both be right. It shares no code with the vault.
 //!
 //! ```text
 //! quorate-auditor --target "host=/run/postgresql user=postgres" --prefix q80651021_ --program quorate --json report.json
+//! quorate-auditor --mariadb "socket=/run/mysqld/mysqld.sock" --prefix q80651021_ --program quorate --json report.json
+//! quorate-auditor --redis 127.0.0.1:6379 --redis-user admin --redis-password-file p --prefix q80651021_ --program quorate --json report.json
 //! ```
 //! It runs until `--for` is over or somebody sends SIGTERM or SIGINT, prints a table, and ends with 0 if everything is right, with 1 if
 //! something is not, with 2 if it saw too little to say, and with 3 if it could not begin.
@@ -20,7 +22,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use target::Target;
+use target::{Place, Target};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 use vault::Vault;
@@ -33,11 +35,10 @@ const LOOKS: u32 = 3;
 const LAST: usize = 20;
 
 #[derive(Debug, clap::Parser)]
-#[command(about = "Compares what is at a PostgreSQL with what the vault says of its leases")]
+#[command(about = "Compares what is at a PostgreSQL, a MariaDB or a Redis with what the vault says of its leases")]
 struct Arguments {
-    /// How to reach the target as its superuser, in the words of libpq.
-    #[arg(long)]
-    target: tokio_postgres::Config,
+    #[command(flatten)]
+    place: Place,
     /// What the names of this cluster's logins there begin with.
     #[arg(long)]
     prefix: String,
@@ -89,7 +90,7 @@ async fn audit(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let mut audit = Audit {
         clock: Clock::start(),
-        target: Target::new(arguments.target, arguments.prefix),
+        target: Target::new(arguments.place, arguments.prefix)?,
         vault: Vault { program: arguments.program, target: arguments.target_name },
         judge: Judge::new(Bounds { calm: arguments.bound, failover: arguments.failover_bound }),
         every: Duration::from_millis(arguments.every),
@@ -176,7 +177,7 @@ async fn look(clock: &Clock, target: &mut Target, judge: &mut Judge) {
     let from = clock.now();
     match timeout(LOOK, target.look()).await {
         Ok(Ok(seen)) => judge.look(Span { from, to: clock.now() }, &seen),
-        Ok(Err(error)) => say(&format!("the target does not answer: {error}")),
+        Ok(Err(error)) => say(&format!("the target does not answer: {error:#}")),
         Err(_) => say("the target does not answer in time"),
     }
 }

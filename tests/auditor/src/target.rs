@@ -1,53 +1,83 @@
-//! The target, as its superuser sees it.
+//! The target, as whoever administers it sees it: one of three kinds.
 
-use crate::judge::{Look, Role, Session};
-use tokio_postgres::{Client, Config, Error, NoTls};
+mod mariadb;
+mod postgres;
+mod redis;
+mod resp;
 
-/// Roles of the cluster, and whether their own time limit lets them in.
-const ROLES: &str = "SELECT rolname::text, oid, rolcanlogin AND coalesce(rolvaliduntil > clock_timestamp(), true)
-  FROM pg_roles WHERE starts_with(rolname::text, $1)";
+use crate::judge::Look;
+use anyhow::Context as _;
+use std::path::PathBuf;
 
-/// Their sessions, and those of roles that do not exist: by number, which a session cannot forge.
-const SESSIONS: &str = "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, a.usesysid, r.rolname::text
-  FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
-  WHERE a.backend_type = 'client backend' AND a.usesysid IS NOT NULL AND (r.oid IS NULL OR starts_with(r.rolname::text, $1))";
+/// Where the target is, and how it is reached.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    #[command(flatten)]
+    kind: Kind,
+    /// The user as whom Redis is asked: it may list users and clients.
+    #[arg(long, requires = "redis", default_value = "default")]
+    redis_user: String,
+    /// The file whose first line is that user's password; none, and it is not logged in as anybody.
+    #[arg(long, requires = "redis", value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+}
 
-/// A connection, made anew when it is lost.
-pub(crate) struct Target {
-    config: Config,
-    prefix: String,
-    client: Option<Client>,
+/// What it is.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Kind {
+    /// A PostgreSQL, and how to reach it as its superuser, in the words of libpq.
+    #[arg(long)]
+    target: Option<tokio_postgres::Config>,
+    /// A MariaDB, and how to reach it as its administrator: `socket=/run/mysqld/mysqld.sock`, or `host=127.0.0.1`, and `port`, `user` (root)
+    /// and `password-file`, each as `name=value`.
+    #[arg(long, value_name = "WORDS")]
+    mariadb: Option<mariadb::Address>,
+    /// A Redis.
+    #[arg(long, value_name = "HOST:PORT")]
+    redis: Option<String>,
+}
+
+/// A connection to it, made anew when it is lost.
+pub(crate) enum Target {
+    Postgres(Box<postgres::Postgres>),
+    MariaDb(Box<mariadb::MariaDb>),
+    Redis(Box<redis::Redis>),
 }
 
 impl Target {
-    pub(crate) fn new(config: Config, prefix: String) -> Self {
-        Self { config, prefix, client: None }
+    /// # Errors
+    /// When the file of a password cannot be read.
+    pub(crate) fn new(place: Place, prefix: String) -> anyhow::Result<Self> {
+        let Place { kind, redis_user, redis_password_file } = place;
+        Ok(match (kind.target, kind.mariadb, kind.redis) {
+            (_, Some(address), _) => Self::MariaDb(Box::new(mariadb::MariaDb::new(address, prefix)?)),
+            (_, _, Some(address)) => {
+                let password = redis_password_file.map(first_line).transpose()?;
+                Self::Redis(Box::new(redis::Redis::new(address, redis_user, password, prefix)))
+            }
+            (config, _, _) => {
+                let config = config.context("no target was given")?;
+                Self::Postgres(Box::new(postgres::Postgres::new(config, prefix)))
+            }
+        })
     }
 
-    /// Two statements, each in a transaction of its own: inside one, `pg_stat_activity` does not change.
-    pub(crate) async fn look(&mut self) -> Result<Look, Error> {
-        let client = match self.client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => {
-                let (client, connection) = self.config.connect(NoTls).await?;
-                // Its end shows in the next statement.
-                tokio::spawn(connection);
-                client
-            }
-        };
-        let mut seen = Look::default();
-        for row in client.query(ROLES, &[&self.prefix]).await? {
-            seen.roles.insert(row.try_get(0)?, Role { oid: row.try_get(1)?, can_login: row.try_get(2)? });
+    /// Who there is with the prefix, and then who is there: a session that has begun in between belongs to a role that the next look sees.
+    ///
+    /// # Errors
+    /// The target's.
+    pub(crate) async fn look(&mut self) -> anyhow::Result<Look> {
+        match self {
+            Self::Postgres(postgres) => Ok(postgres.look().await?),
+            Self::MariaDb(mariadb) => mariadb.look().await,
+            Self::Redis(redis) => redis.look().await,
         }
-        for row in client.query(SESSIONS, &[&self.prefix]).await? {
-            seen.sessions.push(Session {
-                pid: row.try_get(0)?,
-                started: row.try_get(1)?,
-                oid: row.try_get(2)?,
-                role: row.try_get(3)?,
-            });
-        }
-        self.client = Some(client);
-        Ok(seen)
     }
+}
+
+/// The password in a file.
+fn first_line(path: PathBuf) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
