@@ -1,4 +1,4 @@
-//! The independent auditor of `tests/auditor`, as the process that it is: all that a test gives it is how to reach the database, how to
+//! The independent auditor of `tests/auditor`, as the process that it is: all that a test gives it is how to reach the target, how to
 //! run the command line, and what the logins of the cluster begin with.
 
 use crate::footprint::TARGET;
@@ -14,6 +14,15 @@ use tempfile::TempDir;
 
 /// How long it may take to come to its end: it waits for two last answers of the vault.
 const END: Duration = Duration::from_secs(60);
+
+/// The arguments that lead an auditor to the cluster's own PostgreSQL.
+///
+/// # Errors
+/// When there is no database.
+pub fn postgres(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let (socket, port) = cluster.postgres_socket()?;
+    Ok(vec!["--target".to_owned(), format!("host={socket} port={port} user=postgres dbname=postgres")])
+}
 
 /// An audit under way; cut off when dropped.
 #[derive(Debug)]
@@ -57,20 +66,27 @@ impl Audit {
 }
 
 impl Auditor {
-    /// Begins, with more arguments.
+    /// Begins at the cluster's own PostgreSQL, with more arguments.
     ///
     /// # Errors
     /// When there is no program or no database.
     pub fn begin(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::begin_at(cluster, TARGET, &postgres(cluster)?, arguments)
+    }
+
+    /// Begins at a target of the cluster, which the arguments `place` lead to.
+    ///
+    /// # Errors
+    /// When there is no program.
+    pub fn begin_at(cluster: &Cluster, target: &str, place: &[String], arguments: &[&str]) -> anyhow::Result<Self> {
         let program = quorate()?.with_file_name("quorate-auditor");
         let folder = tempfile::Builder::new().prefix("quorate-audit").tempdir()?;
-        let (socket, port) = cluster.postgres_socket()?;
         let said = std::fs::File::create(folder.path().join("said"))?;
         let mut command = std::process::Command::new(&program);
         command
-            .args(["--target", &format!("host={socket} port={port} user=postgres dbname=postgres")])
-            .args(["--prefix", &principal_prefix(&cluster.profile().cluster, TARGET)])
-            .args(["--target-name", TARGET, "--program"])
+            .args(place)
+            .args(["--prefix", &principal_prefix(&cluster.profile().cluster, target)])
+            .args(["--target-name", target, "--program"])
             .arg(quorate()?)
             .arg("--json")
             .arg(folder.path().join("report.json"))

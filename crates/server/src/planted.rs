@@ -7,6 +7,9 @@
 //! | `bug.number` | the role is dropped first, and its sessions are killed and looked for by name | ghost |
 //! | `bug.adopt` | a stray is dropped at the target, and not proposed to the log | early death, once what the leader knows is old |
 //!
+//! `bug.number` breaks nothing at a target that knows principals by their names, as MariaDB and Redis do; the others are planted there too
+//! (`tests/tests/e2e_auditor/sabotage.rs`).
+//!
 //! `reconcile.stale=on` is no bug but bad luck that must do no harm: what leases there are is read long before the target is listed.
 //! `reconcile.hurry=on` has a target searched every second.
 

@@ -2,9 +2,9 @@
 //! back: `QUORATE_MINUTES` makes it longer (`make churn MINUTES=30`), `QUORATE_SEED` repeats a run's choices.
 
 use crate::Random;
-use crate::users::{Book, purge, take};
+use crate::kills::kill;
+use crate::users::{Book, Postgres, purge, take};
 use quorate_api::client::{Form, Role};
-use quorate_state::ids::MemberIndex;
 use quorate_state::lease::Selector;
 use quorate_tests::auditor::Auditor;
 use quorate_tests::database::login_with;
@@ -30,7 +30,6 @@ async fn an_auditor_finds_nothing_wrong() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (seed, minutes) = (number("QUORATE_SEED").unwrap_or_else(now), number("QUORATE_MINUTES").unwrap_or(2));
     println!("QUORATE_SEED={seed} QUORATE_MINUTES={minutes}");
-    let mut random = Random(seed);
     let cluster = Cluster::start(&Options { rotate: true, ..Options::default() }).await.unwrap();
     let (users, purges) = people(&cluster).await;
     let book = Arc::new(Book::default());
@@ -53,26 +52,12 @@ async fn an_auditor_finds_nothing_wrong() {
     let auditor = Auditor::begin(&cluster, arguments.as_flattened()).unwrap();
     let mut tasks = Vec::new();
     for (n, (client, role)) in users.into_iter().enumerate() {
-        tasks.push(tokio::spawn(take(client, role, Arc::clone(&book), Random(seed ^ (n as u64 + 1)))));
+        tasks.push(tokio::spawn(take::<Postgres>(client, role, Arc::clone(&book), Random(seed ^ (n as u64 + 1)))));
     }
     let admin = cluster.admin().unwrap().with_timeout(REQUEST);
     tasks.push(tokio::spawn(purge(admin, purges, Arc::clone(&book), Random(!seed))));
 
-    let (end, mut kills) = (Instant::now() + Duration::from_secs(60 * minutes), [0, 0]);
-    while Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(random.between(3_000, 7_000))).await;
-        let leader = cluster.wait_leader(Duration::from_secs(20)).await.unwrap();
-        let others: Vec<MemberIndex> = (1..=3).filter(|m| *m != leader).collect();
-        let leads = random.between(0, 3) > 0;
-        let victim = if leads { leader } else { others[usize::try_from(random.between(0, 2)).unwrap()] };
-        let node = cluster.node(victim).unwrap();
-        node.kill().await.unwrap();
-        kills[usize::from(leads)] += 1;
-        tokio::time::sleep(Duration::from_millis(random.between(1_500, 4_000))).await;
-        node.restart(&[]).unwrap();
-        let back = cluster.wait_applied(victim, 1, Duration::from_secs(30)).await;
-        back.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-    }
+    let kills = kill(&cluster, Duration::from_secs(60 * minutes), &mut Random(seed)).await;
     book.stop.store(true, Ordering::Relaxed);
     for task in tasks {
         let ended = tokio::time::timeout(SETTLE, task).await;
@@ -85,8 +70,8 @@ async fn an_auditor_finds_nothing_wrong() {
     println!(
         "seed {seed}: {} leaders and {} others killed, {} leases issued, {} renewed, {} revoked by id, sessions by manner {:?}, \
          {} requests failed\n{}",
-        kills[1],
-        kills[0],
+        kills.leaders,
+        kills.others,
         count(&book.issued),
         count(&book.renewed),
         count(&book.revoked),

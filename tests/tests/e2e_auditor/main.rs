@@ -1,5 +1,6 @@
 //! Leases before an auditor that shares no code with the vault (`tests/auditor`): it finds nothing to say of this build, however its
-//! nodes are killed and its users behave, and it names what is wrong with builds that are broken on purpose.
+//! nodes are killed and its users behave, and it names what is wrong with builds that are broken on purpose, and at targets into which somebody
+//! has meddled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +12,10 @@
 
 mod bugs;
 mod churn;
+mod kills;
+mod sabotage;
+mod servers;
+mod three;
 mod users;
 
 /// SplitMix64: the same choices for the same seed.

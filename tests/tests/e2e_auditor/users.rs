@@ -1,18 +1,28 @@
-//! Users of leases: most of them harmless, some not.
+//! Users of leases: most of them harmless, some not. How they behave depends on what their logins are for.
+
+mod mariadb;
+mod postgres;
+mod redis;
+
+pub(crate) use mariadb::MariaDb;
+pub(crate) use postgres::Postgres;
+pub(crate) use redis::Redis;
 
 use crate::Random;
 use quorate_api::client::{Client, Credential};
 use quorate_state::lease::Selector;
-use quorate_tests::database::{login, login_config, login_with};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio_postgres::Client as Session;
 
 /// The most sessions that one user keeps without looking which of them are over.
 const KEPT: usize = 24;
+/// The most sessions that a user takes who takes all that it gets.
+const MOST: usize = 8;
+/// The most ways in which users of one kind of target behave.
+const MANNERS: usize = 8;
 
-/// What the users have done, together.
+/// What the users of one target have done, together.
 #[derive(Default)]
 pub(crate) struct Book {
     pub(crate) stop: AtomicBool,
@@ -23,44 +33,26 @@ pub(crate) struct Book {
     /// All credentials, and what their users kept open with them.
     pub(crate) credentials: Mutex<Vec<Credential>>,
     /// How each kind of user fared: sessions that were opened.
-    pub(crate) opened: [AtomicUsize; MANNERS.len()],
+    pub(crate) opened: [AtomicUsize; MANNERS],
 }
 
-/// How a user behaves once it has a login.
-#[derive(Debug, Clone, Copy)]
-enum Manner {
-    /// Keeps a session open.
-    Idle,
-    /// Is in the middle of a statement.
-    Busy,
-    /// Leaves an object behind that is its own.
-    Owner,
-    /// Holds its own role in an open transaction.
-    Holder,
-    /// Holds a temporary table in an open transaction.
-    Temporary,
-    /// Calls itself what the vault calls itself.
-    Forger,
-    /// Takes as many sessions as it gets.
-    Glutton,
-    /// Logs in again and again, until it is refused.
-    Returner,
-}
+/// How users of one kind of target behave.
+pub(crate) trait Users {
+    /// What they keep open.
+    type Session: Send;
+    /// In how many ways, [`MANNERS`] at most.
+    const MANNERS: u64;
 
-const MANNERS: [Manner; 8] = [
-    Manner::Idle,
-    Manner::Busy,
-    Manner::Owner,
-    Manner::Holder,
-    Manner::Temporary,
-    Manner::Forger,
-    Manner::Glutton,
-    Manner::Returner,
-];
+    /// Uses a login, in one of these ways. It may be over at any time; then less is kept open.
+    fn behave(manner: usize, credential: &Credential) -> impl Future<Output = Vec<Self::Session>> + Send;
+
+    /// Whether a session has come to its end.
+    fn is_over(session: &mut Self::Session) -> impl Future<Output = bool> + Send;
+}
 
 /// Takes leases of one role, uses them, and lets them end in every way, until told to stop.
-pub(crate) async fn take(client: Client, role: String, book: Arc<Book>, mut random: Random) {
-    let mut sessions: Vec<Session> = Vec::new();
+pub(crate) async fn take<U: Users>(client: Client, role: String, book: Arc<Book>, mut random: Random) {
+    let mut sessions: Vec<U::Session> = Vec::new();
     while !book.stop.load(Ordering::Relaxed) {
         let ttl = random.between(2_000, 6_000);
         let pause = Duration::from_millis(random.between(150, 700));
@@ -70,8 +62,8 @@ pub(crate) async fn take(client: Client, role: String, book: Arc<Book>, mut rand
             continue;
         };
         book.issued.fetch_add(1, Ordering::Relaxed);
-        let which = usize::try_from(random.between(0, MANNERS.len() as u64)).unwrap();
-        let opened = behave(MANNERS[which], &credential).await;
+        let which = usize::try_from(random.between(0, U::MANNERS)).unwrap();
+        let opened = U::behave(which, &credential).await;
         book.opened[which].fetch_add(opened.len(), Ordering::Relaxed);
         sessions.extend(opened);
         tokio::time::sleep(pause).await;
@@ -83,53 +75,25 @@ pub(crate) async fn take(client: Client, role: String, book: Arc<Book>, mut rand
         done.map(|count| count.fetch_add(1, Ordering::Relaxed));
         book.credentials.lock().unwrap().push(credential);
         if sessions.len() > KEPT {
-            sessions.retain(|session| !session.is_closed());
+            sessions = open::<U>(sessions).await;
         }
     }
     // What was kept open ends with its lease, not with its user.
-    while sessions.iter().any(|session| !session.is_closed()) {
+    while !sessions.is_empty() {
         tokio::time::sleep(Duration::from_millis(100)).await;
+        sessions = open::<U>(sessions).await;
     }
 }
 
-/// What a login is used for. It may be over at any time; then there is less of it.
-async fn behave(manner: Manner, credential: &Credential) -> Vec<Session> {
-    let Ok(first) = login_with(credential).await else { return Vec::new() };
-    let mut sessions = vec![first];
-    let does = async |sql: String| {
-        // Nobody promises that it lives long enough.
-        let _ = sessions[0].batch_execute(&sql).await;
-    };
-    match manner {
-        Manner::Idle => {}
-        Manner::Owner => does("SELECT lo_create(0); CREATE TEMPORARY TABLE mine (id int)".to_owned()).await,
-        Manner::Holder => does(format!("BEGIN; ALTER ROLE {} SET work_mem = '1MB'", credential.username)).await,
-        Manner::Temporary => does("BEGIN; CREATE TEMPORARY TABLE mine (id int); LOCK TABLE mine".to_owned()).await,
-        Manner::Busy => {
-            let busy = sessions.remove(0);
-            tokio::spawn(async move { drop(busy.simple_query("SELECT pg_sleep(600)").await) });
-            sessions.extend(login_with(credential).await);
-        }
-        Manner::Forger => sessions.extend(login(login_config(credential).application_name("quorate/pg/1")).await),
-        Manner::Glutton => {
-            while let Ok(session) = login_with(credential).await {
-                sessions.push(session);
-                if sessions.len() > 8 {
-                    break;
-                }
-            }
-        }
-        Manner::Returner => {
-            let config = login_config(credential);
-            tokio::spawn(async move {
-                while let Ok(session) = login(&config).await {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    drop(session);
-                }
-            });
+/// Those that are open still.
+async fn open<U: Users>(sessions: Vec<U::Session>) -> Vec<U::Session> {
+    let mut open = Vec::new();
+    for mut session in sessions {
+        if !U::is_over(&mut session).await {
+            open.push(session);
         }
     }
-    sessions
+    open
 }
 
 /// Ends everybody's leases of one kind now and then.
