@@ -126,7 +126,7 @@ impl<'a> Lab<'a> {
             max_ttl: 600_000,
             connection_limit: 2,
             max_leases: 100,
-            scram_iterations: 4_096,
+            form: Form::Scram { iterations: 4_096 },
             ..Role::default()
         };
         admin.put_role(&name, &role).await.unwrap();

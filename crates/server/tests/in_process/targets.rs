@@ -96,7 +96,7 @@ async fn what_a_role_needs_is_looked_at_though_nobody_asks() {
         max_ttl: 600_000,
         connection_limit: 4,
         max_leases: 1_000,
-        scram_iterations: 1,
+        form: Form::Scram { iterations: 1 },
         ..Role::default()
     };
     for (group, good) in [("strong", false), ("readers", true)] {
