@@ -26,6 +26,8 @@ mod endpoint;
 mod engine;
 #[cfg(feature = "testing")]
 pub mod fake;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "mariadb")]
 pub mod mariadb;
 mod names;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "http", feature = "redis"))]
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "http", feature = "redis"))]
 use tokio_rustls::client::TlsStream;
 
 use crate::EngineError;
@@ -104,7 +104,7 @@ impl Trust {
     }
 
     /// TLS from the first byte on.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "http", feature = "redis"))]
     pub(crate) async fn connect<S>(&self, host: &str, stream: S) -> Result<TlsStream<S>, EngineError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
