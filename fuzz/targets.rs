@@ -5,6 +5,7 @@
 use quorate_api::client::{Identity, Profile};
 use quorate_api::{custodian, peer, vault};
 use quorate_audit::disk::Segments;
+use quorate_crypto::backup::{BackupShare, restore};
 use quorate_crypto::customer::{CustomerPublic, CustomerSecret};
 use quorate_crypto::keyfile::{PassphraseCost, Protection, open_file};
 use quorate_crypto::reshare::{Ceremony, EpochCertificate, Message as CeremonyMessage};
@@ -38,6 +39,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "customer-keys", run: customer_keys },
     Target { name: "points", run: points },
     Target { name: "key-file", run: key_file },
+    Target { name: "backup-share", run: backup_share },
     Target { name: "storage-value", run: storage_value },
     Target { name: "ceremony-message", run: ceremony_message },
     Target { name: "ceremony-state", run: ceremony_state },
@@ -97,6 +99,17 @@ fn points(input: &[u8]) {
     if let ([public, rest @ ..], Some(proof)) = (all.as_slice(), input.last_chunk::<64>()) {
         let (points, partials) = rest.split_at(rest.len() / 2);
         let _ = dleq::verify(public, points, partials, b"fuzz", proof);
+    }
+}
+
+fn backup_share(input: &[u8]) {
+    // Its checksum is no secret: whoever writes a share computes it.
+    let (body, _) = input.split_at(input.len().saturating_sub(32));
+    let checked = [body, &quorate_crypto::encoding::hash32("backup-share", &[body])].concat();
+    for bytes in [input, &checked] {
+        let Ok(share) = BackupShare::decode(bytes) else { continue };
+        assert_eq!(share.encode()[..], *bytes, "a share has one encoding");
+        let _ = restore(&[share]);
     }
 }
 

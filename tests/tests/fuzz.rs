@@ -74,6 +74,7 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("customer-keys", sealed.clone()),
         ("points", sealed.clone()),
         ("key-file", crypto("keyfile.json")),
+        ("backup-share", line_seeds("crates/crypto/tests/golden/backup.txt", "share")),
         ("storage-value", vec![[&[1][..], &[7; 60]].concat()]),
         ("ceremony-message", ceremony.clone()),
         ("ceremony-state", ceremony),

@@ -55,6 +55,10 @@ impl PartSuite {
     }
 }
 
+mod device;
+
+pub use device::{Challenge, is_x_coordinate};
+
 const POINT_LEN: usize = 65;
 const KEM_CT_LEN: usize = 1088;
 const KEM_KEY_LEN: usize = 1184;

@@ -10,6 +10,7 @@
 //! shares are combined in the exponent of one ciphertext only ([`threshold`]).
 
 pub mod answer;
+pub mod backup;
 pub mod customer;
 pub mod dleq;
 pub mod encoding;

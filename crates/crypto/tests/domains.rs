@@ -10,7 +10,8 @@
 use std::collections::BTreeSet;
 
 const PAGE: &str = include_str!("../../../docs/format.md");
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
+    include_str!("../src/backup.rs"),
     include_str!("../src/customer.rs"),
     include_str!("../src/dleq.rs"),
     include_str!("../src/keyfile.rs"),
