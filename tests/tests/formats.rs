@@ -107,7 +107,9 @@ fn no_versioned_format_is_left_out() {
     let known = [
         ("crates/api/src/relay.rs", "relayed question"),
         ("crates/audit/src/encoding.rs", "audit log"),
+        ("crates/crypto/src/backup.rs", "share of a backup"),
         ("crates/crypto/src/keyfile.rs", "key file"),
+        ("crates/fragment/src/kem.rs", "wrapped ML-KEM key"),
         ("crates/crypto/src/reshare/ceremony.rs", "ceremony in the state"),
         ("crates/crypto/src/reshare/message.rs", "ceremony message"),
         ("crates/crypto/src/storage.rs", "value in a node's store"),

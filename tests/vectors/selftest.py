@@ -8,8 +8,11 @@ import json
 import random
 import unittest
 from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 
 import argon2id
+import backup
 import check_vectors
 import dleq
 import keyfile
@@ -567,6 +570,34 @@ class KeyFiles(unittest.TestCase):
         for m, t, p in ((15, 1, 2), (1_048_577, 1, 1), (64, 0, 1), (64, 17, 1), (1024, 1, 17), (64, 1, 0)):
             bad = passed[:9] + u32(m) + u32(t) + u32(p) + passed[21:]
             self.refused("malformed", bad, keyfile.PASSPHRASE, self.PURPOSE, phrase)
+
+
+class Backups(unittest.TestCase):
+    """The golden files of the Rust side, opened by what was written from sections 18 and 19."""
+
+    CRATES = Path(__file__).parent.parent.parent / "crates"
+
+    def test_golden_shares(self):
+        lines = (self.CRATES / "crypto/tests/golden/backup.txt").read_text().splitlines()
+        secret, *shares = (hx(line.split(": ")[1]) for line in lines)
+        for some in (*combinations(shares, 2), shares):
+            self.assertEqual(backup.restore(some), secret)
+        for reason, some in (("too few", shares[:1]), ("twice", [shares[0]] * 2)):
+            with self.assertRaises(Refused) as caught:
+                backup.restore(some)
+            self.assertEqual(caught.exception.reason, reason)
+        for at in range(len(shares[0])):
+            damaged = shares[0][:at] + bytes([shares[0][at] ^ 1]) + shares[0][at + 1:]
+            with self.assertRaises(Refused):
+                backup.restore([damaged, shares[1]])
+
+    def test_golden_wrapped_kem(self):
+        cust_key_id, seed, file = map(hx, (self.CRATES / "fragment/tests/golden/kem.txt").read_text().split())
+        counted = bytes(range(1, 73))
+        iv, key, nonce = counted[:16], counted[16:48], counted[48:]
+        # What stands for a token in the test on the other side.
+        encrypted = bytes(k ^ iv[at % 16] ^ 0x5A for at, k in enumerate(key))
+        self.assertEqual(backup.wrapped_kem(cust_key_id, iv, encrypted, key, nonce, seed), file)
 
 
 if __name__ == "__main__":
