@@ -16,7 +16,7 @@ export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
 # With what an example needs: `setup` makes it.
 export QUORATE_PYTHON := $(CACHE)/python/bin/python
 
-.PHONY: demo test check lint unit churn scale million vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit churn scale million bench bench-leases vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -60,6 +60,22 @@ scale: setup
 MILLION := 1000000
 million: setup
 	LEASES=$(MILLION) cargo test --release --locked --workspace --bins --test in_process -- --ignored --exact million::a_million_leases --nocapture
+
+# The vault beside its peers: figures, ratios of interleaved rounds, pictures, in the folder REPORT. About two hours on two cores, which
+# nothing else should use; PLAN="--operations open,write --rounds 3" is a short one. What ends and what takes over are apart.
+REPORT := $(CACHE)/report
+PLAN   :=
+bench: setup
+	crates/bench/fetch-peers $(CACHE)/peers
+	cargo build --release --locked -p quorate -p quorate-bench
+	$(BENCH) run $(PEERS) --out $(REPORT) $(PLAN)
+bench-leases: setup
+	crates/bench/fetch-peers $(CACHE)/peers
+	cargo build --release --locked -p quorate -p quorate-bench
+	$(BENCH) ends $(PEERS) --out $(REPORT) --leases 1000
+	$(BENCH) failover $(PEERS) --out $(REPORT)
+BENCH := $(CARGO_TARGET_DIR)/release/quorate-bench
+PEERS := --quorate $(CARGO_TARGET_DIR)/release/quorate --peers $(CACHE)/peers
 
 # The second implementation, in both directions.
 vectors: unit
