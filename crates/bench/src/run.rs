@@ -225,7 +225,9 @@ impl Player {
     async fn count(&self, step: &Step, span: Span, folder: &Path) -> anyhow::Result<Counted> {
         let servers = self.side.servers(step.work.operation);
         let sum = || -> anyhow::Result<(u64, u64, u64)> {
-            let audit = self.side.audit_files().iter().map(|path| content(path)).sum::<anyhow::Result<u64>>()?;
+            // A server that only stands by has none yet.
+            let files = self.side.audit_files().into_iter().filter(|path| path.exists());
+            let audit = files.map(|path| content(&path)).sum::<anyhow::Result<u64>>()?;
             Ok((self.numbers.load(Ordering::Relaxed), audit, machine::written(&servers)?))
         };
         let syncs = Syncs::begin(&servers, folder).await?;
