@@ -192,7 +192,7 @@ mod tests {
         assert!(passwords.last_refusal().is_some_and(|why| why.contains("TLS")));
         passwords.let_in(20);
         let lost = async |_: Arc<SecretVec>| Err::<(), _>(EngineError::Unavailable { reason: "gone".to_owned() });
-        assert!(passwords.log_in(|p| lost(p)).await.is_err());
+        assert!(passwords.log_in(lost).await.is_err());
         assert_eq!(passwords.last_refusal(), None, "nobody refused");
     }
 
