@@ -278,7 +278,7 @@ mod tests {
             "%R",
             "R~a",
         ];
-        let long = "+get ".repeat(13);
+        let long = "+get ".repeat(103);
         let all = who.iter().chain(&power).chain(&broken).map(|text| (*text).to_owned()).chain(hashes).chain([long]);
         for text in all {
             for text in [text.clone(), format!("~a {text}")] {
