@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -202,20 +202,22 @@ where
 }
 
 async fn read(answered: hyper::Response<Incoming>, limit: usize) -> Result<Answer, HttpError> {
-    let status = answered.status();
+    let (status, headers) = (answered.status(), answered.headers().clone());
     let body = Limited::new(answered.into_body(), limit).collect().await.map_err(|error| {
         if error.is::<LengthLimitError>() {
             return HttpError::Unknown { reason: format!("{status}, and a body of more than {limit} bytes") };
         }
         HttpError::Unknown { reason: format!("{status}, and then: {}", chain(&*error)) }
     })?;
-    Ok(Answer { status: status.as_u16(), body: body.to_bytes() })
+    Ok(Answer { status: status.as_u16(), headers, body: body.to_bytes() })
 }
 
 /// What a server answered: nothing is known of it but that it came as the answer to this call.
 pub struct Answer {
     /// The status code (RFC 9110 section 15).
     pub status: u16,
+    /// Its headers, of which some may be signatures.
+    pub headers: HeaderMap,
     /// All of the body.
     pub body: Bytes,
 }
