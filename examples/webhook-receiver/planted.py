@@ -4,6 +4,7 @@
     {"fault": "...", "act": "...", "times": n}
 
 `hold-before`, `hold-within`: the act waits before its transaction, or with the database in its hands, until `{"release": true}`.
+`hold-login`: of the application's `login`, between a password that was right and its session.
 `die-before`, `die-after`: the process kills itself with the act not yet, or already, on disk.
 `drop`: the connection is closed after the work, without an answer.   `late`: it is answered after 3 s.
 `forge`: signed with another secret.   `unsigned`: not signed at all.   `echo`: the request itself is the answer.
@@ -30,10 +31,11 @@ LATE_SECONDS = 3
 class Planted(Receiver):
     def __init__(self, *args):
         self.faults, self.lock, self.go_on, self.last = [], threading.Lock(), threading.Event(), None
-        self.offset = 0
+        self.offset, self.here = 0, threading.local()
         super().__init__(*args)
 
     def plant(self, asked):
+        """How many times what was planted has yet to strike."""
         with self.lock:
             self.offset = asked.get("offset", self.offset)
             if "fault" in asked:
@@ -42,6 +44,7 @@ class Planted(Receiver):
             if "release" in asked:
                 self.faults.clear()
                 self.go_on.set()
+            return {"left": sum(one[2] for one in self.faults)}
 
     def strikes(self, fault, act):
         """Whether it is this fault's turn; it is one time fewer then."""
@@ -101,6 +104,22 @@ class Planted(Receiver):
             accounts.is_open = lambda *_: True
         return super().once(accounts, secret, path, headers, body)
 
+    def accounts(self):
+        accounts = super().accounts()
+        changing = accounts.changing
+        accounts.changing = lambda: self.changing_later(changing)
+        return accounts
+
+    def changing_later(self, changing):
+        """A login whose password was right waits here."""
+        if getattr(self.here, "is_login", False) and self.strikes("hold-login", "login"):
+            self.go_on.wait(HELD_SECONDS)
+        return changing()
+
+    def login(self, name, password):
+        self.here.is_login = True
+        return super().login(name, password)
+
     def perform(self, accounts, act, asked):
         if self.strikes("hold-within", act):
             self.go_on.wait(HELD_SECONDS)
@@ -123,8 +142,8 @@ class PlantedHandler(ApplicationHandler):
         if self.path != "/planted":
             super().do_POST()
             return
-        self.server.receiver.plant(json.loads(self.body()))
-        self.say(200, {}, b"{}")
+        left = self.server.receiver.plant(json.loads(self.body()))
+        self.say(200, {}, json.dumps(left).encode())
 
 
 def main():

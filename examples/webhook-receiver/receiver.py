@@ -8,6 +8,7 @@ password gives a token, `GET /whoami` with the token says whose it is. It is pla
 import argparse
 import http.server
 import json
+import os
 import pathlib
 import secrets
 import socketserver
@@ -35,6 +36,8 @@ class Receiver:
 
     def __init__(self, path, groups, secret):
         self.path, self.groups = path, groups
+        # The secret is in the database.
+        os.umask(0o077)
         # Another one with each start: the vault looks for what it does not know of when it changes.
         self.instance = secrets.randbelow(1 << 31)
         accounts = self.accounts()
@@ -112,8 +115,7 @@ class Receiver:
     def login(self, name, password):
         accounts = self.accounts()
         try:
-            with accounts.changing():
-                return accounts.login(name, password)
+            return accounts.login(name, password)
         finally:
             accounts.close()
 

@@ -31,7 +31,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 26] = [
+const HOLDERS: [(&str, bool); 27] = [
     ("Access", false),
     ("Administrators", true),
     ("AnswerKey", true),
@@ -60,6 +60,7 @@ const HOLDERS: [(&str, bool); 26] = [
     ("SigningKey", true),
     ("StorageKey", true),
     ("TlsIdentity", true),
+    ("WebhookConfig", true),
 ];
 
 /// What the body of such a type names.
@@ -222,6 +223,17 @@ fn nothing_that_holds_a_secret_prints_it() {
     };
     printed.show(&mariadb);
     printed.show(&quorate_engines::mariadb::MariaDb::new(mariadb).unwrap());
+    printed.show(&quorate_engines::webhook::WebhookConfig {
+        endpoint: Endpoint { host: "h".into(), port: 1 },
+        path: vec![],
+        passwords: known(),
+        own: OwnSessions::default(),
+        tls: Tls::Disabled,
+        target: "t".into(),
+        term: 1,
+        connect_timeout: Duration::from_secs(1),
+        answer_timeout: Duration::from_secs(1),
+    });
     printed.show(&(Protection::RawKey(&secret), Protection::Passphrase(&vec, PassphraseCost::default())));
     let sealed = seal_file("x", &bytes, &Protection::RawKey(&secret), &mut rng).unwrap();
     printed.show(&(
@@ -304,5 +316,5 @@ fn nothing_that_holds_a_secret_prints_it() {
 
     let found = printed.found();
     assert!(found.hits.is_empty(), "{found}; printed:\n{}", printed.text);
-    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 23, "each of them is printed above");
+    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 24, "each of them is printed above");
 }

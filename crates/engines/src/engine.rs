@@ -431,8 +431,8 @@ impl EngineError {
     /// Whether the target refuses the login for what it presents, so that another password may be right.
     #[must_use]
     pub fn is_login_refused(&self) -> bool {
-        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; and of Redis.
-        let codes = ["28P01", "28000", "1045", "WRONGPASS"];
+        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; of Redis; of webhooks.
+        let codes = ["28P01", "28000", "1045", "WRONGPASS", "signature"];
         matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
     }
 }

@@ -38,6 +38,8 @@ pub mod postgres;
 pub mod redis;
 pub mod scratch;
 mod tls;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 pub use check::{Checked, Fault, Missing, Slots, Standby};
 pub use endpoint::Endpoint;
