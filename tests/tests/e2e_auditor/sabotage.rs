@@ -30,7 +30,7 @@ async fn an_auditor_catches_what_is_wrong_at_mariadb_and_redis() {
     let session = maria.enter(&meddled.left).await;
     maria.unmake(&meddled.left).await;
     // With the account the session does not go.
-    meddled.is_found(&stage, &maria, Some("ghost")).await;
+    meddled.must_be_found(&stage, &maria, Some("ghost")).await;
     session.disconnect().await.unwrap();
 
     let meddled = meddle(&stage, at_redis, &redis).await;
@@ -39,7 +39,7 @@ async fn an_auditor_catches_what_is_wrong_at_mariadb_and_redis() {
     redis.unmake(&meddled.left).await;
     // Here it does, and so there is no ghost to be found.
     tokio::time::timeout(ENDED, session).await.expect("Redis ends the sessions of a user that is deleted").unwrap();
-    meddled.is_found(&stage, &redis, None).await;
+    meddled.must_be_found(&stage, &redis, None).await;
 
     let told = revoked_and_asked_for(&stage, at_maria, &maria).await;
     stage.is_clean("somebody asks to be let in with an ended login", "", &told);
@@ -98,7 +98,7 @@ async fn meddle<S: Server>(stage: &Stage, scene: &Scene, server: &S) -> Meddled 
 
 impl Meddled {
     /// The auditor says all of this and nothing else: and of what is left, which was made anew for a moment, this and perhaps that it was.
-    async fn is_found<S: Server>(self, stage: &Stage, server: &S, left: Option<&str>) {
+    async fn must_be_found<S: Server>(self, stage: &Stage, server: &S, left: Option<&str>) {
         tokio::time::sleep(SEEN).await;
         let audit = self.auditor.end().await.unwrap();
         println!("meddled with {}: {:?}", S::TARGET, audit.report["violations"]);

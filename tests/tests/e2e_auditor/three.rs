@@ -156,7 +156,8 @@ impl Ended {
         let count = |n: &AtomicUsize| n.load(Ordering::Relaxed);
         let opened: Vec<usize> = book.opened.iter().take(usize::try_from(U::MANNERS).unwrap()).map(count).collect();
         println!(
-            "seed {seed}, {target}: {} leases issued, {} renewed, {} revoked by id, sessions by manner {opened:?}, {} requests failed\n{}",
+            "seed {seed}, {target}: {} leases issued, {} renewed, {} revoked by id, sessions by manner {opened:?}, \
+             {} requests failed\n{}",
             count(&book.issued),
             count(&book.renewed),
             count(&book.revoked),
@@ -172,8 +173,7 @@ impl Ended {
         assert!(overrun[0] <= BOUND && overrun[1] <= FAILOVER_BOUND, "seed {seed}, {target}: {overrun:?}");
         let missing = opened.iter().filter(|opened| **opened == 0).count();
         assert!(missing <= 2, "seed {seed}: users at {target} of nearly every manner: {opened:?}");
-        let credentials = std::mem::take(&mut *book.credentials.lock().unwrap());
-        credentials
+        std::mem::take(&mut *book.credentials.lock().unwrap())
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 
 const ADMINISTRATOR: &str = "administrator";
 /// What docs/redis.md says that an executor needs.
-const RIGHTS: &str = "+acl|setuser +acl|deluser +acl|getuser +acl|users +acl|save +acl|dryrun +client|list +client|kill \
-    +client|id +client|setname +config|get +config|rewrite +info +ping +multi +exec +script|kill +function|kill";
+const RIGHTS: &str = "+acl|setuser +acl|deluser +acl|getuser +acl|users +acl|save +acl|dryrun +client|list \
+    +client|kill +client|id +client|setname +config|get +config|rewrite +info +ping +multi +exec +script|kill +function|kill";
 /// What all leased logins have.
 const GROUP: &str = "~cf:* &cf.* +@read +@write +@blocking +@pubsub +@transaction";
 
