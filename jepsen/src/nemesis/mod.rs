@@ -1,0 +1,349 @@
+//! What is broken, when and whose: decided here from a seed, and done elsewhere.
+
+pub(crate) mod clock;
+pub(crate) mod cuts;
+pub(crate) mod disk;
+pub(crate) mod execute;
+pub(crate) mod limits;
+pub(crate) mod process;
+pub(crate) mod target;
+pub(crate) mod trace;
+pub(crate) mod wire;
+
+use crate::random::Random;
+
+/// A way to break things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Kill,
+    Pause,
+    Flap,
+    Partition,
+    Loss,
+    SlowLink,
+    Reset,
+    Clock,
+    Power,
+    DeadDisk,
+    SyncError,
+    GrayDisk,
+    FullDisk,
+    Rot,
+    Cpu,
+    Memory,
+    Custodian,
+    TargetDown,
+    TargetPause,
+    TargetReset,
+}
+
+/// What a fault takes hold of: two faults that take hold of the same are not at work at one member at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Grip {
+    /// The process or its disk: it is not there, or not as it was started.
+    Process,
+    /// The shaping of its network interface, of which there is one.
+    Shape,
+    /// Rules of a packet filter and connections, of which there are many.
+    Filter,
+    /// Its clock.
+    Clock,
+    /// No member: the database.
+    Target,
+    /// No member: the custodian.
+    Custodian,
+}
+
+/// What there is to know of a kind.
+struct Card {
+    name: &'static str,
+    grip: Grip,
+    about: &'static str,
+}
+
+impl Kind {
+    /// All, in the order of the help.
+    pub(crate) const ALL: &[Self] = &[
+        Self::Kill,
+        Self::Pause,
+        Self::Flap,
+        Self::Partition,
+        Self::Loss,
+        Self::SlowLink,
+        Self::Reset,
+        Self::Clock,
+        Self::Power,
+        Self::DeadDisk,
+        Self::SyncError,
+        Self::GrayDisk,
+        Self::FullDisk,
+        Self::Rot,
+        Self::Cpu,
+        Self::Memory,
+        Self::Custodian,
+        Self::TargetDown,
+        Self::TargetPause,
+        Self::TargetReset,
+    ];
+
+    fn card(self) -> Card {
+        let card = |name, grip, about| Card { name, grip, about };
+        match self {
+            Self::Kill => card(
+                "kill",
+                Grip::Process,
+                "SIGKILL, and another start; counted when the kernel says that this was the end of the process",
+            ),
+            Self::Pause => card(
+                "pause",
+                Grip::Process,
+                "SIGSTOP and SIGCONT; counted when the process is stopped and gets no processor time meanwhile",
+            ),
+            Self::Flap => card(
+                "flap",
+                Grip::Process,
+                "whoever leads is stopped for a moment, and the next one, and so on; counted by terms that followed",
+            ),
+            Self::Partition => card(
+                "partition",
+                Grip::Filter,
+                "packets between members, or between members and clients, are dropped, one way or both; counted by the packet filter",
+            ),
+            Self::Loss => {
+                card("loss", Grip::Filter, "a part of all packets to a member is dropped; counted by the packet filter")
+            }
+            Self::SlowLink => card(
+                "slow-link",
+                Grip::Shape,
+                "a member's interface sends 256 kbit/s; counted by the packets that the shaper held back",
+            ),
+            Self::Reset => card(
+                "reset",
+                Grip::Filter,
+                "all connections of a member are reset; counted by the sockets that the kernel has destroyed",
+            ),
+            Self::Clock => card(
+                "clock",
+                Grip::Clock,
+                "wall clocks of fewer than half of the members jump either way or race; counted by the times in their own audit records",
+            ),
+            Self::Power => card(
+                "power",
+                Grip::Process,
+                "power cuts of any members, or of all at once: what was not synced is gone; counted when the disk fails every access",
+            ),
+            Self::DeadDisk => card(
+                "dead-disk",
+                Grip::Process,
+                "every access to a member's disk fails while it runs; counted by the exit status with which it ends",
+            ),
+            Self::SyncError => card(
+                "sync-error",
+                Grip::Process,
+                "syncs of a running member fail with EIO; counted by the calls that returned it",
+            ),
+            Self::GrayDisk => card(
+                "gray-disk",
+                Grip::Process,
+                "each sync of a member takes 400 ms longer; counted by the calls that were held back",
+            ),
+            Self::FullDisk => card(
+                "full-disk",
+                Grip::Process,
+                "members' disks are full, down to the last MiB or only past the watermark; counted when the member says so of its disk",
+            ),
+            Self::Rot => card(
+                "rot",
+                Grip::Process,
+                "bits flipped in, or ends cut off, files of one stopped member, not twice in a run; counted in bytes that differ",
+            ),
+            Self::Cpu => card(
+                "cpu",
+                Grip::Process,
+                "a tenth of a processor; counted by the periods in which the member was throttled",
+            ),
+            Self::Memory => card(
+                "memory",
+                Grip::Process,
+                "2 MiB more than it has, and no more; counted by the kernel's refusals and by its kills",
+            ),
+            Self::Custodian => card(
+                "custodian",
+                Grip::Custodian,
+                "the custodian is killed; counted when the kernel says that this was its end",
+            ),
+            Self::TargetDown => card(
+                "target-down",
+                Grip::Target,
+                "the database is killed, and started again; counted when that was its end",
+            ),
+            Self::TargetPause => card(
+                "target-pause",
+                Grip::Target,
+                "every process of the database is stopped; counted by those that are",
+            ),
+            Self::TargetReset => card(
+                "target-reset",
+                Grip::Target,
+                "all connections to the database are reset, again and again; counted by the sockets that the kernel has destroyed",
+            ),
+        }
+    }
+
+    /// Its name on the command line and in histories.
+    pub(crate) fn name(self) -> &'static str {
+        self.card().name
+    }
+
+    /// What it does, and by what it is seen to bite.
+    pub(crate) fn about(self) -> &'static str {
+        self.card().about
+    }
+
+    /// The kind of a name.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.iter().map(|kind| kind.name()).collect();
+            format!("there is no nemesis `{name}`; there are: {}", known.join(", "))
+        })
+    }
+
+    /// What it takes hold of.
+    pub(crate) fn grip(self) -> Grip {
+        self.card().grip
+    }
+
+    /// Whether it needs what a namespace of users does not give: mounts of disks, control groups.
+    pub(crate) fn takes_root(self) -> bool {
+        matches!(self, Self::Power | Self::DeadDisk | Self::FullDisk | Self::Cpu | Self::Memory)
+    }
+
+    /// How many members may be its victims at once: more would prove nothing, or break what nobody promises.
+    fn most(self, nodes: u8) -> u8 {
+        let minority = nodes.saturating_sub(1) / 2;
+        match self {
+            Self::Custodian | Self::TargetDown | Self::TargetPause | Self::TargetReset => 0,
+            Self::Rot | Self::Flap => 1,
+            // t members with a wrong clock are right, by the rule that cluster time goes by.
+            Self::Clock => minority,
+            Self::Kill | Self::Pause | Self::Power | Self::DeadDisk | Self::FullDisk | Self::GrayDisk | Self::Reset => {
+                nodes
+            }
+            _ => minority + 1,
+        }
+    }
+}
+
+/// Whom a fault is meant for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Victims {
+    /// Whoever leads when it begins.
+    Leader,
+    /// These, by index.
+    Members(Vec<u8>),
+}
+
+/// One fault of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Planned {
+    pub(crate) number: u32,
+    /// Milliseconds from the beginning of the phase, and how long it lasts.
+    pub(crate) at: u64,
+    pub(crate) lasts: u64,
+    pub(crate) kind: Kind,
+    pub(crate) victims: Victims,
+    /// What else there is to choose comes from this.
+    pub(crate) seed: u64,
+}
+
+/// Milliseconds of a round: faults in the first part of it, which overlap, and none at its end, so that something is done meanwhile.
+const ROUND: u64 = 12_000;
+const BUSY: u64 = 8_500;
+const SHORTEST: u64 = 600;
+const LONGEST: u64 = 5_000;
+
+/// Makes the plan of a phase of `length` milliseconds. Every kind comes up once in as many faults as there are kinds, so that none is left
+/// out by chance.
+pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Planned> {
+    let mut random = Random::of(seed, "faults", 0);
+    let (mut all, mut deck): (Vec<Planned>, Vec<Kind>) = (Vec::new(), Vec::new());
+    let mut begin = 1_500;
+    while begin + BUSY <= length && !kinds.is_empty() {
+        for _ in 0..random.between(2, 5) {
+            if deck.is_empty() {
+                deck = kinds.to_vec();
+                random.shuffle(&mut deck);
+            }
+            let Some(kind) = deck.pop() else { break };
+            let at = random.between(0, BUSY - SHORTEST);
+            let lasts = random.between(SHORTEST, LONGEST.min(BUSY - at) + 1);
+            let number = u32::try_from(all.len()).unwrap_or(u32::MAX).saturating_add(1);
+            let victims = victims(&mut random, kind, nodes);
+            all.push(Planned { number, at: begin + at, lasts, kind, victims, seed: random.next() });
+        }
+        begin += ROUND;
+    }
+    all.sort_by_key(|planned| planned.at);
+    all
+}
+
+fn victims(random: &mut Random, kind: Kind, nodes: u8) -> Victims {
+    let mut members: Vec<u8> = (1..=nodes).collect();
+    random.shuffle(&mut members);
+    let most = usize::from(kind.most(nodes));
+    let minority = usize::from(nodes.saturating_sub(1) / 2);
+    let wanted = match random.between(0, 100) {
+        0..40 if most > 0 => return Victims::Leader,
+        0..70 => 1,
+        70..85 => minority,
+        _ => members.len(),
+    };
+    Victims::Members(members.into_iter().take(wanted.min(most)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_plan_is_that_of_its_seed_and_leaves_no_kind_out() {
+        for seed in 0..50 {
+            let once = plan(seed, Kind::ALL, 5, 180_000);
+            assert_eq!(once, plan(seed, Kind::ALL, 5, 180_000), "seed {seed}");
+            let kinds: BTreeSet<Kind> = once.iter().map(|planned| planned.kind).collect();
+            assert_eq!(kinds.len(), Kind::ALL.len(), "seed {seed}: {kinds:?}");
+        }
+        assert_ne!(plan(1, Kind::ALL, 3, 120_000), plan(2, Kind::ALL, 3, 120_000));
+    }
+
+    #[test]
+    fn faults_overlap_and_leave_room_to_recover() {
+        let mut overlaps = 0;
+        for seed in 0..50 {
+            let all = plan(seed, Kind::ALL, 3, 120_000);
+            for (one, next) in all.iter().zip(all.iter().skip(1)) {
+                overlaps += usize::from(next.at < one.at + one.lasts);
+            }
+            for planned in &all {
+                let within = (planned.at - 1_500) % ROUND;
+                assert!(within + planned.lasts <= BUSY, "seed {seed}: {planned:?} ends before its round does");
+                assert!(planned.at + planned.lasts <= 120_000, "seed {seed}: {planned:?}");
+                if let Victims::Members(members) = &planned.victims {
+                    let most = usize::from(planned.kind.most(3));
+                    assert!(members.len() <= most && members.is_empty() == (most == 0), "{planned:?}");
+                    assert!(members.iter().all(|m| (1..=3).contains(m)), "{planned:?}");
+                }
+            }
+        }
+        assert!(overlaps > 100, "{overlaps}");
+    }
+
+    #[test]
+    fn a_kind_has_one_name() {
+        let names: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+        assert!(Kind::ALL.iter().all(|kind| Kind::parse(kind.name()) == Ok(*kind)));
+        assert!(Kind::parse("gremlin").unwrap_err().contains("kill"));
+    }
+}

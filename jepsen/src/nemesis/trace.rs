@@ -1,0 +1,53 @@
+//! System calls of a running member that fail or take long: strace in its way, without any change to the program.
+
+use crate::lab::Node;
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// The calls by which a member makes things durable.
+const SYNCS: &str = "fsync,fdatasync";
+
+/// A tracer at work on one process.
+pub(crate) struct Trace {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Trace {
+    /// Has syncs of a member's process do something else: `error=EIO`, `delay_enter=400000` (microseconds).
+    pub(crate) fn begin(node: &Node, fault: u32, how: &str) -> anyhow::Result<Self> {
+        let pid = node.process.pid().context("it was never started")?;
+        let log = PathBuf::from(format!("/run/trace-{fault}-{}", node.name));
+        let child = Command::new("strace")
+            .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={SYNCS}")])
+            .args(["-e", &format!("inject={SYNCS}:{how}")])
+            .arg("-o")
+            .arg(&log)
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot run strace: see deploy/build/setup")?;
+        Ok(Self { child, log })
+    }
+
+    /// Takes it out of the way; how many calls it has changed.
+    pub(crate) async fn end(mut self) -> anyhow::Result<u64> {
+        // It lets go of the process when it is told to end; it has ended with the process otherwise.
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if timeout(Duration::from_secs(10), self.child.wait()).await.is_err() {
+            self.child.kill().await?;
+        }
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let changed = said.lines().filter(|line| line.contains("(INJECTED)") || line.contains("(DELAYED)")).count();
+        Ok(u64::try_from(changed)?)
+    }
+}
