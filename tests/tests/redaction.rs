@@ -13,6 +13,7 @@ use quorate_api::client::{
 use quorate_api::net::Tcp;
 use quorate_api::tls::TlsIdentity;
 use quorate_crypto::answer::AnswerKey;
+use quorate_crypto::backup::backup;
 use quorate_crypto::customer::{CustomerSecret, PartSuite};
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyfile::{PassphraseCost, Protection, open_file, seal_file};
@@ -31,16 +32,19 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 27] = [
+const HOLDERS: [(&str, bool); 31] = [
     ("Access", false),
     ("Administrators", true),
     ("AnswerKey", true),
+    ("BackupShare", true),
+    ("Challenge", true),
     ("Client", true),
     ("Credential", true),
     ("CustomerSecret", true),
     ("CustomerSource", true),
     // A target in memory, for tests: it prints its passwords as those below.
     ("Fake", true),
+    ("Fragment", false),
     ("Fresh", true),
     ("Identity", true),
     ("KeyShare", true),
@@ -50,6 +54,8 @@ const HOLDERS: [(&str, bool); 27] = [
     ("NewShare", true),
     ("Opened", true),
     ("Passwords", true),
+    // A token's.
+    ("Pin", false),
     // With what it becomes part of, in `crates/engines/tests/canary.rs`.
     ("PostgresConfig", true),
     ("Protection", true),
@@ -64,10 +70,12 @@ const HOLDERS: [(&str, bool); 27] = [
 ];
 
 /// What the body of such a type names.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "Secret<",
     "SecretVec",
     "Passwords",
+    // PKCS#11's.
+    "AuthPin",
     // Those tried, in it.
     "Mutex<Tried>",
     "SigningKey",
@@ -255,6 +263,14 @@ fn nothing_that_holds_a_secret_prints_it() {
     let customer = CustomerSecret::generate(PartSuite::Hybrid, &mut rng);
     printed.hide("a fragment", customer.encode().expose());
     printed.show(&customer);
+    let challenge = customer.public().challenge(&mut rng).unwrap();
+    printed.hide("the answer to a challenge", challenge.x.expose());
+    printed.show(&challenge);
+    for share in backup(&customer, 2, 2, &mut rng).unwrap() {
+        // Behind seven bytes, a version, two ids and three numbers.
+        printed.hide("a share of a backup", &share.encode()[59..91]);
+        printed.show(&share);
+    }
     printed.show(&AnswerKey::from_seed(Secret::from_slice(&bytes).unwrap()));
     let fresh = Fresh::random(&mut rng);
     printed.hide("random input", fresh.keys.expose());
@@ -316,5 +332,5 @@ fn nothing_that_holds_a_secret_prints_it() {
 
     let found = printed.found();
     assert!(found.hits.is_empty(), "{found}; printed:\n{}", printed.text);
-    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 24, "each of them is printed above");
+    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 26, "each of them is printed above");
 }

@@ -163,6 +163,8 @@ table! {
         "The custodian's own policy does not allow it." "ask the customer";
     "custodian_other_key" CUSTODIAN_OTHER_KEY FailedPrecondition No
         "The custodian or key file holds another customer key than the version is sealed to." "use the custodian or key file of the customer key that is named as needed; neither members nor writers are at fault";
+    "custodian_unavailable" CUSTODIAN_UNAVAILABLE Unavailable Later
+        "The custodian holds the key in tokens (HSMs), and none of them answers." "try again; if it stays, ask the customer: `quorate custodian status` names the tokens and what is wrong with them";
     // Seen by clients alone.
     "relay_altered" RELAY_ALTERED DataLoss Elsewhere
         "An answer is not what its member signed for this question: it was altered or swapped where it was passed on, or made so." "go through another member, and report both members that are named";

@@ -7,6 +7,9 @@
     reason = "tests fail by panicking"
 )]
 
+#[path = "../../../fuzz/driver.rs"]
+mod driver;
+
 use quorate_crypto::keyfile::KeyFileError;
 use quorate_crypto::secret::Secret;
 use quorate_fragment::kem::{KemError, WrappedKem};
@@ -97,4 +100,17 @@ fn each_failure_has_its_own_error() {
     for length in 0..file.len() {
         assert!(read(&file[..length]).is_some(), "cut to {length}");
     }
+}
+
+/// Mutations of a good file: read as what they are, or refused, never a panic.
+#[test]
+fn every_file_for_a_moment() {
+    let lines = golden();
+    let id: [u8; 32] = lines[0][..].try_into().unwrap();
+    let tried = driver::fuzz("wrapped-kem", vec![lines[2].clone()], |input| {
+        let Ok(wrapped) = WrappedKem::decode(input, &id) else { return };
+        assert_eq!(wrapped.encode(), input, "a file has one encoding");
+        let _ = wrapped.open(decrypt).unwrap();
+    });
+    assert!(tried > 0);
 }

@@ -158,6 +158,8 @@ mod tests {
                 // Says where a password goes, and takes none.
                 let secret = secret && argument.get_action().takes_values();
                 assert!(!secret || name.ends_with("_file") || name.ends_with("_fd"), "{name}");
+                let pin = name == "pin" || name.starts_with("pin_") || name.ends_with("_pin");
+                assert!(!pin || name.ends_with("_credential") || name.ends_with("_fd"), "{name}");
                 let env = argument.get_env().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
                 assert!(!env.contains("PASS") && !env.contains("SECRET"), "{env}");
             }

@@ -18,6 +18,16 @@ pub(crate) enum Stop {
         /// What to do.
         hint: String,
     },
+    /// Refused, and to try the same again could only make it worse.
+    #[error("{message}")]
+    NotAgain {
+        /// For programs.
+        code: &'static str,
+        /// What happened.
+        message: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A configuration that cannot be used: names file and key.
     #[error("{0}")]
     Configuration(String),
@@ -68,6 +78,7 @@ impl Told {
         }
         match error.downcast_ref::<Stop>() {
             Some(Stop::Refused { code, message, hint }) => told(code, message.clone(), hint, 1),
+            Some(Stop::NotAgain { code, message, hint }) => told(code, message.clone(), hint, 77),
             Some(Stop::Configuration(message)) => told("configuration", message.clone(), "", 64),
             Some(Stop::Node(why)) => {
                 let ending = why.ending();
@@ -126,6 +137,8 @@ mod tests {
         let told = Told::of(&Stop::Node(eio).into());
         assert_eq!((told.code.as_str(), told.exit), ("device_failed", 74));
         assert_eq!(Told::of(&Stop::refused("a", "b", "c")).exit, 1);
+        let told = Told::of(&Stop::NotAgain { code: "pin_wrong", message: "b".to_owned(), hint: "c" }.into());
+        assert_eq!((told.code.as_str(), told.exit), ("pin_wrong", 77), "what a service manager must not do again");
         let told = Told::of(&anyhow::anyhow!("inner").context("outer"));
         assert_eq!((told.exit, told.text().as_str()), (1, "error[failed]: outer: inner\n"));
     }

@@ -145,21 +145,21 @@ impl TokenError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Module { .. } => {
-                "name the vendor's PKCS#11 library by its whole path, and give it what it needs: its own configuration, a daemon"
+                "name the vendor's PKCS#11 library by its whole path; give it its own configuration, and its daemon"
             }
             Self::NoToken(_) => {
-                "look at what the module shows: `pkcs11-tool --module MODULE --list-slots`; plug the token in, or start the service that the module talks to"
+                "plug it in, or start what the module talks to; `quorate custodian doctor` lists what is there"
             }
             Self::AmbiguousToken(_) => "name it by its serial number",
             Self::PinNotSet(_) => "set a user PIN with the vendor's tool",
             Self::PinLocked(_) => {
-                "unlock it with the vendor's tool and the SO PIN or PUK; until then another token with the same key serves"
+                "unlock it with the vendor's tool and the SO PIN or PUK; meanwhile another token can serve"
             }
             Self::PinLastTry(_) => {
-                "find out the right PIN; log in once with the vendor's tool, which resets the count, then start again"
+                "find out the right PIN and log in with the vendor's tool, which resets the count; then start again"
             }
             Self::PinDoubtful(_) => {
-                "log in once with the right PIN, by `quorate custodian doctor` or the vendor's tool, which resets the count; then start again"
+                "type the right PIN once, into `quorate custodian doctor` or the vendor's tool; then start again"
             }
             Self::PinWrong { .. } => "give the right PIN; it is not tried again by itself",
             Self::NoKey { .. } => "make it with `quorate custodian key create`, or name the label that it has",

@@ -13,10 +13,12 @@ use std::path::{Path, PathBuf};
 pub(crate) struct CustodianConfig {
     /// Where callers connect.
     pub(crate) listen: SocketAddr,
-    /// The sealed fragment.
-    pub(crate) fragment: PathBuf,
+    /// The sealed fragment, where it lives in a file.
+    pub(crate) fragment: Option<PathBuf>,
     /// The file whose first line is its passphrase.
-    pub(crate) passphrase_file: PathBuf,
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The tokens, where it lives in some.
+    pub(crate) pkcs11: Option<TokenConfig>,
     /// The custodian's own key and certificate.
     pub(crate) server: PathBuf,
     /// CA certificates of callers, PEM: the customer's own, never the cluster's.
@@ -33,6 +35,45 @@ pub(crate) struct CustodianConfig {
     /// Who may open what. Nothing else is allowed.
     #[serde(default)]
     pub(crate) allow: Vec<Rule>,
+}
+
+/// `[pkcs11]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenConfig {
+    /// The vendor's PKCS#11 library, by its whole path.
+    pub(crate) module: PathBuf,
+    /// The tokens that hold the key: serial numbers, or labels that are unique.
+    pub(crate) tokens: Vec<String>,
+    /// The label of the key, the same on each.
+    pub(crate) key: String,
+    /// The public key that it must belong to: `fragment.toml`.
+    pub(crate) public: PathBuf,
+    /// The wrapped ML-KEM key, for a key of suite 1.
+    pub(crate) kem: Option<PathBuf>,
+    /// The credential of systemd whose first line is the user PIN.
+    pub(crate) pin_credential: Option<String>,
+    /// Sessions with each token, 1 to 64.
+    #[serde(default = "four")]
+    pub(crate) sessions: u8,
+}
+
+fn four() -> u8 {
+    4
+}
+
+/// Where the fragment lives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Home<'a> {
+    /// In a sealed file.
+    File {
+        /// The file.
+        fragment: &'a Path,
+        /// Where its passphrase is.
+        passphrase_file: &'a Path,
+    },
+    /// In tokens.
+    Tokens(&'a TokenConfig),
 }
 
 /// `[[allow]]`.
@@ -54,15 +95,36 @@ impl CustodianConfig {
         let text = std::fs::read_to_string(path).map_err(|why| format!("cannot read {name}: {why}"))?;
         let mut config: Self = toml::from_str(&text).map_err(|why| format!("{name}:\n{why}"))?;
         let base = path.parent().unwrap_or_else(|| Path::new("."));
-        let CustodianConfig { fragment, passphrase_file, server, state_dir, client_roots, .. } = &mut config;
-        for file in [fragment, passphrase_file, server, state_dir].into_iter().chain(client_roots) {
+        let CustodianConfig { fragment, passphrase_file, pkcs11, server, state_dir, client_roots, .. } = &mut config;
+        let tokens = pkcs11.iter_mut().flat_map(|tokens| [Some(&mut tokens.public), tokens.kem.as_mut()]).flatten();
+        let files = fragment.iter_mut().chain(passphrase_file).chain(tokens).chain([server, state_dir]);
+        for file in files.chain(client_roots) {
             *file = base.join(&*file);
         }
         config.check().map_err(|(key, why)| format!("{name}: `{key}`: {why}"))?;
         Ok(config)
     }
 
+    /// Where the fragment lives: in one place.
+    pub(crate) fn home(&self) -> Result<Home<'_>, (&'static str, String)> {
+        match (&self.fragment, &self.passphrase_file, &self.pkcs11) {
+            (Some(fragment), Some(passphrase_file), None) => Ok(Home::File { fragment, passphrase_file }),
+            (None, None, Some(tokens)) => Ok(Home::Tokens(tokens)),
+            (Some(_), None, None) => Err(("passphrase_file", "is missing beside `fragment`".to_owned())),
+            (None, Some(_), None) => Err(("fragment", "is missing beside `passphrase_file`".to_owned())),
+            (None, None, None) => {
+                Err(("fragment", "is missing, and so is [pkcs11]: where does the key live?".to_owned()))
+            }
+            (_, _, Some(_)) => {
+                Err(("pkcs11", "stands beside `fragment` or `passphrase_file`: one or the other".to_owned()))
+            }
+        }
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Home::Tokens(tokens) = self.home()? {
+            tokens.check()?;
+        }
         let cluster = self.cluster.parse::<ClusterId>();
         cluster.map_err(|_| ("cluster", "must be the 64 hexadecimal digits of the cluster's id".to_owned()))?;
         if self.client_roots.is_empty() {
@@ -102,6 +164,29 @@ impl CustodianConfig {
     /// Whether `caller` may freeze and thaw.
     pub(crate) fn is_warden(&self, caller: &str) -> bool {
         self.wardens.iter().any(|pattern| matches(pattern, caller))
+    }
+}
+
+impl TokenConfig {
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if !self.module.is_absolute() {
+            return Err(("pkcs11.module", "must be a whole path: the loader would search for it".to_owned()));
+        }
+        let distinct: std::collections::BTreeSet<_> = self.tokens.iter().collect();
+        if self.tokens.is_empty() || distinct.len() < self.tokens.len() || self.tokens.iter().any(String::is_empty) {
+            return Err(("pkcs11.tokens", "must name each token that holds the key, once".to_owned()));
+        }
+        if self.key.is_empty() {
+            return Err(("pkcs11.key", "must be the label of the key".to_owned()));
+        }
+        if !(1..=64).contains(&self.sessions) {
+            return Err(("pkcs11.sessions", "must be 1 to 64".to_owned()));
+        }
+        let plain = |name: &String| !name.is_empty() && !name.contains('/') && name != "..";
+        if self.pin_credential.as_ref().is_some_and(|name| !plain(name)) {
+            return Err(("pkcs11.pin_credential", "must be the name of a credential, not a path".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -187,9 +272,42 @@ pub(crate) mod tests {
             ("app/billing'", "app/*'", "`allow.callers`"),
             ("callers = ['spiffe://customer.example/app/billing']", "callers = []", "`allow`"),
             ("/security/'", "/security//'", "`wardens`"),
+            ("fragment = 'f'\n", "", "`fragment`"),
+            ("passphrase_file = 'p'\n", "", "`passphrase_file`"),
+            ("fragment = 'f'\npassphrase_file = 'p'\n", "", "where does the key live"),
+            (
+                "[[allow]]",
+                "[pkcs11]\nmodule = '/m'\ntokens = ['t']\nkey = 'k'\npublic = 'p'\n[[allow]]",
+                "one or the other",
+            ),
             ("'customer.example'\ncluster", "''\ncluster", "`trust_domain`"),
         ] {
             let error = load(&good().replace(from, to)).unwrap_err();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_described_completely() {
+        let tokens = "[pkcs11]\nmodule = '/usr/lib/m.so'\ntokens = ['0001', 'two']\nkey = 'customer'\n\
+                      public = 'fragment.toml'\n\
+                      kem = 'fragment.kem'\npin_credential = 'pin'\n";
+        let good = good()
+            .replace("fragment = 'f'\npassphrase_file = 'p'\n", "")
+            .replace("[[allow]]", &format!("{tokens}[[allow]]"));
+        let config = load(&good).unwrap();
+        let Ok(Home::Tokens(read)) = config.home() else { panic!("it lives in tokens") };
+        assert!(read.sessions == 4 && read.public.is_absolute() && read.kem.as_ref().unwrap().is_absolute());
+        for (from, to, named) in [
+            ("'/usr/lib/m.so'", "'m.so'", "`pkcs11.module`"),
+            ("['0001', 'two']", "[]", "`pkcs11.tokens`"),
+            ("['0001', 'two']", "['0001', '0001']", "`pkcs11.tokens`"),
+            ("'customer'\n", "''\n", "`pkcs11.key`"),
+            ("'pin'", "'../pin'", "`pkcs11.pin_credential`"),
+            ("key = ", "pin = '1234'\nkey = ", "unknown field `pin`"),
+            ("key = ", "sessions = 0\nkey = ", "`pkcs11.sessions`"),
+        ] {
+            let error = load(&good.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(named), "{named}: {error}");
         }
     }

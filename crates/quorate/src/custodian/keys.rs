@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! fragment.key            the customer key, sealed by a passphrase        fragment.toml   public keys and ids
+//!                         (none where it lives in a token)                fragment.kem    beside a token: the wrapped ML-KEM key
 //! owner.key               the key that vouches for it, sealed
 //! customer-ca.key, .pem   the CA of the custodian's callers; the key is sealed
 //! server.pem              the custodian's own key and certificate, readable by its owner only
@@ -22,7 +23,7 @@ use quorate_crypto::identity::SigningKey;
 use quorate_server::env::Env;
 use quorate_state::ids::{Millis, hex};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Name of the CA's files, and purpose of its sealed key.
@@ -63,55 +64,72 @@ impl Keygen {
     /// Makes the folder.
     pub(crate) fn create(&self, passphrases: &Passphrases, env: &Env) -> anyhow::Result<CustomerFolder> {
         let suite = PartSuite::from_u8(self.suite).context("--suite")?;
-        identity(&self.trust_domain, "x").context("--trust-domain")?;
-        let folder = CustomerFolder(self.out.clone());
-        if folder.file("fragment.key").exists() || folder.file("fragment.toml").exists() {
-            let message = format!("{} holds a customer key already", self.out.display());
+        CustomerFolder::make(&self.out, &self.trust_domain, passphrases, env, |folder| {
+            let secret = CustomerSecret::generate(suite, &mut env.rng());
+            folder.seal("fragment.key", FRAGMENT, secret.encode().expose(), passphrases, env)?;
+            Ok(secret.public().clone())
+        })
+    }
+}
+
+impl CustomerFolder {
+    /// Makes a folder with all that a customer needs beside the fragment, and last of all that, where `home` says.
+    pub(crate) fn make(
+        out: &Path,
+        trust_domain: &str,
+        passphrases: &Passphrases,
+        env: &Env,
+        home: impl FnOnce(&Self) -> anyhow::Result<CustomerPublic>,
+    ) -> anyhow::Result<Self> {
+        identity(trust_domain, "x").context("--trust-domain")?;
+        let folder = Self(out.to_owned());
+        if ["fragment.key", "fragment.toml", "fragment.kem"].iter().any(|file| folder.file(file).exists()) {
+            let message = format!("{} holds a customer key already", out.display());
             return Err(Stop::refused("exists", message, "name a new folder with --out"));
         }
         files::private_folder(&folder.0)?;
-        let seal = |file: &str, purpose: &str, secret: &[u8]| {
-            let sealed = passphrases.seal(purpose, file, secret, &mut env.rng())?;
-            files::make(&folder.file(file), &sealed, files::PRIVATE)
-        };
         let owner = SigningKey::generate(&mut env.rng());
-        seal("owner.key", OWNER, owner.seed().expose())?;
-        let secret = CustomerSecret::generate(suite, &mut env.rng());
-        seal("fragment.key", FRAGMENT, secret.encode().expose())?;
-        Authority::create(&folder.0, CUSTOMER_CA, &self.trust_domain, CA_LIFE, passphrases, env)?;
+        folder.seal("owner.key", OWNER, owner.seed().expose(), passphrases, env)?;
+        Authority::create(&folder.0, CUSTOMER_CA, trust_domain, CA_LIFE, passphrases, env)?;
         let server_key = SigningKey::generate(&mut env.rng());
         let server = server_identity("custodian", &server_key)?;
         files::make(&folder.file("server.pem"), server.as_bytes(), files::PRIVATE)?;
+        let public = home(&folder)?;
         let public = PublicFile {
-            id: hex(&secret.public().id()),
-            suite: self.suite,
-            public: STANDARD.encode(secret.public().encode()),
-            trust_domain: self.trust_domain.clone(),
+            id: hex(&public.id()),
+            suite: public.suite().as_u8(),
+            public: STANDARD.encode(public.encode()),
+            trust_domain: trust_domain.to_owned(),
             custodian_key: hex(&server_key.verify_key().0),
         };
         files::make(&folder.file("fragment.toml"), toml::to_string(&public)?.as_bytes(), files::PUBLIC)?;
         Ok(folder)
     }
-}
 
-impl CustomerFolder {
+    fn seal(
+        &self,
+        file: &str,
+        purpose: &str,
+        secret: &[u8],
+        passphrases: &Passphrases,
+        env: &Env,
+    ) -> anyhow::Result<()> {
+        let sealed = passphrases.seal(purpose, file, secret, &mut env.rng())?;
+        files::make(&self.file(file), &sealed, files::PRIVATE)
+    }
+
     /// A file in it.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     fn public_file(&self) -> anyhow::Result<PublicFile> {
-        let path = self.file("fragment.toml");
-        toml::from_str(&files::read_text(&path)?).with_context(|| path.display().to_string())
+        PublicFile::read(&self.file("fragment.toml"))
     }
 
     /// The public keys.
     pub(crate) fn public(&self) -> anyhow::Result<CustomerPublic> {
-        let file = self.public_file()?;
-        let bytes = STANDARD.decode(&file.public).context("fragment.toml: `public` is not base64")?;
-        let public = CustomerPublic::decode(&bytes).context("fragment.toml")?;
-        anyhow::ensure!(hex(&public.id()) == file.id, "fragment.toml: `id` is not that of `public`");
-        Ok(public)
+        read_public(&self.file("fragment.toml"))
     }
 
     /// The owner's key.
@@ -137,4 +155,20 @@ impl CustomerFolder {
         let pem = Authority::open(&self.0, CUSTOMER_CA, &trust_domain, passphrases, env)?.issue(&id, ttl, env)?;
         Ok((id, pem))
     }
+}
+
+impl PublicFile {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        toml::from_str(&files::read_text(path)?).with_context(|| path.display().to_string())
+    }
+}
+
+/// The public keys of a `fragment.toml`.
+pub(crate) fn read_public(path: &Path) -> anyhow::Result<CustomerPublic> {
+    let name = path.display();
+    let file = PublicFile::read(path)?;
+    let bytes = STANDARD.decode(&file.public).with_context(|| format!("{name}: `public` is not base64"))?;
+    let public = CustomerPublic::decode(&bytes).with_context(|| name.to_string())?;
+    anyhow::ensure!(hex(&public.id()) == file.id, "{name}: `id` is not that of `public`");
+    Ok(public)
 }

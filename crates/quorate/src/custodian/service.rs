@@ -6,34 +6,33 @@
 
 use super::config::CustodianConfig;
 use super::freeze::{Freeze, Frozen};
-use crate::connection::open_fragment;
 use crate::failure::Stop;
 use crate::files;
-use crate::passphrase::Passphrases;
 use anyhow::Context as _;
 use quorate_api::MAX_MESSAGE;
 use quorate_api::client::{certificates, decode_part, load_server_identity, other_key};
 use quorate_api::custodian::custodian_server::{Custodian, CustodianServer};
 use quorate_api::custodian::{
     DeriveItem, DeriveReply, DeriveRequest, DerivedItem, FreezeRequest, StatusReply, StatusRequest, ThawRequest,
+    TokenStatus,
 };
 use quorate_api::status::{
-    AUDIT_UNAVAILABLE, CUSTODIAN_DENIED, CUSTODIAN_FROZEN, CUSTODIAN_OTHER_KEY, Failure, INTERNAL, INVALID_ARGUMENT,
-    UNAUTHENTICATED, coded,
+    AUDIT_UNAVAILABLE, CUSTODIAN_DENIED, CUSTODIAN_FROZEN, CUSTODIAN_OTHER_KEY, CUSTODIAN_UNAVAILABLE, Failure,
+    INTERNAL, INVALID_ARGUMENT, OVERLOADED, UNAUTHENTICATED, coded,
 };
 use quorate_api::tls::{ClientChain, accept_clients, api_server_config};
 use quorate_audit::{AuditLog, Class, Decision, Detail, Entry, Kind, Receipt, RecordId};
 use quorate_authz::authenticate;
-use quorate_crypto::customer::{CustomerSecret, derive_kc};
 use quorate_crypto::sealed::{ObjectLabel, WrapLabel};
 use quorate_crypto::secret::Secret;
+use quorate_fragment::{DeriveError, Derived, Fragment, Question};
 use quorate_server::env::Env;
 use quorate_state::genesis::ClientRoots;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpListener;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, oneshot};
 use tonic::{Request, Response, Status};
 
 /// The most items of one question.
@@ -41,26 +40,35 @@ const MAX_ITEMS: usize = 256;
 /// The longest reason of a freeze, in bytes.
 const MAX_REASON: usize = 1024;
 
+/// How long tokens may take. A client waits for 10 s, and a freeze for the values that are under way: a token that hangs must hold up neither.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(8);
+
 /// How long clients may finish when the custodian is to end.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Runs a custodian until `shutdown`.
-pub(crate) async fn serve(config: CustodianConfig, env: Env, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    config: CustodianConfig,
+    fragment: Fragment,
+    env: Env,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
-    serve_on(listener, config, env, shutdown).await
+    serve_on(listener, config, fragment, env, shutdown).await
 }
 
 /// The same on a port that is open.
 async fn serve_on(
     listener: TcpListener,
     config: CustodianConfig,
+    fragment: Fragment,
     env: Env,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (tls, _) =
         load_server_identity(&config.server).map_err(|why| Stop::configuration(format!("`server`: {why}")))?;
-    let port = Port::open(config, env)?;
+    let port = Port::open(config, fragment, env)?;
     let tls = api_server_config(&tls, &port.roots.certificates)
         .map_err(|why| Stop::configuration(format!("`client_roots`: {why}")))?;
     let (address, frozen) = (listener.local_addr()?, port.freeze.read().await.state().is_some());
@@ -89,7 +97,7 @@ async fn serve_on(
 
 struct Port {
     config: CustodianConfig,
-    secret: Arc<CustomerSecret>,
+    fragment: Arc<Fragment>,
     roots: ClientRoots,
     freeze: RwLock<Freeze>,
     audit: AuditLog,
@@ -99,10 +107,8 @@ struct Port {
 }
 
 impl Port {
-    fn open(config: CustodianConfig, env: Env) -> anyhow::Result<Self> {
-        let secret = Arc::new(open_fragment(&config.fragment, &Passphrases::file(&config.passphrase_file))?);
-        #[cfg(feature = "failpoints")]
-        quorate_server::leak::plant("leak.fragment", secret.encode().expose());
+    fn open(config: CustodianConfig, fragment: Fragment, env: Env) -> anyhow::Result<Self> {
+        let fragment = Arc::new(fragment);
         let mut roots = Vec::new();
         for path in &config.client_roots {
             roots.append(&mut certificates(&files::read(path)?).with_context(|| path.display().to_string())?);
@@ -119,7 +125,7 @@ impl Port {
             tracing::warn!(bytes = recovered.torn_bytes, "an unfinished audit record was trimmed");
         }
         let (derived, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { config, secret, roots, freeze, audit, env, derived, refused })
+        Ok(Self { config, fragment, roots, freeze, audit, env, derived, refused })
     }
 
     /// Who is calling, by the certificate as it stands now: it may have ended since the handshake.
@@ -146,7 +152,7 @@ impl Port {
         id: &[u8; 16],
         item: &DeriveItem,
         frozen: bool,
-    ) -> (Receipt, Result<Wanted, Failure>) {
+    ) -> (Receipt, Result<Question, Failure>) {
         let decided = self.rule(caller, item, frozen);
         let entry = Entry::new(self.env.clock.wall(), Kind::Decision, RecordId::request(id), "custodian.derive");
         let mut entry = entry.principal(caller).detail("part", Detail::number(item.part.len() as u64));
@@ -165,7 +171,7 @@ impl Port {
         (self.audit.append(entry, Class::Normal), decided)
     }
 
-    fn rule(&self, caller: &str, item: &DeriveItem, frozen: bool) -> Result<Wanted, Failure> {
+    fn rule(&self, caller: &str, item: &DeriveItem, frozen: bool) -> Result<Question, Failure> {
         if frozen {
             return Err(Failure::new(CUSTODIAN_FROZEN, "the customer key is frozen"));
         }
@@ -177,11 +183,11 @@ impl Port {
             let what = format!("no rule lets {caller} open {}:{}", wrap.namespace, wrap.path);
             return Err(Failure::new(CUSTODIAN_DENIED, what));
         }
-        if part.cust_key_id != self.secret.public().id() {
-            let what = other_key(&part, self.secret.public());
+        if part.cust_key_id != self.fragment.public().id() {
+            let what = other_key(&part, self.fragment.public());
             return Err(Failure::new(CUSTODIAN_OTHER_KEY, format!("{what} that this custodian holds")));
         }
-        Ok(Wanted { object: item.object_label.clone(), wrap: item.wrap_label.clone(), part })
+        Ok(Question { object: item.object_label.clone(), wrap: item.wrap_label.clone(), part })
     }
 
     fn note(&self, caller: &str, operation: &'static str) -> Receipt {
@@ -192,21 +198,83 @@ impl Port {
 
     fn status(&self, frozen: Option<&Frozen>) -> StatusReply {
         StatusReply {
-            customer_key_id: self.secret.public().id().to_vec(),
+            customer_key_id: self.fragment.public().id().to_vec(),
             frozen: frozen.is_some(),
             frozen_reason: frozen.map(|f| f.reason.clone()).unwrap_or_default(),
             frozen_at: frozen.map_or(0, |f| f.at),
             derived: self.derived.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
+            home: home(&self.fragment).to_owned(),
+            tokens: tokens(&self.fragment),
         }
+    }
+
+    /// Asks the fragment what the rules have allowed: each answer in the place of its question, refusals in theirs.
+    async fn ask(&self, wanted: Vec<Result<Question, Failure>>) -> Result<Vec<Result<Secret<32>, Failure>>, Failure> {
+        let mut questions = Vec::with_capacity(wanted.len());
+        let refused: Vec<Option<Failure>> =
+            wanted.into_iter().map(|w| w.map(|question| questions.push(question)).err()).collect();
+        let (answer, answered) = oneshot::channel();
+        let fragment = Arc::clone(&self.fragment);
+        // From a file: milliseconds of curve and lattice arithmetic for a full question, not among the tasks that others wait for.
+        // Tokens answer from threads of their own. Nobody listens any more where this was too late.
+        let asking = tokio::task::spawn_blocking(move || {
+            fragment.derive(questions, move |values: Vec<Derived>| drop(answer.send(values)));
+        });
+        asking.await.map_err(|why| Failure::new(INTERNAL, why))?;
+        let Ok(values) = tokio::time::timeout(PATIENCE, answered).await else {
+            let what = format!("no token has answered in {} s", PATIENCE.as_secs());
+            return Err(Failure::new(CUSTODIAN_UNAVAILABLE, what));
+        };
+        let mut values = values.map_err(|why| Failure::new(INTERNAL, why))?.into_iter();
+        let missing = || Err(DeriveError::Unavailable("it left a question unanswered".to_owned()));
+        let each = refused.into_iter().map(|refusal| match refusal {
+            Some(refusal) => Err(refusal),
+            None => values.next().unwrap_or_else(missing).map_err(failure),
+        });
+        Ok(each.collect())
     }
 }
 
-/// A part that the rules let the caller have the value of, with the label bytes on which they decided.
-struct Wanted {
-    object: Vec<u8>,
-    wrap: Vec<u8>,
-    part: quorate_crypto::customer::Part,
+fn home(fragment: &Fragment) -> &'static str {
+    match fragment {
+        Fragment::File(_) => "file",
+        #[cfg(feature = "pkcs11")]
+        Fragment::Token(_) => "tokens",
+    }
+}
+
+#[cfg(feature = "pkcs11")]
+fn tokens(fragment: &Fragment) -> Vec<TokenStatus> {
+    let status = |health: quorate_fragment::token::Health| {
+        let (code, trouble) = health.trouble.unwrap_or_default();
+        TokenStatus {
+            token: health.token,
+            ready: health.ready,
+            sessions: health.sessions,
+            answered: health.answered,
+            failed: health.failed,
+            seconds: health.seconds,
+            code: code.to_owned(),
+            trouble,
+        }
+    };
+    fragment.health().into_iter().map(status).collect()
+}
+
+#[cfg(not(feature = "pkcs11"))]
+fn tokens(_: &Fragment) -> Vec<TokenStatus> {
+    Vec::new()
+}
+
+/// What a caller is told of a value that there is not.
+fn failure(why: DeriveError) -> Failure {
+    let code = match why {
+        DeriveError::Part(_) => CUSTODIAN_OTHER_KEY,
+        DeriveError::Unavailable(_) => CUSTODIAN_UNAVAILABLE,
+        DeriveError::Busy(_) => OVERLOADED,
+    };
+    Failure::new(code, why)
 }
 
 fn refusal(failure: Failure) -> DerivedItem {
@@ -241,14 +309,7 @@ impl Custodian for Port {
         for receipt in receipts {
             durable(receipt).await?;
         }
-        let secret = Arc::clone(&self.secret);
-        // Milliseconds of curve and lattice arithmetic for a full question: not among the tasks that others wait for.
-        let derived = tokio::task::spawn_blocking(move || {
-            let derive = |w: Wanted| derive_kc(&secret, &w.object, &w.wrap, &w.part);
-            let derive = |w| derive(w).map_err(|why| Failure::new(CUSTODIAN_OTHER_KEY, why));
-            wanted.into_iter().map(|w| w.and_then(derive)).collect::<Vec<Result<Secret<32>, Failure>>>()
-        });
-        let derived = derived.await.map_err(|why| Failure::new(INTERNAL, why))?;
+        let derived = self.ask(wanted).await?;
         let given = derived.iter().filter(|d| d.is_ok()).count();
         self.derived.fetch_add(given as u64, Ordering::Relaxed);
         self.refused.fetch_add((derived.len() - given) as u64, Ordering::Relaxed);

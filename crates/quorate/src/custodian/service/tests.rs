@@ -1,16 +1,18 @@
 //! A custodian behind real TLS on the loopback, asked with real certificates about really sealed versions.
 
 use super::*;
-use crate::custodian::{CustomerFolder, Keygen};
+use crate::connection::open_fragment;
+use crate::custodian::{CustomerFolder, Keygen, PinSource};
 use crate::failure::Told;
+use crate::passphrase::Passphrases;
 use quorate_api::client::{Custodian as CustodianClient, Identity, encode_part};
 use quorate_api::custodian::custodian_client::CustodianClient as RawClient;
 use quorate_api::tls::{CLIENT, connect};
+use quorate_crypto::customer::derive_kc;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::sealed::{Header, ObjectTemplate, WrapTemplate, seal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 const DOMAIN: &str = "customer.example";
@@ -61,7 +63,8 @@ impl Fixture {
         let address = listener.local_addr().unwrap().to_string();
         let (end, ended) = oneshot::channel::<()>();
         let until = async { drop(ended.await) };
-        let task = tokio::spawn(serve_on(listener, config, Env::system(), until));
+        let fragment = config.open_home(&PinSource::default()).unwrap();
+        let task = tokio::spawn(serve_on(listener, config, fragment, Env::system(), until));
         Running { address, key: key.verify_key().0, end, task }
     }
 
@@ -240,7 +243,8 @@ async fn a_freeze_ends_every_use_and_survives_a_restart() {
     ] {
         assert_eq!(refused.unwrap_err().code, "custodian_denied", "callers are no wardens");
     }
-    assert!(!running.client(&warden).status().await.unwrap().frozen);
+    let status = running.client(&warden).status().await.unwrap();
+    assert!(!status.frozen && status.home == "file" && status.tokens.is_empty());
     let status = running.client(&warden).freeze("a laptop was stolen").await.unwrap();
     assert!(status.frozen && status.frozen_at > 0 && status.frozen_reason == "a laptop was stolen");
     assert_eq!(running.one(&demo, good.clone()).await, Err("custodian_frozen".to_owned()));
@@ -265,7 +269,7 @@ async fn a_wrong_passphrase_is_said_so() {
     let config = fixture.config();
     let wrong: PathBuf = fixture.folder.path().join("wrong");
     std::fs::write(&wrong, "another\n").unwrap();
-    let config = CustodianConfig { passphrase_file: wrong, ..config };
-    let told = Told::of(&Port::open(config, Env::system()).err().unwrap()).text();
+    let config = CustodianConfig { passphrase_file: Some(wrong), ..config };
+    let told = Told::of(&config.open_home(&PinSource::default()).err().unwrap()).text();
     assert!(told.starts_with("error[wrong_passphrase]:") && told.contains("fragment.key"), "{told}");
 }
