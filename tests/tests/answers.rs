@@ -12,9 +12,9 @@
 use futures::future::join_all;
 use quorate_api::scram;
 use quorate_crypto::secret::SecretVec;
-use quorate_engines::postgres::{OwnSessions, OwnedObjects, Postgres, PostgresConfig, Tls};
+use quorate_engines::postgres::{OwnedObjects, Postgres, PostgresConfig};
 use quorate_engines::scratch::{Installed, PostgresServer};
-use quorate_engines::{Cleaning, Create, Engine as _, EngineError, Fenced, Principal, Refusal};
+use quorate_engines::{Cleaning, Create, Engine as _, EngineError, Fenced, OwnSessions, Principal, Refusal, Tls};
 use quorate_tests::database::login;
 use quorate_tests::relay::{Fate, Relay, Step};
 use std::time::{Duration, Instant};

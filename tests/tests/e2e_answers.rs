@@ -13,7 +13,7 @@
 )]
 
 use futures::future::join_all;
-use quorate_api::client::{Client, Role, Submitted, TargetSpec};
+use quorate_api::client::{Client, Form, Role, Submitted, TargetSpec};
 use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_api::vault::{Lease, ListLeasesRequest};

@@ -38,7 +38,6 @@ const LONGEST: Duration = Duration::from_secs(60);
 const ENDS_FIRST: Duration = Duration::from_secs(10);
 /// How long sessions of earlier terms may take to end.
 const ENDING: Duration = Duration::from_secs(10);
-/// Of the verifier. The password cannot be guessed, and drivers may refuse fewer.
 
 impl Core {
     /// The task of a term for one target.

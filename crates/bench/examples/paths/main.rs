@@ -12,7 +12,6 @@
 )]
 
 mod disk;
-#[allow(dead_code, reason = "what other tests use of it")]
 #[path = "../../../authz/tests/support/mod.rs"]
 mod people;
 #[allow(dead_code, reason = "what other tests use of it")]

@@ -123,7 +123,7 @@ impl Quorate {
             max_ttl: TTL,
             connection_limit: 4,
             max_leases: 1_000_000,
-            scram_iterations: 4_096,
+            form: quorate_api::client::Form::Scram { iterations: 4_096 },
             ..Role::default()
         };
         self.admin()?.put_role(ROLE, &role).await?;

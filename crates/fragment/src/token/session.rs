@@ -116,26 +116,26 @@ impl Connection {
             }
             Err(other) => return Err(other),
         };
-        if let Some(wrapped) = &expected.kem {
-            if expected.seed.get().is_none() {
-                let open = |session: &Session| {
-                    let label = super::kem_label(&expected.key);
-                    wrapped.open(|iv, encrypted| {
-                        let aes = find_wrapping_key(session, token, &label)?;
-                        let clear = session.decrypt(&Mechanism::AesCbc(*iv), aes, encrypted);
-                        let clear = clear.map_err(|error| TokenError::of(token, &error))?;
-                        let why = "a block that was decrypted has not 32 bytes";
-                        take_secret(clear).ok_or(TokenError::WrongAnswer { token: token.to_owned(), why })
-                    })
-                };
-                let kem = |why| TokenError::Kem { token: token.to_owned(), why };
-                let seed = module.call(opened, open)??.map_err(kem)?;
-                if !expected.public.is_of_seed(&seed) {
-                    return Err(kem(crate::kem::KemError::OtherKey).into());
-                }
-                // Another session may have been faster: with the same.
-                let _ = expected.seed.set(seed);
+        if let Some(wrapped) = &expected.kem
+            && expected.seed.get().is_none()
+        {
+            let open = |session: &Session| {
+                let label = super::kem_label(&expected.key);
+                wrapped.open(|iv, encrypted| {
+                    let aes = find_wrapping_key(session, token, &label)?;
+                    let clear = session.decrypt(&Mechanism::AesCbc(*iv), aes, encrypted);
+                    let clear = clear.map_err(|error| TokenError::of(token, &error))?;
+                    let why = "a block that was decrypted has not 32 bytes";
+                    take_secret(clear).ok_or(TokenError::WrongAnswer { token: token.to_owned(), why })
+                })
+            };
+            let kem = |why| TokenError::Kem { token: token.to_owned(), why };
+            let seed = module.call(opened, open)??.map_err(kem)?;
+            if !expected.public.is_of_seed(&seed) {
+                return Err(kem(crate::kem::KemError::OtherKey).into());
             }
+            // Another session may have been faster: with the same.
+            let _ = expected.seed.set(seed);
         }
         Ok((key, facts, form))
     }
