@@ -69,7 +69,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    #[expect(clippy::panic, reason = "it is what is contained")]
     async fn a_panic_is_an_error_and_what_is_well_goes_through() {
         assert_eq!(contained(async { Ok(7) }).await, Ok(7));
         assert_eq!(contained(async { Err::<u32, _>(EngineError::Duplicate) }).await, Err(EngineError::Duplicate));

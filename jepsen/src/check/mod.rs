@@ -146,9 +146,12 @@ fn answers(all: &[Operation]) -> Verdict {
     verdict("answers are never wrong, of another label, or unopenable", on, wrong.collect(), Vec::new())
 }
 
+/// The states that were attested at a log index, each as the hash of the log and that of the state, and by which members.
+type Attested<'a> = (BTreeSet<(&'a str, &'a str)>, BTreeSet<u8>);
+
 /// K5.
 fn agreement(entries: &[Entry], run: &Run) -> Verdict {
-    let mut at: BTreeMap<u64, (BTreeSet<(&str, &str)>, BTreeSet<u8>)> = BTreeMap::new();
+    let mut at: BTreeMap<u64, Attested<'_>> = BTreeMap::new();
     for entry in entries {
         if let Event::State { member, index, log, state } = &entry.event {
             let (states, members) = at.entry(*index).or_default();

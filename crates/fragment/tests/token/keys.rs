@@ -78,7 +78,7 @@ fn a_token_opens_what_is_sealed_to_its_key_in_both_suites() {
             assert!(left.is_empty(), "no object stays in a session");
             let health = fragment.health();
             assert_eq!((health[0].ready, health[0].answered, health[0].failed), (2, 256, 0));
-            let Fragment::Token(pool) = fragment else { unreachable!() };
+            let Fragment::Token(pool) = fragment else { panic!("of a token") };
             drop(session);
             pool.end();
         }
