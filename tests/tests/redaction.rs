@@ -32,7 +32,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 31] = [
+const HOLDERS: [(&str, bool); 32] = [
     ("Access", false),
     ("Administrators", true),
     ("AnswerKey", true),
@@ -59,6 +59,7 @@ const HOLDERS: [(&str, bool); 31] = [
     // With what it becomes part of, in `crates/engines/tests/canary.rs`.
     ("PostgresConfig", true),
     ("Protection", true),
+    ("RabbitMqConfig", true),
     ("RedisConfig", true),
     ("Seams", false),
     ("SecretPoint", true),
@@ -216,6 +217,19 @@ fn nothing_that_holds_a_secret_prints_it() {
     };
     printed.show(&redis);
     printed.show(&quorate_engines::redis::Redis::new(redis).unwrap());
+    let rabbitmq = quorate_engines::rabbitmq::RabbitMqConfig {
+        endpoint: Endpoint { host: "h".into(), port: 1 },
+        user: "u".into(),
+        passwords: known(),
+        own: OwnSessions::default(),
+        tls: Tls::Disabled,
+        target: "t".into(),
+        term: 1,
+        connect_timeout: Duration::from_secs(1),
+        answer_timeout: Duration::from_secs(1),
+    };
+    printed.show(&rabbitmq);
+    printed.show(&quorate_engines::rabbitmq::RabbitMq::new(rabbitmq).unwrap());
     let mariadb = quorate_engines::mariadb::MariaDbConfig {
         host: "h".into(),
         port: 1,

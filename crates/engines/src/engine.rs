@@ -164,13 +164,14 @@ pub enum Class {
 
 /// One connection to the target, told apart from every other that it ever had.
 ///
-/// A target that has one process for all of them, Redis, says which process, and by which number it knows the connection.
+/// A target that has one process for all of them, Redis, says which process, and by which number it knows the connection. One that knows
+/// no connections, RabbitMQ, knows an account that is there for this one only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Binding {
-    /// The number of the target's process or thread behind it.
+    /// The number of the target's process or thread behind it; for RabbitMQ one that was drawn at random.
     pub pid: i32,
     /// When that process began, in microseconds since 1970 by the target's clock: process numbers come back. For Redis the number
-    /// of the connection.
+    /// of the connection, for RabbitMQ the executor's term of office.
     pub backend_start_micros: i64,
 }
 
@@ -189,9 +190,10 @@ pub struct Create {
     /// See [`valid_name`](crate::valid_name).
     pub name: String,
     /// What the target stores in place of the password, in its own form, checked here byte for byte. PostgreSQL: a SCRAM-SHA-256 verifier
-    /// (RFC 5803); what is not one, it takes for a clear password without a word. Redis: `#` and 64 hexadecimal digits. MariaDB: see its module.
+    /// (RFC 5803); what is not one, it takes for a clear password without a word. Redis: `#` and 64 hexadecimal digits. RabbitMQ: base64 of
+    /// a salt and a hash. MariaDB: see its module.
     pub verifier: String,
-    /// The roles it becomes a member of; for Redis each a list of rules of its access lists. All its rights come from them.
+    /// The roles it becomes a member of; for Redis each a list of rules of its access lists, for RabbitMQ a permission. All its rights come from them.
     pub groups: Vec<String>,
     /// What else is said of it in the same transaction, from [`Template::for_lease`](crate::postgres::template::Template).
     pub statements: Vec<Statement>,
@@ -431,8 +433,8 @@ impl EngineError {
     /// Whether the target refuses the login for what it presents, so that another password may be right.
     #[must_use]
     pub fn is_login_refused(&self) -> bool {
-        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; of Redis; of webhooks.
-        let codes = ["28P01", "28000", "1045", "WRONGPASS", "signature"];
+        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; of Redis; of RabbitMQ; of webhooks.
+        let codes = ["28P01", "28000", "1045", "WRONGPASS", "401", "signature"];
         matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
     }
 }

@@ -34,6 +34,8 @@ mod names;
 mod own;
 mod passwords;
 pub mod postgres;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod scratch;

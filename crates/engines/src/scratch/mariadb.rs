@@ -10,7 +10,8 @@ use rustix::process::Signal;
 
 use super::{Kind, Sandbox, StartError};
 
-const KIND: Kind = Kind { prefix: "quorate-my", package: "mariadb-server", user: Some("mysql"), stop: Signal::TERM };
+const KIND: Kind =
+    Kind { prefix: "quorate-my", package: "mariadb-server", user: Some("mysql"), stop: Signal::TERM, group: false };
 
 /// A running MariaDB.
 #[derive(Debug)]

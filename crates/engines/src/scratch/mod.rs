@@ -11,6 +11,8 @@
 #[cfg(feature = "mariadb")]
 mod mariadb;
 mod postgres;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -24,17 +26,19 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 #[cfg(feature = "mariadb")]
 pub use self::mariadb::MariaDbServer;
 pub use self::postgres::{Installed, PostgresServer};
+#[cfg(feature = "rabbitmq")]
+pub use self::rabbitmq::{ADMIN, RabbitMqServer};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisServer, Users};
 
 /// How long a server may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// How long it may take to stop, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often is looked whether it has.
@@ -96,6 +100,8 @@ struct Kind {
     user: Option<&'static str>,
     /// What stops it.
     stop: Signal,
+    /// Whether it is a script with a server behind it: all that it starts gets its signals too.
+    group: bool,
 }
 
 /// A folder, a user and a port for one server, and its process while it runs.
@@ -153,6 +159,9 @@ impl Sandbox {
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
+        if self.kind.group {
+            command.process_group(0);
+        }
         command
     }
 
@@ -205,7 +214,7 @@ impl Sandbox {
             }
             sleep(LOOK);
         }
-        let _ = process.kill();
+        self.send(&process, Signal::KILL);
         let _ = process.wait();
         Err(StartError::Server(self.log()))
     }
@@ -221,15 +230,20 @@ impl Sandbox {
             }
             sleep(LOOK);
         }
-        let _ = process.kill();
+        self.send(&process, Signal::KILL);
         let _ = process.wait();
     }
 
     /// Sends it a signal, if it runs.
     fn signal(&self, signal: Signal) {
-        let pid = self.process.as_ref().and_then(|process| i32::try_from(process.id()).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, signal);
+        if let Some(process) = &self.process {
+            self.send(process, signal);
+        }
+    }
+
+    fn send(&self, process: &Child, signal: Signal) {
+        if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
+            let _ = if self.kind.group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
         }
     }
 

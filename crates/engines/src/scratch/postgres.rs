@@ -11,7 +11,8 @@ use super::{Kind, Sandbox, StartError};
 
 /// SIGQUIT is the immediate shutdown: nothing here is worth a checkpoint. The postmaster takes its children along, which SIGKILL would
 /// leave behind for a while.
-const KIND: Kind = Kind { prefix: "quorate-pg", package: "postgresql", user: Some(SUPERUSER), stop: Signal::QUIT };
+const KIND: Kind =
+    Kind { prefix: "quorate-pg", package: "postgresql", user: Some(SUPERUSER), stop: Signal::QUIT, group: false };
 /// The superuser, on the Unix socket only.
 const SUPERUSER: &str = "postgres";
 

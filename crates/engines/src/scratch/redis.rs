@@ -10,7 +10,8 @@ use rustix::process::Signal;
 
 use super::{Kind, Sandbox, StartError, free_port};
 
-const KIND: Kind = Kind { prefix: "quorate-redis", package: "redis-tools", user: None, stop: Signal::KILL };
+const KIND: Kind =
+    Kind { prefix: "quorate-redis", package: "redis-tools", user: None, stop: Signal::KILL, group: false };
 
 /// Where the server keeps its users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
