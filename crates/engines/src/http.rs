@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::request::{Path, Repeat, Request};
+use crate::contained::contained;
 use crate::{Endpoint, EngineError, Tls};
 
 /// The longest head of an answer, and how much of a body is read at once.
@@ -194,11 +195,12 @@ where
     // Head and body of a request leave at once, so that a server that has met the one has the other.
     builder.max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD).writev(false);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|e| not_sent(&e))?;
-    let driver = tokio::spawn(async move {
+    let driver = contained(async move {
         // Whoever waits for an answer is told of the error.
         let _ended = connection.await;
+        Ok(())
     });
-    Ok(Connection { sender, driver, is_late: false })
+    Ok(Connection { sender, driver: tokio::spawn(async { drop(driver.await) }), is_late: false })
 }
 
 async fn read(answered: hyper::Response<Incoming>, limit: usize) -> Result<Answer, HttpError> {

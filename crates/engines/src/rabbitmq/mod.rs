@@ -30,6 +30,7 @@ use async_trait::async_trait;
 use self::api::Api;
 use self::session::Kept;
 use self::starts::Starts;
+use crate::http::{Path, Request};
 use crate::names::{Spared, check_name, check_target};
 use crate::{
     Binding, Checked, Class, Cleaned, Create, Created, Endpoint, Engine, EngineError, Fault, Fenced, Ghost,
@@ -156,6 +157,16 @@ impl Engine for RabbitMq {
         let taken = self.creates.take(&self.makes, &self.config).await?;
         let binding = taken.session.binding;
         taken.settle(Ok(binding))
+    }
+
+    /// What an application may do it does not do here: without a tag it is told at the management interface that it may do nothing there, which
+    /// is said to nobody whose password is wrong.
+    async fn visit(&self) -> Result<(), EngineError> {
+        let whoami = Request::get(Path::new(&["api", "whoami"])?);
+        match api::repeatable(self.ends.call(&self.config, whoami).await) {
+            Err(EngineError::Refused { code, .. }) if code == api::RIGHTS => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     async fn create(&self, create: &Create) -> Result<Created, EngineError> {

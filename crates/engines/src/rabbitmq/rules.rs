@@ -18,8 +18,6 @@ use std::collections::BTreeSet;
 
 use crate::EngineError;
 
-/// The longest rule in bytes: that of a group's name.
-const MAX_TEXT: usize = crate::MAX_NAME;
 /// The most channels of one connection (AMQP 0-9-1, `channel-max`).
 const MAX_CHANNELS: u32 = 65_535;
 
@@ -106,8 +104,8 @@ pub(super) fn vhost_of(group: &str) -> Result<Option<String>, Reason> {
 }
 
 fn parse(text: &str) -> Result<Rule, Reason> {
-    if text.is_empty() || text.len() > MAX_TEXT {
-        return Err("not 1 to 63 bytes");
+    if text.is_empty() || text.len() > crate::MAX_RULES {
+        return Err("not 1 to 512 bytes");
     }
     if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         return Err("a rule has printable ASCII characters only");
@@ -181,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_is_no_such_rule_is_refused() {
-        let long = format!("vhost=/ configure=^$ write=.* read={}", "a".repeat(29));
+        let long = format!("vhost=/ configure=^$ write=.* read={}", "a".repeat(478));
         for bad in [
             "",
             " ",

@@ -46,7 +46,8 @@ impl RabbitMqServer {
         sandbox.port = management;
         let mut text = format!(
             "listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n\
-             default_user = {ADMIN}\ndefault_pass = {ADMIN}\nlog.console = true\nlog.console.level = debug\nlog.file = false\n"
+             default_user = {ADMIN}\ndefault_pass = {ADMIN}\n\
+             log.console = true\nlog.console.level = debug\nlog.file = false\n"
         );
         settings.iter().for_each(|setting| {
             text.push_str(setting);
