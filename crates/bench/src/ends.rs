@@ -110,15 +110,16 @@ impl Ends {
         let mut servers = side.servers(Operation::Issue);
         servers.push(database.pid);
         let clients = futures::stream::iter(0..ABREAST).then(|_| side.connect(&WORK)).try_collect::<Vec<_>>().await?;
-        database.execute("DROP TABLE IF EXISTS bench_before, bench_mass")?;
-        database.execute("CREATE TABLE bench_before AS SELECT rolname FROM pg_roles WHERE rolcanlogin")?;
+        // Apart from what logins may have rights on: a peer takes those away one table after the other.
+        database.execute("DROP SCHEMA IF EXISTS bench CASCADE; CREATE SCHEMA bench")?;
+        database.execute("CREATE TABLE bench.before AS SELECT rolname FROM pg_roles WHERE rolcanlogin")?;
         let (begun, before) = (Instant::now(), Cpu::now(&servers)?);
         issue(&clients, self.leases).await?;
         let (took, spent) = (begun.elapsed(), Cpu::now(&servers)?.since(&before));
         let count = float(u64::try_from(self.leases)?);
         database.execute(
-            "CREATE TABLE bench_mass AS SELECT rolname FROM pg_roles WHERE rolcanlogin
-             AND rolname NOT IN (SELECT rolname FROM bench_before)",
+            "CREATE TABLE bench.mass AS SELECT rolname FROM pg_roles WHERE rolcanlogin
+             AND rolname NOT IN (SELECT rolname FROM bench.before)",
         )?;
         let there = left(database).await?;
         anyhow::ensure!(there >= u64::try_from(self.leases)?, "{there} logins are there of {}", self.leases);
@@ -191,7 +192,7 @@ impl Ends {
 
 /// How many of the logins the database still lets in.
 async fn left(database: &Database) -> anyhow::Result<u64> {
-    let sql = "SELECT count(*) FROM pg_roles JOIN bench_mass USING (rolname) WHERE rolcanlogin";
+    let sql = "SELECT count(*) FROM pg_roles JOIN bench.mass USING (rolname) WHERE rolcanlogin";
     // Not on the thread of those who ask meanwhile.
     let database = database.clone();
     tokio::task::spawn_blocking(move || database.execute(sql)).await??.parse().context("a count")

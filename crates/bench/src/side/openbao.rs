@@ -21,7 +21,7 @@ use tokio::time::sleep;
 /// How long it may take to do what it was asked to while it is set up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one server may take for a write while leaders are killed.
-const CALL: Duration = Duration::from_millis(500);
+const CALL: Duration = Duration::from_secs(2);
 /// The policy of the clients' token.
 const POLICY: &str = r#"
 path "secret/*" { capabilities = ["create", "read", "update", "list"] }
@@ -332,15 +332,20 @@ impl Leads for OpenBao {
         let body = Bytes::from(body.to_string());
         let deadline = Instant::now() + PATIENCE;
         loop {
+            let mut said = Vec::new();
             for api in &self.apis {
                 // One that stands by passes it on.
                 let one = self.once(*api, Method::POST, &path, body.clone());
-                let answer = tokio::time::timeout(CALL, one).await;
-                if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.good().is_ok())) {
-                    return Ok(());
+                match tokio::time::timeout(CALL, one).await {
+                    Ok(Ok(answer)) if answer.good().is_ok() => return Ok(()),
+                    Ok(Ok(answer)) => {
+                        said.push(format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body).trim()))
+                    }
+                    Ok(Err(why)) => said.push(format!("{why:#}")),
+                    Err(_) => said.push("no answer".to_owned()),
                 }
             }
-            anyhow::ensure!(Instant::now() < deadline, "nobody takes a write");
+            anyhow::ensure!(Instant::now() < deadline, "nobody takes a write: {}", said.join("; "));
             sleep(Duration::from_millis(5)).await;
         }
     }
