@@ -1,7 +1,7 @@
 //! What is asked and answered, as JSON (docs/webhook.md). What an answer has more than is named here is not read.
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Binding, Principal};
 
@@ -77,6 +77,11 @@ pub(super) struct Unsigned {
     pub(super) error: Wrong,
 }
 
+/// What may be null, and has to be said all the same: nothing is taken for "there is none" but that.
+fn null_too<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    Option::deserialize(from)
+}
+
 /// A session of an executor at the receiver.
 #[derive(Clone, Copy, Serialize)]
 pub(super) struct Session {
@@ -142,6 +147,7 @@ pub(super) struct Fence<'a> {
 
 #[derive(Deserialize)]
 pub(super) struct Standing {
+    #[serde(deserialize_with = "null_too")]
     pub(super) number: Option<u32>,
 }
 
@@ -165,6 +171,7 @@ pub(super) struct Principals<T> {
 #[derive(Deserialize)]
 pub(super) struct RefusedOne {
     pub(super) name: String,
+    #[serde(deserialize_with = "null_too")]
     pub(super) number: Option<u32>,
     pub(super) outcome: RefusedAs,
     #[serde(default)]
@@ -183,6 +190,7 @@ pub(super) enum RefusedAs {
 #[derive(Deserialize)]
 pub(super) struct SeenOne {
     pub(super) name: String,
+    #[serde(deserialize_with = "null_too")]
     pub(super) number: Option<u32>,
     pub(super) can_login: bool,
     pub(super) sessions: u64,
@@ -310,4 +318,73 @@ pub(super) struct SetPassword<'a> {
 #[derive(Serialize)]
 pub(super) struct EndStrangers {
     pub(super) own: Vec<Session>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = include_str!("../../tests/golden/webhook-v1.jsonl");
+
+    fn line<A: Act>(act: &A) -> String {
+        let kind = format!("quorate.v1.{}", A::NAME);
+        serde_json::to_string(&Asked { kind, target: "t1", term: 7, data: act }).unwrap()
+    }
+
+    /// Others have written receivers of these.
+    #[test]
+    fn requests_are_frozen() {
+        let session = Session { instance: 831, number: 12 };
+        let (name, groups, names) = ("q_1", ["readers".to_owned()], ["q_1".to_owned()]);
+        let principals = || vec![One { name, number: Some(5) }, One { name: "q_2", number: None }];
+        let create = CreateAccount {
+            idempotency_key: "q_1/create".to_owned(),
+            name,
+            verifier: "v",
+            groups: &groups,
+            connection_limit: 5,
+            max_ttl_seconds: 3600,
+            session,
+        };
+        let lines = [
+            line(&Bind { keep: None }),
+            line(&Bind { keep: Some(session) }),
+            line(&TakeOver {}),
+            line(&create),
+            line(&Fence { name, session }),
+            line(&Refuse { principals: principals() }),
+            line(&Kill { principals: principals() }),
+            line(&Look { principals: principals() }),
+            line(&Clean { principals: principals() }),
+            line(&List { prefix: "q_", after: None, limit: 1000 }),
+            line(&Ghosts {}),
+            line(&Check { groups: &groups }),
+            line(&Timeline {}),
+            line(&Claims { prefix: "q_", after: Some(name), limit: 1000 }),
+            line(&Claim { name }),
+            line(&Disclaim { names: &names }),
+            line(&SetPassword { secret: "whsec_", session }),
+            line(&EndStrangers { own: vec![session] }),
+        ];
+        assert_eq!(lines.to_vec(), GOLDEN.lines().collect::<Vec<_>>());
+    }
+
+    /// What a receiver of this version may leave out, and may say more.
+    #[test]
+    fn answers_are_read() {
+        fn read<A: Act>(data: &str) -> bool {
+            let said = format!(r#"{{"type":"x","instance":1,"more":[],"data":{data}}}"#);
+            serde_json::from_str::<Said<A::Answer>>(&said).is_ok_and(|said| said.data.is_some() && said.error.is_none())
+        }
+        assert!(read::<Fence<'_>>(r#"{"number":null,"more":1}"#) && read::<Claim<'_>>("{}"));
+        assert!(read::<Refuse<'_>>(r#"{"principals":[{"name":"q_1","number":null,"outcome":"absent"}]}"#));
+        assert!(read::<Look<'_>>(r#"{"principals":[{"name":"q_1","number":1,"can_login":false,"sessions":0}]}"#));
+        assert!(read::<Clean<'_>>(r#"{"principals":[{"name":"q_1","outcome":"gone"}]}"#));
+        assert!(!read::<Refuse<'_>>(r#"{"principals":[{"name":"q_1","number":null,"outcome":"perhaps"}]}"#));
+        assert!(!read::<Look<'_>>(r#"{"principals":[{"name":"q_1","number":1,"sessions":0}]}"#), "it has to say");
+        assert!(!read::<Look<'_>>(r#"{"principals":[{"name":"q_1","number":1,"can_login":false,"sessions":-1}]}"#));
+        assert!(!read::<Fence<'_>>("{}"), "nothing is not null");
+        assert!(!read::<Look<'_>>(r#"{"principals":[{"name":"q_1","can_login":false,"sessions":0}]}"#));
+        assert!(!read::<CreateAccount<'_>>(r#"{"number":4294967296}"#) && !read::<CreateAccount<'_>>("{}"));
+    }
 }
