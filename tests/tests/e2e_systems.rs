@@ -10,6 +10,8 @@
 
 #[path = "e2e_systems/mariadb.rs"]
 mod mariadb;
+#[path = "e2e_systems/rabbitmq.rs"]
+mod rabbitmq;
 #[path = "e2e_systems/redis.rs"]
 mod redis;
 
@@ -36,6 +38,7 @@ async fn systems() {
     who_leads_next_goes_on(&cluster, &my, &redis).await;
     mariadb::a_password_that_nobody_knows(&cluster, &my).await;
     redis::a_password_that_nobody_knows(&cluster, &redis).await;
+    rabbitmq::a_life(&cluster).await;
 }
 
 fn password_file(cluster: &Cluster) -> String {

@@ -35,9 +35,8 @@ struct Figures {
     syncs_per_thousand: BTreeMap<String, f64>,
 }
 
-/// What is counted: an operation, by so many clients at once.
-const COUNTED: [(Operation, u64); 4] =
-    [(Operation::Open, 1), (Operation::Open, 16), (Operation::Write, 1), (Operation::Write, 16)];
+/// What is counted: an operation, by so many clients at once. By one: how many of many share a sync depends on how busy the machine is.
+const COUNTED: [(Operation, u64); 2] = [(Operation::Open, 1), (Operation::Write, 1)];
 
 impl Guard {
     /// Fails when anything is synced more often than committed.

@@ -83,7 +83,7 @@ pub(crate) enum TargetCommand {
 pub(crate) struct Add {
     /// Its name.
     name: Option<String>,
-    /// What kind of system it is: postgresql, mariadb, redis.
+    /// What kind of system it is: postgresql, mariadb, redis, rabbitmq.
     #[arg(long, value_name = "SYSTEM")]
     system: Option<System>,
     /// Host name or address.

@@ -45,7 +45,8 @@ pub(crate) fn is_built(system: System) -> bool {
         System::MariaDb => cfg!(feature = "mariadb"),
         System::Redis => cfg!(feature = "redis"),
         System::RabbitMq => cfg!(feature = "rabbitmq"),
-        System::Webhook => cfg!(feature = "webhook"),
+        // Its engine is there; nothing tries one of its logins yet, without which no target is proved.
+        System::Webhook => false,
     }
 }
 
@@ -59,6 +60,8 @@ pub(crate) fn make_real() -> Box<MakeEngine> {
             System::MariaDb => Ok(Arc::new(quorate_engines::mariadb::MariaDb::new(mariadb(access, tls))?)),
             #[cfg(feature = "redis")]
             System::Redis => Ok(Arc::new(quorate_engines::redis::Redis::new(redis(access, tls))?)),
+            #[cfg(feature = "rabbitmq")]
+            System::RabbitMq => Ok(Arc::new(quorate_engines::rabbitmq::RabbitMq::new(rabbitmq(access, tls))?)),
             #[allow(unreachable_patterns, reason = "which are left depends on the features")]
             _ => Err(EngineError::Invalid {
                 field: "system",
@@ -123,6 +126,22 @@ fn redis(access: Access, tls: Tls) -> quorate_engines::redis::RedisConfig {
         term,
         // A login that may run scripts could put off its own end otherwise.
         end_scripts: true,
+        connect_timeout: CONNECT,
+        answer_timeout: STATEMENT,
+    }
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq(access: Access, tls: Tls) -> quorate_engines::rabbitmq::RabbitMqConfig {
+    let Access { spec, target, term, user, passwords, own } = access;
+    quorate_engines::rabbitmq::RabbitMqConfig {
+        endpoint: Endpoint { host: spec.host, port: spec.port },
+        user,
+        passwords,
+        own,
+        tls,
+        target,
+        term,
         connect_timeout: CONNECT,
         answer_timeout: STATEMENT,
     }

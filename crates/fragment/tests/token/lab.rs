@@ -52,8 +52,8 @@ pub(crate) fn lab(name: &str, body: impl FnOnce(&Lab)) {
         .output()
         .unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{name}: {said}");
-    assert!(said.contains("1 passed"), "no test has the name {name}: {said}");
+    // SoftHSM's own code that runs at the end of a process has been seen to crash there, when all was done and said.
+    assert!(said.contains("test result: ok. 1 passed"), "{name} ended with {}: {said}", ran.status);
 }
 
 /// Runs a program that has to succeed.
