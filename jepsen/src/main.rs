@@ -10,6 +10,7 @@ mod cage;
 mod check;
 mod fragments;
 mod history;
+mod hold;
 mod lab;
 mod nemesis;
 mod observe;
@@ -45,6 +46,9 @@ enum Command {
     /// The same, in the cage: for `run` to call.
     #[command(hide = true)]
     Inside(Box<run::Options>),
+    /// Hold packets of a namespace back: for faults to call.
+    #[command(hide = true)]
+    Hold(hold::Hold),
     /// Judge a history again, and write its report beside it.
     Check {
         /// `history.jsonl` of a run.
@@ -86,6 +90,10 @@ fn work(cli: Cli) -> anyhow::Result<ExitCode> {
                 run::keep(options.folder()?)?;
             }
             Ok(code)
+        }
+        Command::Hold(hold) => {
+            hold::run(&hold)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Check { history } => judge(&history),
         Command::List => {

@@ -58,6 +58,10 @@ pub(crate) struct Options {
     /// The run is void with fewer answered operations; 5 for each second otherwise.
     #[arg(long, value_name = "N")]
     least_operations: Option<u64>,
+    /// Break the members themselves, to see that it is found out: `no-sync`, whose syncs do nothing and say that they have. A power cut of all
+    /// members then loses what was acknowledged, and the run must end with 1.
+    #[arg(long, value_name = "MUTANT", value_parser = ["no-sync"])]
+    mutant: Option<String>,
     /// That nothing can be mounted, because this is not root.
     #[arg(long, hide = true)]
     without_disks: bool,
@@ -175,7 +179,8 @@ impl Options {
 
     /// The command that runs the same again.
     pub(crate) fn again(&self) -> String {
-        format!("chaos run {}", self.shape().join(" "))
+        let mutant = self.mutant.as_ref().map(|mutant| format!(" --mutant {mutant}")).unwrap_or_default();
+        format!("chaos run {}{mutant}", self.shape().join(" "))
     }
 
     /// The arguments for the cage.
@@ -190,6 +195,7 @@ impl Options {
         ] {
             all.extend([name.to_owned(), value]);
         }
+        all.extend(self.mutant.iter().flat_map(|mutant| ["--mutant".to_owned(), mutant.clone()]));
         all.extend(self.without_disks.then(|| "--without-disks".to_owned()));
         Ok(all)
     }
@@ -222,6 +228,7 @@ pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
         clocks: options.nemeses.0.contains(&Kind::Clock),
         database: options.workloads.lease,
         disks: !options.without_disks,
+        pretends: options.mutant.is_some(),
     };
     let made = tokio::select! {
         made = tokio::time::timeout(SET_UP, setup::set_up(&wanted, stop.clone())) => made,

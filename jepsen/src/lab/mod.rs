@@ -7,7 +7,7 @@ pub(crate) mod process;
 pub(crate) mod setup;
 
 use crate::cage::Stop;
-use crate::nemesis::Grip;
+use crate::nemesis::{Grip, trace};
 use anyhow::Context as _;
 use database::Database;
 use disk::Disk;
@@ -43,13 +43,16 @@ pub(crate) struct Node {
     /// What it is started with besides, as long as a fault says so.
     pub(crate) environment: Mutex<BTreeMap<String, String>>,
     held: Mutex<BTreeSet<Grip>>,
+    /// A mutant: its syncs do nothing.
+    pretends: bool,
 }
 
 impl Node {
     /// Starts its process as it is to be started now.
     pub(crate) fn start(&self) -> anyhow::Result<()> {
         let environment = lock(&self.environment).clone();
-        self.process.start(&environment)
+        self.process.start(&environment)?;
+        if self.pretends { trace::pretend(self) } else { Ok(()) }
     }
 
     /// Takes hold of it for a fault, if no other one has.

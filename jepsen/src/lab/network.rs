@@ -1,14 +1,15 @@
 //! The network of a cage: a bridge, and a namespace for each member, the database and the custodian. There is no way out of it.
 
 use crate::cage::tool;
+use crate::hold::QUEUE;
 use crate::nemesis::cuts::{Cut, End};
 use anyhow::Context as _;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::process::Stdio;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 /// Where this program's clients call from.
 pub(crate) const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
@@ -37,6 +38,14 @@ pub(crate) fn namespace(end: End) -> Option<String> {
         End::Target => Some("target".to_owned()),
         End::Custodian => Some("custodian".to_owned()),
     }
+}
+
+/// Who holds the packets of a member back.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    member: u8,
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
 }
 
 /// The bridge and the namespaces, made.
@@ -110,6 +119,35 @@ impl Network {
         Ok(u64::try_from(said.lines().filter(|line| !line.trim().is_empty()).count())?)
     }
 
+    /// Has packets that arrive at a member wait, until [`Network::let_go`]. Times in milliseconds.
+    pub(crate) async fn hold(&self, member: u8, delay: u64, jitter: u64, seed: u64) -> anyhow::Result<Holder> {
+        let own = std::env::current_exe().context("cannot find this program's own file")?;
+        let numbers = [delay, jitter, seed].map(|number| number.to_string());
+        let [delay, jitter, seed] = &numbers;
+        let mut child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/n{member}"))
+            .arg(own)
+            .args(["hold", "--delay", delay, "--jitter", jitter, "--seed", seed])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot hold packets")?;
+        let mut said = BufReader::new(child.stdout.take().context("no output")?).lines();
+        anyhow::ensure!(said.next_line().await?.as_deref() == Some("ready"), "packets cannot be held");
+        queue(member, "--append").await?;
+        Ok(Holder { member, child, said })
+    }
+
+    /// Lets them go; how many were held, and how many of them were overtaken.
+    pub(crate) async fn let_go(&self, mut holder: Holder) -> anyhow::Result<(u64, u64)> {
+        queue(holder.member, "--delete").await?;
+        drop(holder.child.stdin.take());
+        let line = holder.said.next_line().await?.context("the holder of packets has ended")?;
+        holder.child.wait().await?;
+        let (held, overtaken) = line.split_once(' ').context("the holder of packets says nothing")?;
+        Ok((held.parse()?, overtaken.parse()?))
+    }
+
     /// Makes a member's interface slow, until [`Network::quicken`].
     pub(crate) async fn slow(&self, member: u8) -> anyhow::Result<()> {
         let name = format!("n{member}");
@@ -132,6 +170,15 @@ impl Network {
             (format!("packets dropped by the shaper at {name}"), count("drops")),
         ]))
     }
+}
+
+/// Appends or deletes the rule that has arriving packets wait. It is one of iptables: nft's own word for it is not in every kernel.
+async fn queue(member: u8, what: &str) -> anyhow::Result<()> {
+    let space = format!("--net=/run/netns/n{member}");
+    let number = QUEUE.to_string();
+    let rule = ["INPUT", "--jump", "NFQUEUE", "--queue-num", &number, "--queue-bypass"];
+    tool("nsenter", &[[space.as_str(), "iptables", "--wait", what].as_slice(), &rule].concat()).await?;
+    Ok(())
 }
 
 async fn filter(at: End, fault: u32, rules: &[String]) -> anyhow::Result<()> {

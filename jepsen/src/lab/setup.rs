@@ -98,6 +98,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) database: bool,
     /// Whether disks can be mounted.
     pub(crate) disks: bool,
+    /// Whether members are mutants whose syncs do nothing.
+    pub(crate) pretends: bool,
 }
 
 /// Makes a cluster.
@@ -170,7 +172,7 @@ async fn member(operator: &Operator, index: u8, wanted: &Wanted<'_>) -> anyhow::
     let space = namespace(End::Member(index)).unwrap_or_default();
     let process = Process::new(&name, &space, wanted.program.to_owned(), &arguments, log);
     let (environment, held) = (Mutex::default(), Mutex::new(BTreeSet::new()));
-    Ok(Node { index, name, process, disk, environment, held })
+    Ok(Node { index, name, process, disk, environment, held, pretends: wanted.pretends })
 }
 
 fn card(operator: &Operator, index: u8) -> String {

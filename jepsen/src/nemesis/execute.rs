@@ -10,6 +10,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+/// How long a fault waits for victims that others have hold of.
+const HELD: Duration = Duration::from_secs(4);
+
 /// What was seen of a fault at its victims, by name.
 pub(crate) type Seen = BTreeMap<String, u64>;
 
@@ -61,23 +64,32 @@ pub(crate) async fn carry_out(lab: Arc<Lab>, recorder: Recorder, plan: Vec<Plann
     }
 }
 
-async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
+/// Takes hold of those that a fault is meant for, and that no other one has.
+fn seize(lab: &Lab, planned: &Planned, grip: Grip) -> Vec<u8> {
     let wanted = match &planned.victims {
         Victims::Members(members) => members.clone(),
         // Before anybody was seen to lead it is the first.
         Victims::Leader => vec![lab.leader().0.max(1)],
     };
+    let free = |victim: &u8| !lab.is_lost(*victim) && lab.node(*victim).is_ok_and(|node| node.seize(grip));
+    wanted.into_iter().filter(free).collect()
+}
+
+async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
     let grip = planned.kind.grip();
     let elsewhere = matches!(grip, Grip::Target | Grip::Custodian);
-    let held: Vec<u8> = wanted
-        .into_iter()
-        .filter(|victim| !lab.is_lost(*victim))
-        .filter(|victim| lab.node(*victim).is_ok_and(|node| node.seize(grip)))
-        .collect();
-    if held.is_empty() && !(elsewhere && lab.seize(grip)) {
-        // Another fault has hold of them; nothing was tried.
-        return;
-    }
+    let deadline = Instant::now() + HELD;
+    let held = loop {
+        let held = seize(lab, planned, grip);
+        if !held.is_empty() || elsewhere && lab.seize(grip) {
+            break held;
+        }
+        if Instant::now() >= deadline || *lab.stop.borrow() {
+            // Other faults have hold of them; nothing was tried.
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    };
     let at = At { lab, recorder, planned, victims: &held, stop: lab.stop.clone() };
     let done = match planned.kind {
         Kind::Kill => process::kill(&at).await,
@@ -85,6 +97,7 @@ async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
         Kind::Flap => process::flap(&at).await,
         Kind::Partition => wire::partition(&at).await,
         Kind::Loss => wire::loss(&at).await,
+        Kind::Delay => wire::delay(&at).await,
         Kind::SlowLink => wire::slow(&at).await,
         Kind::Reset => wire::reset(&at).await,
         Kind::Clock => clock::wrong(&at).await,

@@ -3,6 +3,7 @@
 use super::execute::{At, Seen};
 use crate::cage::{GROUP, GROUPS};
 use crate::lab::Node;
+use crate::random::Random;
 use anyhow::Context as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,6 @@ use tokio::time::sleep;
 /// A tenth of one processor.
 const PERIOD: u64 = 100_000;
 const QUOTA: u64 = 10_000;
-/// What a member may take besides what it has: the kernel charges a group with what its processes take once they are in it.
-const MORE: u64 = 2 << 20;
 
 /// A control group with one process in it.
 struct Group {
@@ -87,14 +86,18 @@ pub(crate) async fn cpu(at: &At<'_>) -> anyhow::Result<Seen> {
     Ok(Seen::from([("periods without processor".to_owned(), throttled)]))
 }
 
-/// Hardly any memory more: the kernel takes back what it can, and kills the process when that is not enough.
+/// Members start anew with little memory: the kernel takes back what it can, and kills the process when that is not enough.
 pub(crate) async fn memory(at: &At<'_>) -> anyhow::Result<Seen> {
-    at.begins("2 MiB more, and no more");
+    let most = Random::of(at.planned.seed, "memory", 0).between(12, 48);
+    at.begins(format!("{most} MiB of memory"));
     let mut groups = Vec::new();
     for victim in at.victims {
         let node = at.lab.node(*victim)?;
         let group = Group::create("memory", at, node)?;
-        group.set("memory.limit_in_bytes", MORE)?;
+        group.set("memory.limit_in_bytes", most << 20)?;
+        node.process.kill().await?;
+        node.start()?;
+        // What it has taken in this moment is not counted.
         group.takes(node)?;
         groups.push(group);
     }

@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     Flap,
     Partition,
     Loss,
+    Delay,
     SlowLink,
     Reset,
     Clock,
@@ -69,6 +70,7 @@ impl Kind {
         Self::Flap,
         Self::Partition,
         Self::Loss,
+        Self::Delay,
         Self::SlowLink,
         Self::Reset,
         Self::Clock,
@@ -112,6 +114,11 @@ impl Kind {
             Self::Loss => {
                 card("loss", Grip::Filter, "a part of all packets to a member is dropped; counted by the packet filter")
             }
+            Self::Delay => card(
+                "delay",
+                Grip::Shape,
+                "packets to a member are held back, each for another time, and overtake each other; counted by who holds them",
+            ),
             Self::SlowLink => card(
                 "slow-link",
                 Grip::Shape,
@@ -165,7 +172,7 @@ impl Kind {
             Self::Memory => card(
                 "memory",
                 Grip::Process,
-                "2 MiB more than it has, and no more; counted by the kernel's refusals and by its kills",
+                "another start with 12 to 48 MiB of memory; counted by the kernel's refusals and by its kills",
             ),
             Self::Custodian => card(
                 "custodian",

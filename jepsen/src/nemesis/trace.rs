@@ -3,7 +3,7 @@
 use crate::lab::Node;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -11,6 +11,28 @@ use tokio::time::timeout;
 
 /// The calls by which a member makes things durable.
 const SYNCS: &str = "fsync,fdatasync";
+
+/// The mutant that the checkers have to catch: syncs of a member that do nothing, and say that they have, for as long as it runs.
+pub(crate) fn pretend(node: &Node) -> anyhow::Result<()> {
+    let pid = node.process.pid().context("it was never started")?;
+    // It ends with the process that it is about.
+    strace(pid, "retval=0", Path::new("/dev/null"))?;
+    Ok(())
+}
+
+fn strace(pid: u32, how: &str, log: &Path) -> anyhow::Result<Child> {
+    Command::new("strace")
+        .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={SYNCS}")])
+        .args(["-e", &format!("inject={SYNCS}:{how}")])
+        .arg("-o")
+        .arg(log)
+        .args(["-p", &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot run strace: see deploy/build/setup")
+}
 
 /// A tracer at work on one process.
 pub(crate) struct Trace {
@@ -23,17 +45,7 @@ impl Trace {
     pub(crate) fn begin(node: &Node, fault: u32, how: &str) -> anyhow::Result<Self> {
         let pid = node.process.pid().context("it was never started")?;
         let log = PathBuf::from(format!("/run/trace-{fault}-{}", node.name));
-        let child = Command::new("strace")
-            .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={SYNCS}")])
-            .args(["-e", &format!("inject={SYNCS}:{how}")])
-            .arg("-o")
-            .arg(&log)
-            .args(["-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot run strace: see deploy/build/setup")?;
+        let child = strace(pid, how, &log)?;
         Ok(Self { child, log })
     }
 

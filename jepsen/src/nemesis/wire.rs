@@ -37,6 +37,25 @@ pub(crate) async fn loss(at: &At<'_>) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
+/// Packets to a member come late, and in another order.
+pub(crate) async fn delay(at: &At<'_>) -> anyhow::Result<Seen> {
+    let mut random = Random::of(at.planned.seed, "delay", 0);
+    let (delay, jitter) = (random.between(5, 120), random.between(0, 150));
+    at.begins(format!("packets come {delay} to {} ms late", delay + jitter));
+    let mut holders = Vec::new();
+    for victim in at.victims {
+        holders.push(at.lab.network.hold(*victim, delay, jitter, random.next()).await?);
+    }
+    at.lasts().await;
+    let (mut held, mut overtaken) = (0, 0);
+    for holder in holders {
+        let (more, late) = at.lab.network.let_go(holder).await?;
+        held += more;
+        overtaken += late;
+    }
+    Ok(Seen::from([("packets held back".to_owned(), held), ("packets overtaken".to_owned(), overtaken)]))
+}
+
 /// A member's interface is slow.
 pub(crate) async fn slow(at: &At<'_>) -> anyhow::Result<Seen> {
     at.begins("256 kbit/s");
