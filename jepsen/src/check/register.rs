@@ -68,6 +68,12 @@ pub(crate) fn judge(entries: &[Entry], operations: &[Operation], mut out_of_time
     let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
     for operation in operations {
         if let Action::Put { key, .. } | Action::Get { key } = &operation.action {
+            // Nobody forbids anything here: whoever is denied finds a vault that has forgotten its rules.
+            if let Some((_, Answer::Refused { code })) = &operation.back
+                && code == "denied"
+            {
+                found.violations.push(format!("operation {} on {key} was denied", operation.number));
+            }
             keys.entry(key).or_default().push(operation);
         }
     }

@@ -129,6 +129,12 @@ fn a_check_and_set_that_was_not_answered_counts_for_what_it_left() {
 }
 
 #[test]
+fn a_vault_that_has_forgotten_who_may_read_is_caught() {
+    let denied = Answer::Refused { code: "denied".to_owned() };
+    Story::default().put(0, 5, 1, 1).tells(6, 8, get(), denied).leaves(&[1]).is_caught("operation 2 on k was denied");
+}
+
+#[test]
 fn what_takes_effect_twice_is_caught() {
     let story = Story::default().tells(0, 5, put(1, None), stored(1)).put(6, 8, 2, 2);
     story.leaves(&[1, 2, 1]).is_caught("value 1 was stored twice");
