@@ -703,7 +703,12 @@ async fn a_target_that_is_typed(cluster: &Cluster) {
         assert!(left.echoes, "{what}: the terminal shows again what is typed: {left:?}");
         left.shown
     };
-    at("^C at a question", &add, &[wait("Name of the target: ", "typed\n"), wait("server: ", "\u{3}")], -2);
+    at(
+        "^C at a question",
+        &add,
+        &[wait("Name of the target: ", "typed\n"), wait("What kind of system it is [postgresql]: ", "\u{3}")],
+        -2,
+    );
     at("^C at the password", &given, &[hide("half a pass\u{3}")], 130);
     let said = at("the end at a question", &add, &[wait("Name of the target: ", "\u{4}")], 1);
     assert!(said.contains("Name of the target: the input has ended"), "{said}");
@@ -716,8 +721,10 @@ async fn a_target_that_is_typed(cluster: &Cluster) {
     let answers = [
         wait("Name of the target: ", "Typed By Hand\n"),
         wait("Name of the target: ", "typed\n"),
-        wait("Host of the PostgreSQL server: ", "\n"),
-        wait("Host of the PostgreSQL server: ", " 127.0.0.1 \n"),
+        wait("What kind of system it is [postgresql]: ", "oracle\n"),
+        wait("What kind of system it is [postgresql]: ", "\n"),
+        wait("Host of the postgresql server: ", "\n"),
+        wait("Host of the postgresql server: ", " 127.0.0.1 \n"),
         wait("Port [5432]: ", "70000\n"),
         wait("Port [5432]: ", "0\n"),
         wait("Port [5432]: ", &typed),
@@ -752,7 +759,8 @@ fn a_server_elsewhere_is_typed(cluster: &Cluster) {
     std::fs::write(&empty, "").unwrap();
     let (empty, ca) = (format!("{empty}\n"), format!("{}\n", cluster.text("/postgres/ca_file").unwrap()));
     let answers = [
-        wait("Host of the PostgreSQL server: ", "db.example.invalid\n"),
+        wait("What kind of system it is [postgresql]: ", "\n"),
+        wait("Host of the postgresql server: ", "db.example.invalid\n"),
         wait("Port [5432]: ", "\n"),
         wait("Database to connect to [postgres]: ", "\n"),
         wait("Administrative login: ", "vault\n"),
