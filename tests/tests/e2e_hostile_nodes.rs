@@ -238,7 +238,7 @@ fn formats(broken: &Broken) {
     // (file, at, another version, what is said)
     let data = &broken.data;
     for (file, at, to, words) in [
-        ("format", 0, b'3', ["format 3", "left as it is"]),
+        ("format", 0, b'4', ["format 4", "left as it is"]),
         ("identity/member.key", 7, 2, ["member.key", "version 2"]),
         ("identity/storage.key", 7, 9, ["storage.key", "version 9"]),
     ] {
