@@ -32,12 +32,6 @@ pub struct Access {
     pub own: OwnSessions,
 }
 
-/// The systems that this build has an engine for.
-#[must_use]
-pub fn built() -> Vec<System> {
-    System::ALL.into_iter().filter(|system| is_built(*system)).collect()
-}
-
 /// Whether this build has an engine for a kind of system.
 pub(crate) fn is_built(system: System) -> bool {
     match system {

@@ -65,7 +65,7 @@ mod store;
 mod submit;
 mod trouble;
 
-pub use access::{Access, MakeEngine, built};
+pub use access::{Access, MakeEngine};
 pub use aside::Lost;
 pub use ending::{Ending, RunError};
 #[cfg(feature = "failpoints")]

@@ -51,7 +51,7 @@ async fn what_the_server_had_let_pass_makes_an_account_that_gets_nowhere(rabbit:
     drop(dying);
     assert_eq!(next.fence("f_half", &create.binding).await, Ok(Fenced::Absent));
     rabbit.relay.release();
-    // This is what the fence can't prevent, and why permissions come last. A server that has waited for too long makes it no more.
+    // This is what the fence can't prevent, and why permissions come last. Made late, or not at all: both were seen.
     let mut found = Vec::new();
     let began = Instant::now();
     while found.is_empty() && began.elapsed() < Duration::from_secs(10) {
