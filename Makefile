@@ -15,6 +15,8 @@ export PATH := $(TOOLS)/bin:$(PATH)
 export QUORATE_BIN := $(CARGO_TARGET_DIR)/debug/quorate
 # With what an example needs: `setup` makes it.
 export QUORATE_PYTHON := $(CACHE)/python/bin/python
+# A stand-in for AWS.
+export QUORATE_MOTO := $(CACHE)/moto/bin/python
 
 .PHONY: demo test check lint unit churn scale million bench bench-leases vectors memcheck fuzz asan deny build setup env
 
@@ -117,4 +119,4 @@ setup:
 	@deploy/build/setup "$(CACHE)"
 
 env:
-	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1 QUORATE_BIN="$(QUORATE_BIN)" QUORATE_PYTHON="$(QUORATE_PYTHON)" PATH="$(TOOLS)/bin:$$PATH"'
+	@echo 'export CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" ROCKSDB_LIB_DIR="$(ROCKSDB_LIB_DIR)" ROCKSDB_STATIC=1 QUORATE_BIN="$(QUORATE_BIN)" QUORATE_PYTHON="$(QUORATE_PYTHON)" QUORATE_MOTO="$(QUORATE_MOTO)" PATH="$(TOOLS)/bin:$$PATH"'

@@ -290,7 +290,14 @@ fn names(input: &[u8]) {
 
 fn scram_verifier(input: &[u8]) {
     use quorate_state::lease::Form;
-    let forms = [Form::default(), Form::MySqlNative, Form::MariaDbEd25519, Form::RedisSha256, Form::RabbitMqSha256];
+    let forms = [
+        Form::default(),
+        Form::MySqlNative,
+        Form::MariaDbEd25519,
+        Form::RedisSha256,
+        Form::RabbitMqSha256,
+        Form::Sealed,
+    ];
     let _ = text(input).map(|text| forms.map(|form| form.check(text)));
 }
 

@@ -247,23 +247,47 @@ class Accounts:
     def timeline(self):
         return {"timeline": self.instance}
 
+    def try_out(self, name, secret):
+        """In as everybody comes, and out again: the vault asks before anybody relies on it, and after the account has ended."""
+        if not NAME.fullmatch(name) or not isinstance(secret, str):
+            raise Refused("invalid", "a name of another form, or a password that is no text")
+        token = self.let_in(name, self.known(name, secret))
+        if token is None:
+            return {"let_in": False, "reason": "no such login, not its password, or as many sessions as it may have"}
+        is_in = self.whoami(token) == name
+        self.logout(token)
+        return {"let_in": is_in, "reason": None if is_in else "its session is nobody's"}
+
     # What the application does for its users.
 
     def login(self, name, password):
         """A token for a session, or nothing."""
-        sql = "SELECT number, verifier, connection_limit FROM accounts WHERE name = ? AND can_login = 1 AND expires > ?"
-        found = self.one(sql, name, int(time.time()))
-        if not found or not is_password_of(password, found[1]):
-            return None
-        # That took its time, and nobody waited for it. Whoever was refused meanwhile is not let in.
+        known = self.known(name, password)
+        # That took its time, and nobody waited for it.
         with self.changing():
-            if self.one(sql, name, int(time.time())) != found:
-                return None
-            if self.one("SELECT COUNT(*) FROM logins WHERE number = ?", found[0])[0] >= found[2]:
-                return None
-            token = secrets.token_urlsafe(32)
-            self.db.execute("INSERT INTO logins VALUES (NULL, ?, ?, ?)", (digest_of(token), found[0], name))
-            return token
+            return self.let_in(name, known)
+
+    def account(self, name):
+        sql = "SELECT number, verifier, connection_limit FROM accounts WHERE name = ? AND can_login = 1 AND expires > ?"
+        return self.one(sql, name, int(time.time()))
+
+    def known(self, name, password):
+        """The account of a name, if that is its password."""
+        found = self.account(name)
+        return found if found and is_password_of(password, found[1]) else None
+
+    def let_in(self, name, known):
+        """In a transaction. Whoever was refused since the password was looked at is not let in."""
+        if not known or self.account(name) != known:
+            return None
+        if self.one("SELECT COUNT(*) FROM logins WHERE number = ?", known[0])[0] >= known[2]:
+            return None
+        token = secrets.token_urlsafe(32)
+        self.db.execute("INSERT INTO logins VALUES (NULL, ?, ?, ?)", (digest_of(token), known[0], name))
+        return token
+
+    def logout(self, token):
+        self.db.execute("DELETE FROM logins WHERE token = ?", (digest_of(token),))
 
     def whoami(self, token):
         sql = (

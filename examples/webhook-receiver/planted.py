@@ -9,7 +9,8 @@
 `drop`: the connection is closed after the work, without an answer.   `late`: it is answered after 3 s.
 `forge`: signed with another secret.   `unsigned`: not signed at all.   `echo`: the request itself is the answer.
 `replay`: the answer before is answered again.   `rename`: the same, as an answer to this request.
-`pretend`: it is said to be done, and is not.   `short`: of many principals the last is left out.   `swap`: the first is called by another name.
+`pretend`: it is said to be done, and is not.   `lie`: of a login that is tried the contrary is said.   `tell`: its password.
+`short`: of many principals the last is left out.   `swap`: the first is called by another name.
 `huge`: 8 MiB are answered.
 `deaf`: signatures, `stale`: timestamps, `forgetful`: ids, `astray`: acts, `anyway`: sessions are not looked at.
 """
@@ -130,6 +131,10 @@ class Planted(Receiver):
         done = super().perform(accounts, act, asked)
         if self.strikes("die-before", act):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.strikes("lie", act):
+            done["let_in"] = not done["let_in"]
+        if self.strikes("tell", act):
+            done = {"let_in": False, "reason": "the password is not " + asked["secret"]}
         if self.strikes("short", act):
             done["principals"].pop()
         if self.strikes("swap", act):

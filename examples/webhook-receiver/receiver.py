@@ -23,7 +23,7 @@ from accounts import TOLERANCE, Accounts, Refused
 
 ACTS = {
     "bind", "take-over", "create", "fence", "refuse", "kill", "look", "clean", "list", "ghosts",
-    "check", "timeline", "claims", "claim", "disclaim", "set-password", "end-strangers",
+    "check", "timeline", "claims", "claim", "disclaim", "set-password", "end-strangers", "try-out",
 }  # fmt: skip
 # What the vault says of itself in every request, and these acts want to know.
 OF_A_TERM = {"bind": ("target", "term"), "take-over": ("target", "term")}
@@ -144,7 +144,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = PATIENCE_SECONDS
 
     def log_message(self, *_):
-        """No request in a log: bodies have verifiers."""
+        """No request in a log: bodies have verifiers, and some a password."""
 
     def body(self):
         length = self.headers.get("content-length", "")

@@ -402,14 +402,32 @@ impl Cluster {
     /// # Errors
     /// When it has not after `limit`.
     pub async fn wait_applied(&self, member: MemberIndex, index: u64, limit: Duration) -> anyhow::Result<u64> {
+        let what = format!("to have applied {index}");
+        Ok(self.wait_status(member, &what, limit, |status| status.applied >= index).await?.applied)
+    }
+
+    /// Waits until a member says of itself what `fits`; `what` names it. A member that does not answer in time, or does not admit the
+    /// caller yet because it is behind, is asked again.
+    ///
+    /// # Errors
+    /// When it has not after `limit`: with what it said last.
+    pub async fn wait_status(
+        &self,
+        member: MemberIndex,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&ReadStatusReply) -> bool,
+    ) -> anyhow::Result<ReadStatusReply> {
         let deadline = Instant::now() + limit;
+        let mut last = None;
         loop {
-            let applied = self.status(member).await?.map(|status| status.applied);
-            if let Some(applied) = applied.filter(|applied| *applied >= index) {
-                return Ok(applied);
+            let answer = self.status(member).await?;
+            if let Some(status) = answer.as_ref().filter(|status| fits(status)) {
+                return Ok(status.clone());
             }
+            last = answer.or(last);
             let name = self.name(member);
-            anyhow::ensure!(Instant::now() < deadline, "{name} has applied {applied:?} of {index} after {limit:?}");
+            anyhow::ensure!(Instant::now() < deadline, "{name} was {what}, and after {limit:?} it says {last:?}");
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -33,7 +33,11 @@ pub async fn login_with(credential: &Credential) -> Result<Client, Error> {
 pub fn login_config(credential: &Credential) -> Config {
     let mut config = Config::new();
     config.host(&credential.host).port(credential.port).dbname(&credential.database);
-    config.user(&credential.username).password(credential.password.expose());
+    config.user(&credential.username);
+    // PostgreSQL issues nothing: it has one.
+    if let Some(password) = credential.password() {
+        config.password(password.expose());
+    }
     config
 }
 

@@ -15,6 +15,7 @@ pub mod hostile;
 mod ledger;
 pub mod memory;
 mod people;
+pub mod points;
 mod process;
 pub mod proxy;
 pub mod relay;

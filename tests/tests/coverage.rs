@@ -18,6 +18,8 @@ const PROTO: &str = include_str!("../../proto/vault.proto");
 const POLICIES: &str = include_str!("../../docs/policies.md");
 const WIRE: &str = include_str!("../../docs/wire.md");
 
+const ENGINES: &str = include_str!("../../docs/engines.md");
+
 const CALLER: &str = "spiffe://td/app/billing";
 
 fn actions() -> BTreeSet<&'static str> {
@@ -176,4 +178,35 @@ fn caller() -> Principal {
     let chain = [leaf.signed_by(&key(), &ca).unwrap().der().to_vec()];
     let roots = ClientRoots { certificates: vec![ca.der().to_vec()], trust_domain: "td".to_owned() };
     authenticate(&chain, &roots, NOW).unwrap()
+}
+
+/// The page on engines has a column for each kind of target, and no cell of it is empty or names a test that is not there.
+#[test]
+fn every_rule_is_shown_at_every_kind_of_target() {
+    let (_, table) = ENGINES.split_once("\n| rule |").expect("the table of rules");
+    let mut lines = table.lines().take_while(|line| line.starts_with('|') || line.starts_with(' '));
+    let header: Vec<&str> = lines.next().unwrap().split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    let systems: Vec<&str> = quorate_state::target::System::ALL.iter().map(|system| system.name()).collect();
+    assert_eq!(header, systems, "a column for each");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let (mut rules, mut tests) = (0, 0);
+    for line in lines.skip(1) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if cells[0].starts_with("**") {
+            continue;
+        }
+        assert_eq!(cells.len(), systems.len() + 1, "{line}");
+        rules += 1;
+        for (cell, system) in cells[1..].iter().zip(&systems) {
+            assert!(!cell.is_empty(), "{system}: {}", cells[0]);
+            for link in cell.split("](").skip(1) {
+                let (file, rest) = link.split_once(" \"").expect("a link has a test's name");
+                let name = rest.split('"').next().unwrap();
+                let source = std::fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+                assert!(source.contains(&format!("fn {name}(")), "{system}, {}: {file} has no {name}", cells[0]);
+                tests += 1;
+            }
+        }
+    }
+    assert!(rules > 20 && tests > rules * 6, "{rules} rules, {tests} tests: too few to be all");
 }

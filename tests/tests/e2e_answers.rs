@@ -233,7 +233,7 @@ impl<'a> Lab<'a> {
     async fn lost_at_its_end(&self, fate: Fate) -> Lost {
         let what = self.what(fate);
         let lease = self.demo.issue_lease(&self.name, None).await.unwrap_or_else(|why| panic!("{what}: {why}"));
-        let password = String::from_utf8(lease.password.expose().to_vec()).unwrap();
+        let password = String::from_utf8(lease.password().unwrap().expose().to_vec()).unwrap();
         let login_of = self.login(&lease.username, &password);
         let session = login(&login_of).await.unwrap_or_else(|why| panic!("{what}: it logs in before: {why}"));
         let session = if self.step.needs_session() {

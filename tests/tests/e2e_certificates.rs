@@ -12,6 +12,7 @@
 use quorate_api::client::{Client, Identity};
 use quorate_api::status::Failure;
 use quorate_api::tls::client_config;
+use quorate_api::vault::ReadStatusReply;
 use quorate_authz::root_end;
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::secret::Secret;
@@ -32,6 +33,8 @@ const ALL: [MemberIndex; 3] = [1, 2, 3];
 const LIFE: u64 = 6;
 /// How long a client may try what cannot succeed.
 const SHORT: Duration = Duration::from_secs(3);
+/// How long a member may take until it says what it has to: one on a machine with much else to do answers late, or renews late.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn certificates() {
@@ -105,10 +108,14 @@ async fn members_renew_their_own(cluster: &Cluster) {
         assert_ne!(der, &first[member], "node {member} shows another certificate than before");
         let end = root_end(der).unwrap();
         assert!(end > now(), "node {member} shows a certificate that is valid: it ends at {end}, it is {}", now());
-        let status = cluster.status(*member).await.unwrap().expect("a status");
-        // A certificate knows whole seconds.
-        assert!(status.certificate_not_after / 1_000 >= end / 1_000, "node {member} says when: {status:?}");
-        assert!(!status.alarms.iter().any(|a| a.code == "member_certificate_ends"), "nobody is alarmed: {status:?}");
+        // A certificate knows whole seconds. Of six that this one lives it is renewed when three are left, and is an alarm when less than two
+        // are: a member that was kept from its work for so long says so, rightly, until it has renewed it.
+        let fits = |status: &ReadStatusReply| {
+            let alarmed = status.alarms.iter().any(|a| a.code == "member_certificate_ends");
+            status.certificate_not_after / 1_000 >= end / 1_000 && !alarmed
+        };
+        let what = "to say when its certificate ends, and alarm nobody";
+        cluster.wait_status(*member, what, PATIENCE, fits).await.unwrap();
     }
     opens("a new connection after the first certificates have ended", &cluster.client("demo").unwrap()).await;
     assert_ne!(cluster.wait_leader(Duration::from_secs(20)).await.unwrap(), 0, "the members are together");
@@ -197,7 +204,7 @@ async fn a_client_and_too_few_administrators_change_no_roots(cluster: &Cluster) 
 
 /// The new CA lives for a short time: members say ahead that it ends, and when it has, nobody is admitted.
 async fn another_client_ca(cluster: &Cluster) {
-    let before = cluster.client("demo").unwrap().with_timeout(SHORT);
+    let before = cluster.client("demo").unwrap();
     opens("by the first CA", &before).await;
     let file = format!("{}/second.pem", cluster.text("/folder").unwrap());
     let operator_folder = operator(cluster);
@@ -222,29 +229,39 @@ async fn another_client_ca(cluster: &Cluster) {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default(), said)
     };
-    let (document, _) = status();
-    let ends = document.pointer("/members/0/client_roots_not_after/0").and_then(Value::as_u64).unwrap_or_default();
-    assert!(ends > now() && ends <= now() + seconds * 1_000, "status shows when the CA ends: {document:#}");
+    // The first member may be the last to admit by the third CA.
+    let ends = loop {
+        let (document, _) = status();
+        if let Some(ends) = document.pointer("/members/0/client_roots_not_after/0").and_then(Value::as_u64) {
+            break ends;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(seconds), "status shows when the CA ends: {document:#}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    };
+    // A certificate knows whole seconds, and ends with its last one.
+    assert!(ends > now() && ends < now() + (seconds + 1) * 1_000, "it ends at {ends}, it is {}", now());
 
     // A third of its life ahead; 30 days of what lives longer.
-    let alarmed = loop {
+    loop {
         let (document, said) = status();
-        let alarm = document.pointer("/members/0/alarms/0/code").and_then(Value::as_str).map(str::to_owned);
-        if alarm.is_some() {
+        let alarms = document.pointer("/members/0/alarms").and_then(Value::as_array).into_iter().flatten();
+        if alarms.into_iter().any(|alarm| alarm["code"] == "client_ca_ends") {
             assert!(said.contains("[client_ca_ends]"), "status warns on standard error too:\n{said}");
-            break alarm;
+            break;
         }
         assert!(begin.elapsed() < Duration::from_secs(seconds), "no alarm before the CA has ended: {document:#}");
         tokio::time::sleep(Duration::from_millis(250)).await;
-    };
-    println!("CA of {seconds} s: {alarmed:?} after {:?}", begin.elapsed());
-    assert_eq!(alarmed.as_deref(), Some("client_ca_ends"));
-    let log = cluster.node(1).unwrap().log();
-    assert!(log.contains("alarm=\"client_ca_ends\""), "the node's log says it:\n{log}");
+    }
+    println!("CA of {seconds} s: an alarm after {:?}", begin.elapsed());
+    // It looks from time to time, and says it then.
+    while !cluster.node(1).unwrap().log().contains("alarm=\"client_ca_ends\"") {
+        assert!(begin.elapsed() < PATIENCE, "the node's log says it:\n{}", cluster.node(1).unwrap().log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 
     tokio::time::sleep(Duration::from_millis((ends + 1_500).saturating_sub(now()))).await;
     for name in ["demo", "admin"] {
-        let client = cluster.client(name).unwrap().with_timeout(SHORT);
+        let client = cluster.client(name).unwrap();
         let failure = refused("after the CA's end", &["unauthenticated"], client.roles().await);
         assert!(failure.message.contains("client CA"), "it says what has ended: {failure}");
         let identity = cluster.identity(name).unwrap();
@@ -257,7 +274,7 @@ async fn the_way_back(cluster: &Cluster) {
     // What a new certificate of the old CA is worth: nothing, and the program says so.
     let said = renew_all(cluster, "1h");
     assert!(said.contains("has ended"), "issuing from a CA that has ended warns:\n{said}");
-    let client = cluster.client("demo").unwrap().with_timeout(SHORT);
+    let client = cluster.client("demo").unwrap();
     refused("a fresh certificate of a CA that has ended", &["unauthenticated"], client.roles().await);
 
     done("the replacement", &operate(cluster, &["client-ca", "replace", "--operator", &operator(cluster)]));
@@ -265,9 +282,9 @@ async fn the_way_back(cluster: &Cluster) {
     let demo = cluster.client("demo").unwrap();
     opens("what was stored before", &demo).await;
     demo.put(NAMESPACE, "app/demo/after", b"after", Some(0)).await.expect("and writes go on");
+    // What one member has applied, another may not have yet: until then it admits nobody, and is alarmed.
     for member in ALL {
-        let status = cluster.status(member).await.unwrap().expect("a status");
-        assert!(status.alarms.is_empty(), "node {member} has no alarm left: {:?}", status.alarms);
+        cluster.wait_status(member, "to have no alarm left", PATIENCE, |s| s.alarms.is_empty()).await.unwrap();
     }
     let change = Change::DeletePolicy { name: "short".to_owned() };
     cluster.administer(change).await.expect("and administration goes on");

@@ -12,45 +12,17 @@
 use quorate_api::client::Client;
 use quorate_tests::database::login_with;
 use quorate_tests::footprint::{Footprint, TARGET};
-use quorate_tests::{Cluster, Options, Process};
+use quorate_tests::points::{POINTS, Point, STOPPED, UNMADE};
+use quorate_tests::{Cluster, Options};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Before, between and after the steps of `crates/server/src/issue.rs` and `driver.rs`, in their order.
-const POINTS: [&str; 18] = [
-    "submit.p0",
-    "lease.bound",
-    "lease.p1.before",
-    "lease.p1",
-    "lease.p2.before",
-    "lease.p2",
-    "lease.p3",
-    "lease.p4.before",
-    "lease.p4",
-    "lease.p5",
-    "lease.p6.before",
-    "lease.p6",
-    "lease.p7",
-    "lease.p8",
-    "lease.p9",
-    "lease.p10",
-    "lease.p11.before",
-    "lease.p11",
-];
-/// Those at which the log has no intent: what the client sends again may become a lease much later.
-const UNMADE: [&str; 3] = ["submit.p0", "lease.bound", "lease.p1.before"];
 /// How long the client may take to hear what became of its request.
 const ANSWERED: Duration = Duration::from_secs(60);
 /// Between the steps of `crates/server/src/rotation.rs`.
 const ROTATION: [&str; 4] = ["rotate.committed", "rotate.allowed", "rotate.altered", "rotate.proved"];
 const TTL: Duration = Duration::from_secs(3);
-/// How long after its end nothing of a lease is left, with the loss of a leader in between.
-const BOUND: Duration = Duration::from_secs(12);
-/// The same where nobody leads anew, and the next search finds what was left behind: one is made each minute.
-const SEARCHED: Duration = Duration::from_secs(75);
-/// How long a stopped leader stays stopped: longer than an election takes, so that it wakes up as an old one.
-const STOPPED: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_point() {
@@ -71,7 +43,7 @@ async fn failing_at_each_point() {
     println!("{table}");
 }
 
-async fn run(action: &str) -> String {
+async fn run(action: &'static str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
@@ -95,7 +67,7 @@ async fn stored(superuser: &tokio_postgres::Client) -> String {
 }
 
 /// One change of the executor's password through one point, in a new term of office. Returns how long it took.
-async fn rotation(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> Duration {
+async fn rotation(cluster: &Cluster, file: &Path, point: &'static str, action: &'static str) -> Duration {
     let what = format!("{action} at {point}");
     let superuser = cluster.superuser().await.unwrap();
     let admin = cluster.admin().unwrap();
@@ -104,20 +76,20 @@ async fn rotation(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) 
     let session = login_with(&credential).await.unwrap();
     settled(&admin, &what).await;
     let before = stored(&superuser).await;
-    std::fs::write(file, format!("{point}={action}")).unwrap();
+    let point = Point::set(file, point, action).unwrap();
     let begin = Instant::now();
     // A lease is there, so whoever leads next takes office, and has another password.
     let leader = cluster.leader().await.unwrap().unwrap();
     cluster.node(leader).unwrap().stop().unwrap();
-    wait(&what, "the point is reached", Duration::from_secs(30), || {
+    while !point.reached() {
         if begin.elapsed() > STOPPED {
             cluster.node(leader).unwrap().cont().unwrap();
         }
-        !file.exists()
-    })
-    .await;
+        assert!(begin.elapsed() < Duration::from_secs(30), "{what}: the point is not reached");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     cluster.node(leader).unwrap().cont().unwrap();
-    recover(cluster, file, &what, action).await;
+    point.recover(cluster).await.unwrap_or_else(|why| panic!("{what}: {why}"));
     // The successor takes office for the lease, completes what was begun, and rotates on its own account.
     loop {
         let after = stored(&superuser).await;
@@ -157,13 +129,13 @@ async fn settled(admin: &Client, what: &str) {
 }
 
 /// One lease through one point. Returns what the client was told, and when nothing was left of it.
-async fn case(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> (String, Duration) {
+async fn case(cluster: &Cluster, file: &Path, point: &'static str, action: &'static str) -> (String, Duration) {
     let what = format!("{action} at {point}");
     let superuser = cluster.superuser().await.unwrap();
     let (demo, admin) = (cluster.client("demo").unwrap(), cluster.admin().unwrap());
     // Connections and the executor's office are up: the lease meets the point, not a cold start.
     demo.roles().await.unwrap_or_else(|why| panic!("{what}: the cluster is up before: {why}"));
-    std::fs::write(file, format!("{point}={action}")).unwrap();
+    let point = Point::set(file, point, action).unwrap();
     let begin = Instant::now();
     let issuing = tokio::spawn(async move {
         let ttl = u64::try_from(TTL.as_millis()).unwrap();
@@ -172,16 +144,22 @@ async fn case(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> (
         let session = login_with(&credential).await.ok();
         Ok::<_, quorate_api::status::Failure>((credential, session))
     });
-    wait(&what, "the point is reached", Duration::from_secs(12), || !file.exists()).await;
-    let hit = recover(cluster, file, &what, action).await;
+    let hit = async {
+        point.wait_reached(Duration::from_secs(12)).await?;
+        point.recover(cluster).await
+    };
+    let hit = hit.await.unwrap_or_else(|why| panic!("{what}: {why}"));
 
-    let begin = if UNMADE.contains(&point) {
-        wait(&what, "the client is answered", ANSWERED, || issuing.is_finished()).await;
+    let begin = if UNMADE.contains(&point.name) {
+        while !issuing.is_finished() {
+            assert!(begin.elapsed() < ANSWERED, "{what}: the client is not answered");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Instant::now()
     } else {
         begin
     };
-    let bound = if (point, action) == ("lease.p10", "fail") { SEARCHED } else { BOUND };
+    let bound = point.bound();
     let deadline = begin + TTL + bound;
     let clean = loop {
         let seen = cluster.footprint(&superuser).await.unwrap();
@@ -214,40 +192,4 @@ async fn case(cluster: &Cluster, file: &PathBuf, point: &str, action: &str) -> (
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     (answer, clean.saturating_sub(TTL))
-}
-
-/// Brings the node back that was hit: starts it again, or lets it go on when it has been stopped long enough. Where a step failed, nobody
-/// is to end or stand still.
-async fn recover<'a>(cluster: &'a Cluster, file: &Path, what: &str, action: &str) -> &'a str {
-    let nodes: Vec<&Process> = [1, 2, 3].map(|m| cluster.node(m).unwrap()).into();
-    if action == "fail" {
-        for node in &nodes {
-            assert!(node.alive() && !stopped(node.pid()), "{what}: {} goes on:\n{}", node.name(), node.log());
-        }
-        return "nobody";
-    }
-    let hit = |p: &&&Process| if action == "kill" { !p.alive() } else { stopped(p.pid()) };
-    wait(what, "a node is hit", Duration::from_secs(5), || nodes.iter().any(|p| hit(&p))).await;
-    let node = nodes.iter().find(hit).unwrap();
-    if action == "kill" {
-        node.wait_gone(Duration::from_secs(5)).await.unwrap();
-        node.restart(&[("FAILPOINT_FILE", &file.display().to_string())]).unwrap();
-    } else {
-        tokio::time::sleep(STOPPED).await;
-        node.cont().unwrap();
-    }
-    node.name()
-}
-
-async fn wait(what: &str, until: &str, limit: Duration, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}: not in {limit:?}: {until}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }

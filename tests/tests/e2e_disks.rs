@@ -45,6 +45,7 @@ async fn disks() {
     move_in(&cluster, &disks).await;
     a_full_data_disk(&cluster, &disks).await;
     full_audit_disks(&cluster, &disks).await;
+    a_dead_audit_disk(&cluster, &mut disks).await;
     let ledger = Ledger::default();
     a_power_cut_of_one(&cluster, &mut disks, &ledger).await;
     a_power_cut_of_all(&cluster, &mut disks, &ledger).await;
@@ -246,6 +247,27 @@ async fn full_audit_disks(cluster: &Cluster, disks: &Disks) {
     println!(
         "audit disk: {answered} answered before it was full, revoked {revoked:.1?}, expired {expired:.1?}, back {back:.1?} after there was room"
     );
+}
+
+/// The log beside it is sound: a node that can record nothing ends all the same, and says which disk it was.
+async fn a_dead_audit_disk(cluster: &Cluster, disks: &mut Disks) {
+    disks.audit.cut_power().unwrap();
+    for member in [1, 2, 3] {
+        // Whatever it is asked has to be recorded.
+        let _ = cluster.status(member).await.unwrap();
+        let node = cluster.node(member).unwrap();
+        let ended = node.wait_exit(RETURN).await.unwrap();
+        let said = node.log();
+        assert_eq!(ended, Some(74), "a dead audit disk ends the node with 74; it said:\n{said}");
+        let end = said.lines().find(|line| line.starts_with("error[device_failed]: the audit log failed: "));
+        let named = end
+            .is_some_and(|end| end.contains(&format!("/{}/", cluster.name(member))) && end.contains("/audit/audit-"));
+        assert!(named, "the node names device_failed and the file; it said:\n{said}");
+        assert!(said.contains("hint: look at the disk"), "and what to do:\n{said}");
+    }
+    disks.audit.power_up().unwrap();
+    start(cluster, &[1, 2, 3], &[]).await;
+    cluster.client("demo").unwrap().put(NAMESPACE, "app/demo/audited", b"once more", None).await.unwrap();
 }
 
 async fn a_power_cut_of_one(cluster: &Cluster, disks: &mut Disks, ledger: &Ledger) {

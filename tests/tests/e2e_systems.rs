@@ -8,12 +8,16 @@
     reason = "tests fail by panicking"
 )]
 
+#[path = "e2e_systems/aws.rs"]
+mod aws;
 #[path = "e2e_systems/mariadb.rs"]
 mod mariadb;
 #[path = "e2e_systems/rabbitmq.rs"]
 mod rabbitmq;
 #[path = "e2e_systems/redis.rs"]
 mod redis;
+#[path = "e2e_systems/webhook.rs"]
+mod webhook;
 
 use quorate_api::client::Credential;
 use quorate_state::ids::LeaseId;
@@ -34,11 +38,16 @@ async fn systems() {
     what_a_kind_has_not(&cluster);
     let my = mariadb::a_life(&cluster).await;
     let redis = redis::a_life(&cluster).await;
+    let hook = webhook::a_life(&cluster).await;
     one_that_stands_still_delays_no_other(&cluster, &my, &redis).await;
-    who_leads_next_goes_on(&cluster, &my, &redis).await;
+    webhook::one_that_is_down_delays_no_other(&cluster, &hook, "my").await;
+    who_leads_next_goes_on(&cluster, &my, &redis, &hook).await;
     mariadb::a_password_that_nobody_knows(&cluster, &my).await;
     redis::a_password_that_nobody_knows(&cluster, &redis).await;
+    webhook::a_secret_that_nobody_knows(&cluster, &hook).await;
+    webhook::a_secret_of_another(&cluster, &hook).await;
     rabbitmq::a_life(&cluster).await;
+    aws::a_life(&cluster).await;
 }
 
 fn password_file(cluster: &Cluster) -> String {
@@ -110,7 +119,7 @@ fn document(cluster: &Cluster, arguments: &[&str]) -> Value {
 }
 
 fn text(credential: &Credential) -> &str {
-    std::str::from_utf8(credential.password.expose()).unwrap()
+    std::str::from_utf8(credential.password().unwrap().expose()).unwrap()
 }
 
 /// What belongs to one kind of system only is refused of the others, and a system that nobody knows by name.
@@ -129,9 +138,6 @@ fn what_a_kind_has_not(cluster: &Cluster) {
     let output = cluster.cli("admin", &add("none", "oracle", "1", &file, &[]), b"").unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("must be one of postgresql, mariadb, redis"), "{said}");
-    // What no engine is there for is not described: its leases would have nobody to end them.
-    let said = refused(cluster, &add("none", "webhook", "1", &file, &[]), "engine_missing");
-    assert!(said.contains("--features engines"), "{said}");
     assert!(!run(cluster, &["target", "list"]).contains("none "), "nothing is described by what was refused");
 }
 
@@ -154,27 +160,29 @@ async fn one_that_stands_still_delays_no_other(cluster: &Cluster, my: &mariadb::
     assert!(!redis.lets_in(&here), "its login is refused");
 }
 
-/// The member that leads is killed while logins live at both.
-async fn who_leads_next_goes_on(cluster: &Cluster, my: &mariadb::My, redis: &redis::Redis) {
+/// The member that leads is killed while logins live at each.
+async fn who_leads_next_goes_on(cluster: &Cluster, my: &mariadb::My, redis: &redis::Redis, hook: &webhook::Hook) {
     let (there, here) = (issue(cluster, "my").await, issue(cluster, "cache").await);
+    let at_hook = issue(cluster, "hook").await;
     let leader = cluster.wait_leader(ENDED).await.unwrap();
     let node = cluster.node(leader).unwrap();
     node.kill().await.unwrap();
     cluster.wait_leader(ENDED).await.unwrap();
-    assert!(my.lets_in(&there) && redis.lets_in(&here), "both logins live on");
-    for lease in [there.lease, here.lease] {
+    assert!(my.lets_in(&there) && redis.lets_in(&here) && hook.lets_in(&at_hook), "their logins live on");
+    for lease in [there.lease, here.lease, at_hook.lease] {
         let done = end(cluster, lease).await;
         assert!(done.state == "revoked" && done.why == "requested", "{done:?}");
     }
-    assert!(!my.lets_in(&there) && !redis.lets_in(&here), "both are ended by who leads now");
+    let still = my.lets_in(&there) || redis.lets_in(&here) || hook.lets_in(&at_hook);
+    assert!(!still, "they are ended by who leads now");
     node.restart(&[]).unwrap();
     let begun = Instant::now();
     loop {
-        let left = [my.logins(), redis.logins()].concat();
+        let left = [my.logins(), redis.logins(), hook.logins()].concat();
         if left.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < ENDED, "nothing is left at either: {left:?}");
+        assert!(begun.elapsed() < ENDED, "nothing is left at any: {left:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

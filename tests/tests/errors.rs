@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 /// Codes that no test produces, and why.
 const UNPRODUCED: &[(&str, &str)] = &[
     (
+        "engine_missing",
+        "takes a program without an engine, and tests are built with all of them; crates/server/src/access.rs has the rule",
+    ),
+    (
         "expiry_paused",
         "a refusal of a leader's own command, which no client sends: crates/state/tests/machine/clock.rs has the refusal",
     ),

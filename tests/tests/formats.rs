@@ -109,6 +109,7 @@ fn no_versioned_format_is_left_out() {
         ("crates/audit/src/encoding.rs", "audit log"),
         ("crates/crypto/src/backup.rs", "share of a backup"),
         ("crates/crypto/src/keyfile.rs", "key file"),
+        ("crates/crypto/src/secret/fields.rs", "what a target issues"),
         ("crates/fragment/src/kem.rs", "wrapped ML-KEM key"),
         ("crates/crypto/src/reshare/ceremony.rs", "ceremony in the state"),
         ("crates/crypto/src/reshare/message.rs", "ceremony message"),

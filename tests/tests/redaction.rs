@@ -8,7 +8,7 @@
 )]
 
 use quorate_api::client::{
-    Administrators, Client, Credential, CustomerSource, Identity, Opened, Profile, Seams, System, TargetSpec,
+    Administrators, Client, Credential, CustomerSource, Identity, Opened, Profile, Proof, Seams, System, TargetSpec,
 };
 use quorate_api::net::Tcp;
 use quorate_api::tls::TlsIdentity;
@@ -19,7 +19,7 @@ use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyfile::{PassphraseCost, Protection, open_file, seal_file};
 use quorate_crypto::reshare::{Member, NewShare};
 use quorate_crypto::sealed::Fresh;
-use quorate_crypto::secret::{Secret, SecretVec};
+use quorate_crypto::secret::{Secret, SecretFields, SecretVec};
 use quorate_crypto::storage::StorageKey;
 use quorate_crypto::threshold::{KeyShare, combine, partial};
 use quorate_engines::{Endpoint, OwnSessions, Tls};
@@ -32,14 +32,15 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Public types with a field that can hold a secret. Those without `Debug` print nothing.
-const HOLDERS: [(&str, bool); 32] = [
+const HOLDERS: [(&str, bool); 36] = [
     ("Access", false),
     ("Administrators", true),
     ("AnswerKey", true),
+    ("AwsConfig", true),
     ("BackupShare", true),
     ("Challenge", true),
     ("Client", true),
-    ("Credential", true),
+    ("Created", true),
     ("CustomerSecret", true),
     ("CustomerSource", true),
     // A target in memory, for tests: it prints its passwords as those below.
@@ -49,6 +50,7 @@ const HOLDERS: [(&str, bool); 32] = [
     ("Identity", true),
     ("KeyShare", true),
     ("Keystore", false),
+    ("KubernetesConfig", true),
     ("MariaDbConfig", true),
     ("Member", true),
     ("NewShare", true),
@@ -58,10 +60,12 @@ const HOLDERS: [(&str, bool); 32] = [
     ("Pin", false),
     // With what it becomes part of, in `crates/engines/tests/canary.rs`.
     ("PostgresConfig", true),
+    ("Proof", true),
     ("Protection", true),
     ("RabbitMqConfig", true),
     ("RedisConfig", true),
     ("Seams", false),
+    ("SecretFields", true),
     ("SecretPoint", true),
     ("SecretVec", true),
     ("SigningKey", true),
@@ -71,9 +75,10 @@ const HOLDERS: [(&str, bool); 32] = [
 ];
 
 /// What the body of such a type names.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "Secret<",
     "SecretVec",
+    "SecretFields",
     "Passwords",
     // PKCS#11's.
     "AuthPin",
@@ -245,6 +250,33 @@ fn nothing_that_holds_a_secret_prints_it() {
     };
     printed.show(&mariadb);
     printed.show(&quorate_engines::mariadb::MariaDb::new(mariadb).unwrap());
+    printed.show(&quorate_engines::aws::AwsConfig {
+        sts: Endpoint { host: "h".into(), port: 1 },
+        iam: Endpoint { host: "h".into(), port: 1 },
+        region: "r".into(),
+        account: None,
+        access_key_id: "a".into(),
+        passwords: known(),
+        tls: Tls::Disabled,
+        target: "t".into(),
+        term: 1,
+        propagation: Duration::from_secs(1),
+        connect_timeout: Duration::from_secs(1),
+        answer_timeout: Duration::from_secs(1),
+    });
+    printed.show(&quorate_engines::kubernetes::KubernetesConfig {
+        endpoint: Endpoint { host: "h".into(), port: 1 },
+        namespace: "n".into(),
+        user: "u".into(),
+        passwords: known(),
+        own: OwnSessions::default(),
+        tls: Tls::Disabled,
+        target: "t".into(),
+        term: 1,
+        connect_timeout: Duration::from_secs(1),
+        answer_timeout: Duration::from_secs(1),
+        settling: Duration::from_secs(1),
+    });
     printed.show(&quorate_engines::webhook::WebhookConfig {
         endpoint: Endpoint { host: "h".into(), port: 1 },
         path: vec![],
@@ -300,16 +332,21 @@ fn nothing_that_holds_a_secret_prints_it() {
     printed.show(&Administrators { keys: &[&identity], authority_version: 1 });
     let password = random::<32>();
     printed.hide("a password", &password);
-    printed.show(&Credential {
-        system: System::PostgreSql,
-        lease: LeaseId([1; 16]),
-        username: "login".into(),
-        password: Secret::from_slice(&password).unwrap(),
-        host: "host".into(),
-        port: 1,
-        database: "db".into(),
-        expires_at: 1,
-    });
+    let fields = || SecretFields::new(vec![("token".into(), SecretVec::new(password.to_vec()))]).unwrap();
+    for proof in [Proof::Password(Secret::from_slice(&password).unwrap()), Proof::Issued(fields())] {
+        printed.show(&Credential {
+            system: System::PostgreSql,
+            lease: LeaseId([1; 16]),
+            username: "login".into(),
+            proof,
+            host: "host".into(),
+            port: 1,
+            database: "db".into(),
+            expires_at: 1,
+        });
+    }
+    printed.show(&(Proof::Issued(fields()), fields()));
+    printed.show(&quorate_engines::Created { oid: 1, issued: Some(fields()) });
     printed.show(&Opened {
         plaintext: SecretVec::new(passphrase.to_vec()),
         secret: SecretId([1; 16]),
@@ -346,5 +383,5 @@ fn nothing_that_holds_a_secret_prints_it() {
 
     let found = printed.found();
     assert!(found.hits.is_empty(), "{found}; printed:\n{}", printed.text);
-    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 27, "each of them is printed above");
+    assert_eq!(HOLDERS.iter().filter(|(_, prints)| *prints).count(), 31, "each of them is printed above");
 }

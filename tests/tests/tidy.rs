@@ -142,6 +142,8 @@ fn every_link_leads_somewhere() {
             if link.contains("://") || link.starts_with("mailto:") {
                 continue;
             }
+            // A title may follow.
+            let link = link.split_once(" \"").map_or(link, |(link, _)| link);
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let folder = root().join(name).parent().unwrap().to_owned();
             let target = if path.is_empty() { root().join(name) } else { folder.join(path) };

@@ -15,7 +15,7 @@ mod read;
 pub use change::{Administrators, Put, Submitted};
 pub use custodian::{Custodian, CustomerSource, decode_part, encode_part, other_key};
 pub use identity::{Identity, IdentityError, certificates, ed25519_from_pkcs8, load_server_identity};
-pub use lease::Credential;
+pub use lease::{Credential, Proof};
 pub use open::{Opened, SecretRef};
 pub use profile::{Member, PinnedMount, Profile, ProfileError};
 pub use quorate_state::lease::Form;

@@ -9,11 +9,13 @@
 //! | [`transcript`] | what nodes sign in answers to clients |
 //! | [`relay`] | questions and sealed answers that pass through another node |
 //! | [`client`] | the SDK: sealing, fanning out, combining, opening |
-//! | [`scram`] | password verifiers |
+//! | [`verifier`], [`scram`] | what targets store in the place of passwords |
+//! | [`issued`] | what a target issued, sealed to who asked |
 //!
 //! It refuses to know how a node decides: the services that implement the contracts live in `server`.
 
 pub mod client;
+pub mod issued;
 pub mod net;
 pub mod relay;
 pub mod scram;

@@ -44,7 +44,13 @@ pub fn verifier(form: Form, password: &[u8], salt: &[u8; 16]) -> String {
             let hash = Sha256::new().chain_update(salt).chain_update(password).finalize();
             STANDARD.encode([&salt[..], &hash[..]].concat())
         }
+        Form::Sealed => crate::issued::recipient(password),
     }
+}
+
+/// Writes the hash of a password where it is wiped.
+pub(crate) fn sha256(password: &[u8], out: &mut [u8; 32]) {
+    *out = Sha256::digest(password).into();
 }
 
 fn hex(bytes: &[u8], upper: bool) -> String {
@@ -84,6 +90,7 @@ mod tests {
             Form::MariaDbEd25519,
             Form::RedisSha256,
             Form::RabbitMqSha256,
+            Form::Sealed,
         ];
         for form in forms {
             assert_eq!(form.check(&verifier(form, b"p", &SALT)), Ok(()), "{form}");

@@ -358,7 +358,7 @@ async fn the_password_of_a_lease_never_leaves() {
     );
     {
         let state = cluster.state.lock().unwrap();
-        let password = *credential.password.expose();
+        let password = *credential.password().unwrap().expose();
         assert!(password.iter().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(b)));
         assert!(state.arrived.iter().all(|(_, sent)| !sent.windows(32).any(|w| w == password)), "sent in clear");
         assert!(!format!("{credential:?}").contains(std::str::from_utf8(&password).unwrap()));
@@ -369,6 +369,25 @@ async fn the_password_of_a_lease_never_leaves() {
         assert_eq!(quorate_state::lease::Form::default().check(&state.verifier), Ok(()));
     }
     assert_eq!(client.issue_lease("writer", None).await.unwrap_err().code, NOT_FOUND);
+}
+
+/// Sealed to the client and for the one lease, or it is nothing.
+#[tokio::test]
+async fn what_a_target_issues_reaches_who_asked() {
+    let cluster = cluster(&[]).await;
+    let client = cluster.client(CustomerSource::None);
+    let credential = client.issue_lease("cloud", None).await.unwrap();
+    assert!(credential.password().is_none());
+    let quorate_api::client::Proof::Issued(fields) = &credential.proof else { panic!("{credential:?}") };
+    assert_eq!(fields.get("token").unwrap().expose(), b"issued-by-the-target");
+    assert!(!format!("{credential:?}").contains("issued-by"));
+    let first = cluster.state.lock().unwrap().verifier.clone();
+    assert_eq!(quorate_state::lease::Form::Sealed.check(&first), Ok(()));
+    client.issue_lease("cloud", None).await.unwrap();
+    assert_ne!(cluster.state.lock().unwrap().verifier, first, "each has a key of its own");
+    for role in ["swapped", "ended"] {
+        assert_eq!(client.issue_lease(role, None).await.unwrap_err().code, BAD_ANSWER, "{role}");
+    }
 }
 
 #[tokio::test]

@@ -29,4 +29,4 @@ pub use text::Detail;
 pub use verify::{
     Corruption, Expected, Head, Records, Summary, VerifyError, What, read, read_from, verify, verify_from,
 };
-pub use writer::{AuditError, Class, Config, Durable, MIN_BYTES, OpenError, Recovered, Status};
+pub use writer::{AuditError, Broken, Class, Config, Durable, MIN_BYTES, OpenError, Recovered, Status};

@@ -82,7 +82,7 @@ impl AuditLog {
     /// because only an append finds out that there is room again.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.lock().state.1
+        self.shared.lock().state.1.clone()
     }
 }
 
@@ -132,8 +132,8 @@ impl Shared {
 
     fn push(&self, waiting: Waiting) -> Result<(), (Reply, AuditError)> {
         let mut queue = self.lock();
-        if let Status::Failed(kind) = queue.state.1 {
-            return Err((waiting.reply, AuditError::Failed(kind)));
+        if let Status::Failed(broken) = &queue.state.1 {
+            return Err((waiting.reply, AuditError::Failed(Arc::clone(broken))));
         }
         let (count, bound) = match waiting.class {
             Class::Normal => (&mut queue.normal, NORMAL_QUEUE),

@@ -10,7 +10,9 @@ use crate::record::{Decision, Entry, Kind, Record, RecordId};
 use crate::text::{Detail, MAX_NAME, escape};
 use crate::verify::{Corruption, Cursor, Head, VerifyError, segment_name, segment_names};
 use quorate_crypto::encoding::hash32;
+use std::fmt;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 
 /// The smallest size of a segment and of the reserve, in bytes.
 pub const MIN_BYTES: u64 = 2 * MAX_LINE as u64;
@@ -73,8 +75,35 @@ pub struct Durable {
     pub hash: Hash,
 }
 
+/// The call to the storage after which a log takes no more records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// The file in the log's directory.
+    pub file: String,
+    /// What could not be done with it, as a participle: `written`, `synced`.
+    pub call: &'static str,
+    /// The error's kind.
+    pub kind: ErrorKind,
+    /// The error's number in the operating system. The kind does not tell a device that failed (`EIO`) from other errors that have no name.
+    pub os: Option<i32>,
+}
+
+impl Broken {
+    /// The storage's error.
+    #[must_use]
+    pub fn error(&self) -> io::Error {
+        self.os.map_or_else(|| self.kind.into(), io::Error::from_raw_os_error)
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be {}: {}", self.file, self.call, self.error())
+    }
+}
+
 /// The record is not on disk: what it would have described must not happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
     /// There is no room for the class of this record.
     #[error("the audit log is full")]
@@ -83,8 +112,8 @@ pub enum AuditError {
     #[error("the audit log is busy")]
     Busy,
     /// A write or a sync failed, now or before. It stays so until the log is opened again: whether that record is on disk is unknown.
-    #[error("the audit log failed ({0})")]
-    Failed(ErrorKind),
+    #[error("the audit log failed: {0}")]
+    Failed(Arc<Broken>),
     /// The log was closed.
     #[error("the audit log is closed")]
     Closed,
@@ -128,7 +157,7 @@ pub struct Recovered {
 }
 
 /// Whether records can be written, as of the last one that was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// Yes; `reserve` says whether the reserve is there.
     Ready {
@@ -141,7 +170,25 @@ pub enum Status {
         reserve: bool,
     },
     /// None, until the log is opened again.
-    Failed(ErrorKind),
+    Failed(Arc<Broken>),
+}
+
+/// An error of the storage, and what it was about.
+struct Trouble {
+    file: String,
+    call: &'static str,
+    error: io::Error,
+}
+
+/// What became of a call that would have `file` written, synced or whatever `call` is.
+fn of<T>(file: &str, call: &'static str, done: Result<T, impl Into<io::Error>>) -> Result<T, Trouble> {
+    done.map_err(|error| Trouble { file: file.to_owned(), call, error: error.into() })
+}
+
+impl From<Trouble> for OpenError {
+    fn from(trouble: Trouble) -> Self {
+        trouble.error.into()
+    }
 }
 
 /// The segment that is being written.
@@ -162,7 +209,7 @@ pub(crate) struct Writer {
     has_reserve: bool,
     /// When an allocation failed last, if none succeeded since.
     full_since: Option<u64>,
-    failed: Option<ErrorKind>,
+    failed: Option<Arc<Broken>>,
 }
 
 impl Writer {
@@ -289,8 +336,8 @@ impl Writer {
         pending: &mut Pending,
         answers: &mut [Result<Durable, AuditError>],
     ) -> Result<Durable, AuditError> {
-        if let Some(kind) = self.failed {
-            return Err(AuditError::Failed(kind));
+        if let Some(broken) = &self.failed {
+            return Err(AuditError::Failed(Arc::clone(broken)));
         }
         // The reserve is not for normal records, however much of it is left.
         if self.segment.reserve && class == Class::Normal {
@@ -319,15 +366,13 @@ impl Writer {
     /// Makes what is pending durable. If that fails, the answers it holds become errors.
     fn flush(&mut self, pending: &mut Pending, answers: &mut [Result<Durable, AuditError>]) -> Result<(), AuditError> {
         if !pending.bytes.is_empty() {
-            let written = self
-                .disk
-                .write_at(&self.segment.name, self.segment.end, &pending.bytes)
-                .and_then(|()| self.disk.sync(&self.segment.name));
-            if let Err(e) = written {
-                let failed = self.fail(&e);
+            let name = &self.segment.name;
+            let written = of(name, "written", self.disk.write_at(name, self.segment.end, &pending.bytes));
+            if let Err(trouble) = written.and_then(|()| of(name, "synced", self.disk.sync(name))) {
+                let failed = self.fail(trouble);
                 pending.bytes.clear();
                 for answer in answers.iter_mut().skip(pending.answered).filter(|a| a.is_ok()) {
-                    *answer = Err(failed);
+                    *answer = Err(failed.clone());
                 }
                 return Err(failed);
             }
@@ -352,37 +397,37 @@ impl Writer {
             match self.allocate() {
                 Ok(()) => {
                     self.full_since = None;
-                    self.start(NEXT, self.config.segment_bytes, false).map_err(|e| self.fail(&e))?;
+                    self.start(NEXT, self.config.segment_bytes, false).map_err(|trouble| self.fail(trouble))?;
                     pending.head = self.head;
                     return Ok(());
                 }
-                Err(e) if no_room(&e) => {
+                Err(trouble) if no_room(&trouble.error) => {
                     tracing::error!("no room for the audit log: only revocation and ceremonies go on");
                     self.full_since = Some(at);
                 }
-                Err(e) => return Err(self.fail(&e)),
+                Err(trouble) => return Err(self.fail(trouble)),
             }
         }
         if class == Class::Normal || !self.has_reserve {
             return Err(AuditError::Full);
         }
         self.has_reserve = false;
-        self.start(RESERVE, self.config.reserve_bytes, true).map_err(|e| self.fail(&e))?;
+        self.start(RESERVE, self.config.reserve_bytes, true).map_err(|trouble| self.fail(trouble))?;
         pending.head = self.head;
         Ok(())
     }
 
     /// Makes room for a segment; a reserve that was used comes back first.
-    fn allocate(&mut self) -> io::Result<()> {
+    fn allocate(&mut self) -> Result<(), Trouble> {
         if !self.has_reserve {
-            self.disk.allocate(RESERVE, self.config.reserve_bytes)?;
+            of(RESERVE, "allocated", self.disk.allocate(RESERVE, self.config.reserve_bytes))?;
             self.has_reserve = true;
         }
-        self.disk.allocate(NEXT, self.config.segment_bytes)
+        of(NEXT, "allocated", self.disk.allocate(NEXT, self.config.segment_bytes))
     }
 
     /// Makes the allocated file `from` the segment that is written.
-    fn start(&mut self, from: &str, size: u64, reserve: bool) -> io::Result<()> {
+    fn start(&mut self, from: &str, size: u64, reserve: bool) -> Result<(), Trouble> {
         let number = self.segment.number + 1;
         let header = Header {
             format: FORMAT,
@@ -393,28 +438,30 @@ impl Writer {
             first_seq: self.head.seq + 1,
             prev: self.head.hash,
         };
-        let (mut line, hash) = close(&header)?;
+        let (mut line, hash) = of(from, "encoded", close(&header))?;
         let end = line.len() as u64;
         line.resize(line.len().max(HEAD_ROOM), 0);
-        self.disk.write_at(from, 0, &line)?;
-        self.disk.sync(from)?;
+        of(from, "written", self.disk.write_at(from, 0, &line))?;
+        of(from, "synced", self.disk.sync(from))?;
         let name = segment_name(number);
-        self.disk.rename(from, &name)?;
+        of(&name, "named so", self.disk.rename(from, &name))?;
         self.segment = Segment { number, name, end, size, reserve };
         self.head.hash = hash;
         Ok(())
     }
 
-    fn fail(&mut self, e: &io::Error) -> AuditError {
-        AuditError::Failed(*self.failed.get_or_insert(e.kind()))
+    /// For good, with the first trouble.
+    fn fail(&mut self, Trouble { file, call, error }: Trouble) -> AuditError {
+        let broken = || Arc::new(Broken { file, call, kind: error.kind(), os: error.raw_os_error() });
+        AuditError::Failed(Arc::clone(self.failed.get_or_insert_with(broken)))
     }
 
     /// The end of what is durable, and whether more can follow.
     pub(crate) fn state(&self) -> (Head, Status) {
         let reserve = self.has_reserve;
         let full = self.full_since.is_some() || self.segment.reserve;
-        let status = match self.failed {
-            Some(kind) => Status::Failed(kind),
+        let status = match &self.failed {
+            Some(broken) => Status::Failed(Arc::clone(broken)),
             None if full => Status::Full { reserve },
             None => Status::Ready { reserve },
         };

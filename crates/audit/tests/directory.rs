@@ -62,7 +62,12 @@ fn a_deleted_log_is_noticed() {
     let log = open(temp.path());
     log.append(entry(0), Class::Normal).wait().unwrap();
     std::fs::remove_file(temp.path().join("audit-00000001.jsonl")).unwrap();
-    assert_eq!(log.append(entry(1), Class::Essential).wait(), Err(AuditError::Failed(ErrorKind::NotFound)));
+    let noticed = log.append(entry(1), Class::Essential).wait().unwrap_err();
+    assert!(matches!(&noticed, AuditError::Failed(broken) if broken.kind == ErrorKind::NotFound), "{noticed:?}");
+    assert!(
+        noticed.to_string().starts_with("the audit log failed: audit-00000001.jsonl cannot be synced: "),
+        "{noticed}"
+    );
 }
 
 /// The writer of the next test, when that runs this program again.

@@ -1,5 +1,9 @@
 //! Types that hold secret bytes.
 
+mod fields;
+
+pub use fields::SecretFields;
+
 use core::fmt;
 use rand_core::CryptoRng;
 use subtle::{Choice, ConstantTimeEq};

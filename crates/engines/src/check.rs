@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter, Write as _};
 /// What a target says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// PostgreSQL: `server_version_num`, for example 150018. MariaDB 10.11.19: 101119. Redis 7.0.15: 70015. RabbitMQ 3.10.8: 31008. 0 where we may not ask.
+    /// PostgreSQL: `server_version_num`, for example 150018. MariaDB 10.11.19: 101119. Redis 7.0.15: 70015. RabbitMQ 3.10.8: 31008. Kubernetes 1.30.2: 13002. 0 where we may not ask.
     pub server_version: u32,
     /// It changes with each fail-over. After one, accounts that were ended may be back: reconcile at once.
     pub timeline: u32,

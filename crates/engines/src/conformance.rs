@@ -14,17 +14,20 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use quorate_crypto::secret::SecretVec;
 use tokio::time::{sleep, timeout};
 
 use crate::postgres::template::parse;
-use crate::{Binding, Class, Cleaning, Create, Engine, EngineError, Fenced, Principal, Refusal};
+use crate::{Binding, Class, Cleaning, Create, Created, Engine, EngineError, Fenced, Principal, Refusal};
 
 /// A target under test, seen from outside.
 #[async_trait]
 pub trait Target: Send + Sync {
     /// A new executor of this target, with connections of its own: another node, or a later term.
     async fn executor(&self) -> Arc<dyn Engine>;
-    /// A fresh password and its verifier.
+    /// A fresh password and its verifier. Where the target issues the secret, whatever is sealed with; see [`made`].
     fn credential(&self) -> Credential;
     /// A group that may be granted.
     fn group(&self) -> String;
@@ -42,7 +45,7 @@ pub trait Target: Send + Sync {
 
 /// What a client keeps, and what it sends.
 pub struct Credential {
-    /// The password.
+    /// The password; of what a target has issued itself, base64 of its encoding, once it was issued.
     pub password: String,
     /// Its verifier.
     pub verifier: String,
@@ -76,8 +79,15 @@ pub async fn run(target: &dyn Target) {
 async fn a_created_principal_logs_in(target: &dyn Target) {
     let engine = target.executor().await;
     let credential = target.credential();
-    let oid = engine.create(&order(target, &*engine, "cf_login", &credential).await).await.unwrap().oid;
+    let create = order(target, &*engine, "cf_login", &credential).await;
+    let (oid, credential) = made(&*engine, &create, credential).await;
     assert!(target.login("cf_login", &credential).await.unwrap().alive().await);
+    if engine.class() == Class::IssuedByTarget {
+        let secret = SecretVec::new(STANDARD.decode(&credential.password).unwrap());
+        assert_eq!(engine.try_out("cf_login", &secret).await, Ok(()));
+        assert!(engine.try_out("cf_other", &secret).await.is_err(), "it is nobody else's");
+        assert!(engine.try_out("cf_login", &SecretVec::new(b"garbage".to_vec())).await.is_err());
+    }
     assert!(target.login("cf_login", &target.credential()).await.is_none(), "another password");
     let seen = engine.look(&[principal("cf_login", None)]).await.unwrap();
     assert_eq!((seen[0].oid, seen[0].can_login), (Some(oid), true));
@@ -86,7 +96,8 @@ async fn a_created_principal_logs_in(target: &dyn Target) {
 async fn a_second_create_is_a_duplicate(target: &dyn Target) {
     let engine = target.executor().await;
     let (first, second) = (target.credential(), target.credential());
-    engine.create(&order(target, &*engine, "cf_twice", &first).await).await.unwrap();
+    let create = order(target, &*engine, "cf_twice", &first).await;
+    let (_, first) = made(&*engine, &create, first).await;
     let again = engine.create(&order(target, &*engine, "cf_twice", &second).await).await;
     if engine.class() == Class::Upsert {
         assert!(again.is_ok() && target.login("cf_twice", &second).await.is_some());
@@ -123,9 +134,12 @@ async fn what_is_invalid_is_never_sent(target: &dyn Target) {
         assert!(matches!(engine.clean(&this).await, Err(EngineError::Invalid { .. })), "{name:?}");
     }
     assert!(matches!(engine.list("").await, Err(EngineError::Invalid { .. })), "the empty prefix is everybody");
-    let mut create = order(target, &*engine, "cf_valid", &credential).await;
-    create.verifier.truncate(create.verifier.len() - 1);
-    assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "verifier", .. })));
+    // Of what the target issues there is no verifier that could be wrong.
+    if engine.class() != Class::IssuedByTarget {
+        let mut create = order(target, &*engine, "cf_valid", &credential).await;
+        create.verifier.truncate(create.verifier.len() - 1);
+        assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "verifier", .. })));
+    }
     let mut create = order(target, &*engine, "cf_valid", &credential).await;
     create.groups = vec![target.unfit_group()];
     assert!(matches!(engine.create(&create).await, Err(EngineError::Invalid { field: "groups", .. })));
@@ -138,22 +152,45 @@ async fn what_is_invalid_is_never_sent(target: &dyn Target) {
 async fn refusing_does_not_end_a_session_and_killing_does(target: &dyn Target) {
     let engine = target.executor().await;
     let credential = target.credential();
-    let oid = engine.create(&order(target, &*engine, "cf_steps", &credential).await).await.unwrap().oid;
+    let create = order(target, &*engine, "cf_steps", &credential).await;
+    let (oid, credential) = made(&*engine, &create, credential).await;
+    if engine.class() == Class::IssuedByTarget {
+        return refusing_is_the_end(target, &*engine, oid, &credential).await;
+    }
     let mut session = target.login("cf_steps", &credential).await.unwrap();
     let this = [principal("cf_steps", Some(oid))];
 
     let refused = engine.refuse(&this).await.unwrap();
     assert_eq!((refused[0].oid, matches!(refused[0].outcome, Refusal::Failed(_))), (Some(oid), false));
     assert!(target.login("cf_steps", &credential).await.is_none(), "refused in the target");
-    assert!(session.alive().await, "only a kill ends a session, and a caller may die before it");
     let seen = engine.look(&this).await.unwrap();
-    assert_eq!((seen[0].can_login, seen[0].sessions), (false, 1), "a look is not fooled");
-
-    assert_eq!(engine.kill(&this).await.unwrap(), 1);
+    if engine.class() == Class::IssuedByTarget {
+        // What was issued is presented each time: there is no session that anybody sees or ends.
+        assert_eq!((seen[0].can_login, seen[0].sessions), (false, 0));
+        assert_eq!(engine.kill(&this).await.unwrap(), 0);
+    } else {
+        assert!(session.alive().await, "only a kill ends a session, and a caller may die before it");
+        assert_eq!((seen[0].can_login, seen[0].sessions), (false, 1), "a look is not fooled");
+        assert_eq!(engine.kill(&this).await.unwrap(), 1);
+    }
     assert_ended(&*engine, &this).await;
     assert!(!session.alive().await);
     assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
     assert_absent(&*engine, "cf_steps").await;
+}
+
+/// Where each request is let in by itself, there is no session that could outlive that.
+async fn refusing_is_the_end(target: &dyn Target, engine: &dyn Engine, oid: u32, credential: &Credential) {
+    let this = [principal("cf_steps", Some(oid))];
+    assert!(engine.look(&this).await.unwrap()[0].can_login, "it is not ended before it is refused");
+    let mut session = target.login("cf_steps", credential).await.unwrap();
+    let refused = engine.refuse(&this).await.unwrap();
+    assert_eq!((refused[0].oid, matches!(refused[0].outcome, Refusal::Failed(_))), (Some(oid), false));
+    assert!(target.login("cf_steps", credential).await.is_none() && !session.alive().await, "refused in the target");
+    assert_eq!(engine.kill(&this).await, Ok(0));
+    assert_ended(engine, &this).await;
+    assert_eq!(engine.clean(&this).await.unwrap()[0].outcome, Cleaning::Gone);
+    assert_absent(engine, "cf_steps").await;
 }
 
 async fn every_step_can_be_repeated(target: &dyn Target) {
@@ -180,10 +217,12 @@ async fn a_fenced_intent_never_comes_to_life(target: &dyn Target) {
     assert_eq!(next.fence("cf_fence", &create.binding).await, Ok(Fenced::Absent), "it can be repeated");
     // The paused leader goes on and sends it.
     let late = paused.create(&create).await;
-    assert!(matches!(late, Err(EngineError::StaleBinding | EngineError::Unknown { .. })), "{late:?}");
+    let kept = next.class() == Class::IssuedByTarget && late == Err(EngineError::Duplicate);
+    assert!(kept || matches!(late, Err(EngineError::StaleBinding | EngineError::Unknown { .. })), "{late:?}");
     assert_absent(&*next, "cf_fence").await;
-    // With a new binding it works again.
-    let create = order(target, &*paused, "cf_fence", &credential).await;
+    // With a new binding it works again. What is issued comes to life under its name, which the fence may keep.
+    let name = if next.class() == Class::IssuedByTarget { "cf_fence_next" } else { "cf_fence" };
+    let create = order(target, &*paused, name, &credential).await;
     paused.create(&create).await.unwrap();
 }
 
@@ -198,7 +237,7 @@ async fn a_fence_finds_that_the_create_won(target: &dyn Target) {
 
 async fn a_fence_beats_a_create_in_flight(target: &dyn Target) {
     let (issuer, ender) = (target.executor().await, target.executor().await);
-    let credential = target.credential();
+    let mut credential = target.credential();
     let create = order(target, &*issuer, "cf_flight", &credential).await;
     let binding: Binding = create.binding;
     ender.look(&[]).await.unwrap();
@@ -223,6 +262,9 @@ async fn a_fence_beats_a_create_in_flight(target: &dyn Target) {
             assert_absent(&*ender, "cf_flight").await;
         }
         Fenced::Won { oid } => {
+            if let Ok(created) = flown {
+                (_, credential) = taken(&*ender, created, credential);
+            }
             let this = [principal("cf_flight", Some(oid))];
             ender.refuse(&this).await.unwrap();
             ender.kill(&this).await.unwrap();
@@ -265,7 +307,8 @@ async fn a_claim_is_seen_by_all_and_taken_back(target: &dyn Target) {
 async fn what_is_no_claim_is_not_taken_back(target: &dyn Target) {
     let engine = target.executor().await;
     let credential = target.credential();
-    engine.create(&order(target, &*engine, "cfe_live", &credential).await).await.unwrap();
+    let create = order(target, &*engine, "cfe_live", &credential).await;
+    let (_, credential) = made(&*engine, &create, credential).await;
     assert_eq!(engine.claim("cfe_live").await, Err(EngineError::Duplicate));
     assert_eq!(engine.disclaim(&["cfe_live".to_owned()]).await.unwrap(), ["cfe_live"], "it stays, and that is said");
     assert!(target.login("cfe_live", &credential).await.is_some(), "a claim and its end touch no principal");
@@ -316,6 +359,18 @@ pub async fn order(target: &dyn Target, engine: &dyn Engine, name: &str, credent
         max_ttl_seconds: 3600,
         binding: engine.bind().await.unwrap(),
     }
+}
+
+/// Makes a principal: its number, and what logs in as it. Where the target issues that, it is in place of the password, encoded and in base64.
+pub async fn made(engine: &dyn Engine, create: &Create, asked: Credential) -> (u32, Credential) {
+    taken(engine, engine.create(create).await.unwrap(), asked)
+}
+
+/// The same of what was made.
+fn taken(engine: &dyn Engine, created: Created, asked: Credential) -> (u32, Credential) {
+    assert_eq!(created.issued.is_some(), engine.class() == Class::IssuedByTarget, "who makes the secret");
+    let issued = created.issued.map(|fields| STANDARD.encode(fields.encode().expose()));
+    (created.oid, Credential { password: issued.unwrap_or(asked.password), verifier: asked.verifier })
 }
 
 /// A name and perhaps a number.

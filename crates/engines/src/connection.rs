@@ -21,9 +21,10 @@ pub(crate) async fn within<T>(
         .unwrap_or_else(|_| Err(EngineError::Unavailable { reason: "no answer in time".into() }))
 }
 
-/// Whether the connection on which this came out can be worked on again: nothing that was sent there may still be under way.
+/// Whether the connection on which this came out can be worked on again: it is there, and nothing that was sent there may still be under
+/// way.
 pub(crate) fn is_settled<T>(result: &Result<T, EngineError>) -> bool {
-    !matches!(result, Err(EngineError::Unavailable { .. } | EngineError::Unknown { .. }))
+    !matches!(result, Err(EngineError::Unavailable { .. } | EngineError::Unknown { .. } | EngineError::StaleBinding))
 }
 
 /// Work on a connection that was taken out of its slot, for no longer than it may take; after it the connection is given back, if it
@@ -69,6 +70,7 @@ mod tests {
             (Err(EngineError::Busy { code: words(), message: words() }), true),
             (Err(EngineError::Refused { code: words(), message: words() }), true),
             (Err(EngineError::Duplicate), true),
+            (Err(EngineError::StaleBinding), false),
             (Err(EngineError::Unavailable { reason: words() }), false),
             (Err(EngineError::Unknown { reason: words() }), false),
         ];

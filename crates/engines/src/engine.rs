@@ -5,7 +5,8 @@ use core::fmt;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use quorate_crypto::secret::SecretVec;
+use quorate_crypto::secret::{SecretFields, SecretVec};
+use subtle::ConstantTimeEq as _;
 
 use crate::names::{MAX_NAME, check_name};
 use crate::postgres::template::{MAX_STATEMENTS, Statement};
@@ -44,6 +45,17 @@ pub trait Engine: Send + Sync {
     /// Logs in as the configured user and out again, as an application would, whatever that user may do there.
     async fn visit(&self) -> Result<(), EngineError> {
         self.bind().await.map(drop)
+    }
+
+    /// Does what an application does with a leased principal and its secret, once, from this executor's place: `secret` is its password,
+    /// or what [`Created::issued`] was, encoded. For systems at which a login has no connection of its own to come by; all others are
+    /// tried by an engine that is given the login, and [`visit`](Engine::visit).
+    async fn try_out(&self, name: &str, secret: &SecretVec) -> Result<(), EngineError> {
+        let _ = (name, secret);
+        Err(EngineError::Invalid {
+            field: "name",
+            reason: "logins of this system are tried by a connection of their own",
+        })
     }
 
     /// Makes the principal with one autocommitted statement, on exactly the bound connection, never after a reconnect.
@@ -109,12 +121,13 @@ pub trait Engine: Send + Sync {
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError>;
 
     /// Gives the administrative account, which needs no right for that, the password of this verifier, of the kind that
-    /// [`Create::verifier`] is. Sessions go on. Logins are tried with it once it was learnt: [`learn_password`](Engine::learn_password), first.
+    /// [`Create::verifier`] is; or this password, where both sides hold it as it is (webhooks). Sessions go on. Logins are tried with it
+    /// once it was learnt: [`learn_password`](Engine::learn_password), first.
     ///
     /// On exactly the bound connection, never after a reconnect: whoever was allowed to send it may be allowed no more.
     ///
     /// # Errors
-    /// [`StaleBinding`](EngineError::StaleBinding): no effect.
+    /// [`StaleBinding`](EngineError::StaleBinding): no effect. [`Unavailable`](EngineError::Unavailable): the target may have it now.
     async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError>;
 
     /// Ends all sessions of the administrative account that this executor has not opened, by whatever name they go; how many were
@@ -165,13 +178,13 @@ pub enum Class {
 /// One connection to the target, told apart from every other that it ever had.
 ///
 /// A target that has one process for all of them, Redis, says which process, and by which number it knows the connection. One that knows
-/// no connections, RabbitMQ, knows an account that is there for this one only.
+/// no connections, RabbitMQ or Kubernetes, knows an account or an object that is there for this one only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Binding {
-    /// The number of the target's process or thread behind it; for RabbitMQ one that was drawn at random.
+    /// The number of the target's process or thread behind it; for RabbitMQ and Kubernetes one that was drawn at random.
     pub pid: i32,
     /// When that process began, in microseconds since 1970 by the target's clock: process numbers come back. For Redis the number
-    /// of the connection, for RabbitMQ the executor's term of office.
+    /// of the connection, for RabbitMQ and Kubernetes the executor's term of office.
     pub backend_start_micros: i64,
 }
 
@@ -191,7 +204,8 @@ pub struct Create {
     pub name: String,
     /// What the target stores in place of the password, in its own form, checked here byte for byte. PostgreSQL: a SCRAM-SHA-256 verifier
     /// (RFC 5803); what is not one, it takes for a clear password without a word. Redis: `#` and 64 hexadecimal digits. RabbitMQ: base64 of
-    /// a salt and a hash. MariaDB: see its module.
+    /// a salt and a hash. MariaDB: see its module. Of [`Class::IssuedByTarget`] it is no business of the engine: whoever calls it seals
+    /// with it what was issued.
     pub verifier: String,
     /// The roles it becomes a member of; for Redis each a list of rules of its access lists, for RabbitMQ a permission. All its rights come from them.
     pub groups: Vec<String>,
@@ -258,10 +272,34 @@ impl fmt::Debug for Create {
 }
 
 /// A principal that was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Created {
     /// The number the target gave it.
     pub oid: u32,
+    /// What the target made for whoever asked, and shows this once: of [`Class::IssuedByTarget`] always, of others never.
+    ///
+    /// # Security
+    /// It is in the executor's memory until it is sealed to who asked, which is to be at once. No other call returns any of it.
+    pub issued: Option<SecretFields>,
+}
+
+impl Created {
+    /// Where whoever asked made the secret.
+    pub(crate) fn by_client(oid: u32) -> Self {
+        Self { oid, issued: None }
+    }
+}
+
+/// Secrets are compared in constant time.
+impl PartialEq for Created {
+    fn eq(&self, other: &Self) -> bool {
+        let issued = match (&self.issued, &other.issued) {
+            (None, None) => true,
+            (Some(mine), Some(theirs)) => mine.encode().expose().ct_eq(theirs.encode().expose()).into(),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.oid == other.oid && issued
+    }
 }
 
 /// How an intent ended.
@@ -433,8 +471,18 @@ impl EngineError {
     /// Whether the target refuses the login for what it presents, so that another password may be right.
     #[must_use]
     pub fn is_login_refused(&self) -> bool {
-        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; of Redis; of RabbitMQ; of webhooks.
-        let codes = ["28P01", "28000", "1045", "WRONGPASS", "401", "signature"];
+        // invalid_password, invalid_authorization_specification; of MariaDB ER_ACCESS_DENIED_ERROR; of Redis; of RabbitMQ and Kubernetes; of webhooks; of AWS,
+        // for a key that is unknown or inactive, and for a secret that is not its own.
+        let codes = [
+            "28P01",
+            "28000",
+            "1045",
+            "WRONGPASS",
+            "401",
+            "signature",
+            "InvalidClientTokenId",
+            "SignatureDoesNotMatch",
+        ];
         matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
     }
 }

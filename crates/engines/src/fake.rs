@@ -451,6 +451,12 @@ impl FakeTarget {
         self.change(|s| s.accounts.remove(name));
     }
 
+    /// How many accounts there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().accounts.by_name.len()
+    }
+
     /// The names of all accounts, whether or not they can log in.
     #[must_use]
     pub fn names(&self) -> BTreeSet<String> {
@@ -650,7 +656,7 @@ impl Fake {
             owns_in: Vec::new(),
         };
         state.accounts.insert(&create.name, account);
-        Ok(Created { oid })
+        Ok(Created::by_client(oid))
     }
 }
 

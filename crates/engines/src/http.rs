@@ -30,6 +30,8 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+#[cfg(feature = "aws")]
+pub(crate) use self::request::FORM;
 pub use self::request::{Path, Repeat, Request};
 use crate::contained::contained;
 use crate::{Endpoint, EngineError, Tls};
@@ -73,13 +75,27 @@ impl Http {
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
         let name = config.endpoint.host.as_str();
-        let host = HeaderValue::try_from(config.endpoint.to_string());
+        let mut said = config.endpoint.to_string();
+        // As every client says it (RFC 9110 section 7.2), and as those who sign it expect.
+        let usual = if matches!(config.tls, Tls::Disabled) { 80 } else { 443 };
+        if config.endpoint.port == usual
+            && let Some((bare, _)) = said.rsplit_once(':')
+        {
+            said = bare.to_owned();
+        }
+        let host = HeaderValue::try_from(said);
         match host {
             Ok(host) if !name.is_empty() && name.bytes().all(plain) => {
                 Ok(Self { config, host, kept: Mutex::default() })
             }
             _ => Err(EngineError::Invalid { field: "host", reason: "neither a host name nor an address" }),
         }
+    }
+
+    /// What each request says of where it is sent to.
+    #[cfg(feature = "aws")]
+    pub(crate) fn host(&self) -> &str {
+        self.host.to_str().unwrap_or_default()
     }
 
     /// Sends a request and waits for its answer, of whatever status. One caller at a time.

@@ -11,12 +11,15 @@
 //! The split is public because a caller can die between any two of them, and because each is safe to repeat.
 //!
 //! # Security
-//! * No call here sees a password of a leased principal: the client makes it, and sends a verifier.
+//! * No call here sees a password of a leased principal: the client makes it, and sends a verifier. What a target issues itself
+//!   ([`Class::IssuedByTarget`]) comes with the answer to its create, and is nowhere but there.
 //! * Neither a verifier nor the administrative password shows in an error, in `Debug`, or in a log line of this crate or
 //!   of its driver at any level.
 //! * While a node is the executor of a target it could act alone *at that target*. What bounds it is the rights of the
 //!   administrative role; [`Engine::check`] names what is missing, and nothing asks for more.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 mod check;
 #[cfg(feature = "testing")]
 pub mod conformance;
@@ -28,6 +31,8 @@ mod engine;
 pub mod fake;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 #[cfg(feature = "mariadb")]
 pub mod mariadb;
 mod names;

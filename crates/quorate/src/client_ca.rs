@@ -182,10 +182,9 @@ impl Place {
             }
             if present.exists() {
                 files::private_folder(&self.old)?;
-                std::fs::rename(&present, self.old.join(&file)).with_context(|| present.display().to_string())?;
+                files::rename(&present, &self.old.join(&file))?;
             }
-            std::fs::rename(&next, &present).with_context(|| next.display().to_string())?;
-            files::sync_folder_of(&present)?;
+            files::rename(&next, &present)?;
         }
         std::fs::remove_dir(&self.next).with_context(|| self.next.display().to_string())
     }

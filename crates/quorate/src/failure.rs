@@ -133,7 +133,8 @@ mod tests {
         let gone = RunError::NoGenesis { path: "g".into(), source: std::io::ErrorKind::NotFound.into() };
         let told = Told::of(&Stop::Node(gone).into());
         assert_eq!((told.code.as_str(), told.exit), ("configuration", 64), "what no second start changes");
-        let eio = RunError::AuditFailed(std::io::Error::from_raw_os_error(5));
+        let source = std::io::Error::from_raw_os_error(5);
+        let eio = RunError::AuditFailed { path: "audit-1".into(), call: "synced", source };
         let told = Told::of(&Stop::Node(eio).into());
         assert_eq!((told.code.as_str(), told.exit), ("device_failed", 74));
         assert_eq!(Told::of(&Stop::refused("a", "b", "c")).exit, 1);

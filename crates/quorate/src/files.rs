@@ -1,20 +1,18 @@
-//! Files that the CLI makes: never over an existing one, durable before the next step relies on them.
+//! Files that the CLI makes: never over an existing one, durable before the next step relies on them. How is the business of
+//! [`quorate_server::durable`]; here are the words.
 
 use crate::failure::Stop;
 use anyhow::Context as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use quorate_server::durable;
+use std::fs;
+use std::io;
 use std::path::Path;
 
-/// Mode of what only its owner may read.
-pub(crate) const PRIVATE: u32 = 0o600;
-/// Mode of what everybody may read.
-pub(crate) const PUBLIC: u32 = 0o644;
+pub(crate) use quorate_server::durable::{PRIVATE, PUBLIC, replace, sync_folder_of};
 
 /// Makes a file; refuses to write over one.
 pub(crate) fn make(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
-    match write_new(path, bytes, mode) {
+    match durable::make(path, bytes, mode) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Stop::refused(
             "exists",
             format!("{} is there already", path.display()),
@@ -24,29 +22,14 @@ pub(crate) fn make(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     }
 }
 
-/// Puts a file in the place of another in one step: after a crash it is the old one or the new one.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    write_new(&fresh, bytes, mode)?;
-    fs::rename(&fresh, path)?;
-    sync_folder_of(path)
-}
-
 /// Makes a folder that only its owner may enter.
 pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(path)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
-        .with_context(|| format!("cannot make the folder {}", path.display()))
+    durable::private_folder(path).with_context(|| format!("cannot make the folder {}", path.display()))
 }
 
-/// Makes the last change of a name in a file's folder durable.
-pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    File::open(folder)?.sync_all()
+/// Moves a file.
+pub(crate) fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
+    durable::rename(from, to).with_context(|| from.display().to_string())
 }
 
 /// A file's content.
@@ -57,11 +40,4 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// A text file's content.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     fs::read_to_string(path).with_context(|| path.display().to_string())
-}
-
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    sync_folder_of(path)
 }

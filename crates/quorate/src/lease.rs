@@ -3,6 +3,7 @@
 use crate::connection::Connection;
 use crate::duration::{self, instant};
 use crate::effect::Effect;
+use crate::handed;
 use crate::output::{Format, UNEXPLAINED, printable, progress, table};
 use crate::target::place;
 use crate::view;
@@ -119,24 +120,27 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
     match command {
         Command::Issue { role, ttl } => {
             let credential = client.issue_lease(&role, ttl).await?;
-            let password = std::str::from_utf8(credential.password.expose()).context("the password is not text")?;
-            let document = json!({
+            let secrets = handed::secrets(&credential)?;
+            let mut document = json!({
                 "lease": credential.lease.to_string(),
                 "username": credential.username,
-                "password": password,
                 "system": credential.system.name(),
                 "host": credential.host,
                 "port": credential.port,
                 "database": credential.database,
                 "expires_at": credential.expires_at,
             });
+            if let Some(document) = document.as_object_mut() {
+                document.extend(secrets.iter().map(|(name, secret)| ((*name).to_owned(), json!(secret))));
+            }
             output.show(&document, || {
+                let secrets: String = secrets.iter().map(|(name, secret)| format!("{name:<9} {secret}\n")).collect();
                 let database = match credential.database.as_str() {
                     "" => String::new(),
                     database => format!("database  {database}\n"),
                 };
                 format!(
-                    "lease     {}\nusername  {}\npassword  {password}\nsystem    {}\nhost      {}\nport      {}\n{database}expires   {}\n",
+                    "lease     {}\nusername  {}\n{secrets}system    {}\nhost      {}\nport      {}\n{database}expires   {}\n",
                     credential.lease,
                     credential.username,
                     credential.system,

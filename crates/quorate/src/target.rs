@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a proof may take: the cluster gives up before.
-const PROOF: Duration = Duration::from_secs(40);
+const PROOF: Duration = Duration::from_secs(60);
 
 /// `quorate target`.
 #[derive(Debug, clap::Subcommand)]
@@ -83,19 +83,22 @@ pub(crate) enum TargetCommand {
 pub(crate) struct Add {
     /// Its name.
     name: Option<String>,
-    /// What kind of system it is: postgresql, mariadb, redis, rabbitmq.
+    /// What kind of system it is: postgresql, mariadb, redis, rabbitmq, webhook, aws, kubernetes.
     #[arg(long, value_name = "SYSTEM")]
     system: Option<System>,
+    /// Where the receiver of webhooks is, in place of host, port and database: https://HOST[:PORT][/PATH].
+    #[arg(long, value_name = "URL", value_parser = receiver, conflicts_with_all = ["host", "port", "database"])]
+    url: Option<Receiver>,
     /// Host name or address.
     #[arg(long)]
     host: Option<String>,
     /// Port.
     #[arg(long)]
     port: Option<u16>,
-    /// The database to connect to. At MariaDB the one that clients are told.
+    /// The database to connect to. At MariaDB and RabbitMQ the one that clients are told; of a receiver the path.
     #[arg(long)]
     database: Option<String>,
-    /// The administrative login.
+    /// The administrative login. A receiver has none: it is told by the secret who asks.
     #[arg(long)]
     user: Option<String>,
     /// A further database of the server in which leased logins may own something; once for each.
@@ -134,6 +137,9 @@ pub(crate) struct Add {
     /// the primary no longer does; without, until they have written it. While none of them does, nothing is made or ended there.
     #[arg(long)]
     remote_apply: bool,
+    /// Tell clients to come here (HOST:PORT) and not to where the vault works: to a pooler, by a name of their network.
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
+    clients_at: Option<Endpoint>,
     /// Describe it only. No lease is issued there until `quorate target check` has succeeded.
     #[arg(long)]
     unproved: bool,
@@ -150,7 +156,7 @@ pub(crate) struct Revised {
     /// Its port; only while nothing is leased there.
     #[arg(long)]
     port: Option<u16>,
-    /// The database to connect to.
+    /// The database to connect to; of a receiver the path, only while nothing is leased there.
     #[arg(long)]
     database: Option<String>,
     /// A further database of the server in which leased logins may own something; once for each, in place of all before.
@@ -190,6 +196,12 @@ pub(crate) struct Revised {
     /// Have them wait until they are written there only.
     #[arg(long, conflicts_with = "remote_apply")]
     no_remote_apply: bool,
+    /// As of `target add`.
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
+    clients_at: Option<Endpoint>,
+    /// Tell clients to come to where the vault works.
+    #[arg(long, conflicts_with = "clients_at")]
+    no_clients_at: bool,
     #[command(flatten)]
     signers: Signers,
 }
@@ -214,6 +226,7 @@ impl Revised {
             owner: self.owner,
             rotate: (self.rotate || self.no_rotate).then_some(self.rotate),
             remote_apply: (self.remote_apply || self.no_remote_apply).then_some(self.remote_apply),
+            clients: (self.no_clients_at || self.clients_at.is_some()).then_some(self.clients_at),
         })
     }
 }
@@ -222,6 +235,26 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     let (host, port) = text.rsplit_once(':').ok_or("must be HOST:PORT")?;
     let port = port.parse().map_err(|_| "the port must be 1 to 65535")?;
     Ok(Endpoint { host: host.trim_matches(['[', ']']).to_owned(), port })
+}
+
+/// Where a receiver of webhooks is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Receiver {
+    host: String,
+    port: u16,
+    /// Empty, or from its first slash.
+    path: String,
+}
+
+/// What it may consist of is for the cluster to say.
+fn receiver(url: &str) -> Result<Receiver, String> {
+    let rest = url.strip_prefix("https://").ok_or("must be https://HOST[:PORT][/PATH]")?;
+    let (place, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    // An IPv6 address has colons too, in brackets.
+    let has_port = place.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+    let Endpoint { host, port } =
+        if has_port { endpoint(place)? } else { endpoint(&format!("{place}:{}", usual_port(System::Webhook)))? };
+    Ok(Receiver { host, port, path: path.trim_end_matches('/').to_owned() })
 }
 
 /// Whether a login must be bound to the server's certificate.
@@ -346,7 +379,8 @@ pub(crate) async fn target(
                         (true, 0) => "never yet".to_owned(),
                         (true, at) => instant(at),
                     };
-                    let (name, user, tls) = (t.name.clone(), t.user.clone(), protection(t).to_owned());
+                    let user = if t.user.is_empty() { "-".to_owned() } else { t.user.clone() };
+                    let (name, tls) = (t.name.clone(), protection(t).to_owned());
                     [name, standing, at, user, tls, rotated, active, ending, oldest]
                 });
                 let header =
@@ -383,7 +417,7 @@ pub(crate) async fn target(
         TargetCommand::Password { name, password_file } => {
             let (found, _) = find(&client, &name).await?;
             let keyring = cluster_keyring(client.profile())?;
-            let question = format!("Password of {} at {}:{} now: ", found.user, found.host, found.port);
+            let question = format!("{} now: ", whose(&found.user, &place(&found.host, found.port, "")));
             let password = password(password_file.as_deref(), &question)?;
             let done = client.replace_password(&name, password.expose(), keyring).await?;
             if found.standing == Standing::Removing.to_string() {
@@ -418,24 +452,40 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
     let name = asked(add.name, "Name of the target", None, "NAME", label)?;
     let which = |text: &str| text.parse::<System>().map_err(|why| why.to_string());
     let system = match add.system {
+        None if add.url.is_some() => System::Webhook,
         // Those who have said where it is have said all that there was to say before there were others.
         None if add.host.is_some() => System::PostgreSql,
         given => asked(given, "What kind of system it is", Some(System::PostgreSql.name()), "--system SYSTEM", which)?,
     };
-    let host = asked(add.host, &format!("Host of the {system} server"), None, "--host HOST", any)?;
-    let port = asked(add.port, "Port", Some(usual_port(system)), "--port PORT", port)?;
-    let database = match system {
-        System::PostgreSql => {
-            asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE", any)?
-        }
-        _ => add.database.unwrap_or_default(),
+    if add.url.is_some() && system != System::Webhook {
+        let hint = "say where it is with --host and --port";
+        return Err(Stop::refused("invalid_argument", format!("--url: a target of {system} has none"), hint));
+    }
+    let (host, port, database) = if system == System::Webhook && add.host.is_none() {
+        let at = asked(add.url, "URL of the receiver", None, "--url https://HOST:PORT/PATH", receiver)?;
+        (at.host, at.port, at.path)
+    } else {
+        let host = asked(add.host, &format!("Host of the {system} server"), None, "--host HOST", any)?;
+        let port = asked(add.port, "Port", Some(usual_port(system)), "--port PORT", port)?;
+        let database = match system {
+            System::PostgreSql => {
+                asked(add.database, "Database to connect to", Some("postgres"), "--database DATABASE", any)?
+            }
+            System::Aws => asked(add.database, "Region", None, "--database REGION", any)?,
+            System::Kubernetes => asked(add.database, "Namespace", Some("default"), "--database NAMESPACE", any)?,
+            _ => add.database.unwrap_or_default(),
+        };
+        (host, port, database)
     };
-    let user = asked(add.user, "Administrative login", None, "--user LOGIN", any)?;
+    let user = match system.has_login() {
+        true => asked(add.user, "Administrative login", None, "--user LOGIN", any)?,
+        false => add.user.unwrap_or_default(),
+    };
     let here = is_loopback(&host) && add.standbys.iter().all(|standby| is_loopback(&standby.host));
     let roots = match add.ca_file {
         Some(path) => Some(roots(&path)?),
         // In clear to each node's own machine, and nowhere else.
-        None if here => None,
+        None if here && !system.needs_tls() => None,
         None => {
             let read = |path: &str| roots(Path::new(path)).map_err(|why| why.to_string());
             Some(asked(
@@ -453,8 +503,9 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         require_binding: binds(add.channel_binding, system),
     });
     let keyring = cluster_keyring(client.profile())?;
-    let password = password(add.password_file.as_deref(), &format!("Password of {user} at {host}:{port}: "))?;
-    let rotate = !add.no_rotate && (add.rotate || confirmed(ROTATE)?);
+    let question = format!("{}: ", whose(&user, &place(&host, port.into(), "")));
+    let password = password(add.password_file.as_deref(), &question)?;
+    let rotate = !add.no_rotate && (add.rotate || system.rotates() && confirmed(ROTATE)?);
     let spec = TargetSpec {
         system,
         host,
@@ -467,6 +518,7 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         owner: add.owner,
         rotate,
         remote_apply: add.remote_apply,
+        clients: add.clients_at,
     };
     let done = client.put_target(&name, &spec, password.expose(), keyring).await?;
     if add.unproved {
@@ -490,7 +542,8 @@ fn usual_port(system: System) -> &'static str {
         System::MariaDb => "3306",
         System::Redis => "6379",
         System::RabbitMq => "15671",
-        System::Webhook => "443",
+        System::Webhook | System::Aws => "443",
+        System::Kubernetes => "6443",
     }
 }
 
@@ -546,14 +599,17 @@ fn judge(name: &str, system: System, proof: &TargetProof) -> anyhow::Result<()> 
     Err(Stop::refused("target_not_enabled", findings(name, system, proof), hint))
 }
 
-/// Where a target's administrator runs what is missing, and what ends a statement there.
-fn console(system: System) -> (&'static str, &'static str) {
+/// What a target's administrator does with what is missing, and what ends a statement there.
+fn remedy(system: System) -> (&'static str, &'static str) {
     match system {
-        System::PostgreSql => ("in psql, as its administrator", ";"),
-        System::MariaDb => ("in mariadb, as its administrator", ";"),
-        System::Redis => ("in redis-cli, as its administrator", ""),
-        System::RabbitMq => ("in a shell of its server", ""),
-        System::Webhook => ("in its receiver", ""),
+        System::PostgreSql => ("run there in psql, as its administrator", ";"),
+        System::MariaDb => ("run there in mariadb, as its administrator", ";"),
+        System::Redis => ("run there in redis-cli, as its administrator", ""),
+        System::RabbitMq => ("run there in a shell of its server", ""),
+        // Nothing to paste: each is a sentence.
+        System::Webhook => ("its receiver is to", ""),
+        System::Aws => ("add these policies to the vault's IAM user", ""),
+        System::Kubernetes => ("apply there with kubectl", ""),
     }
 }
 
@@ -566,8 +622,8 @@ pub(crate) fn findings(name: &str, system: System, proof: &TargetProof) -> Strin
     }
     if !proof.missing.is_empty() {
         let missing: Vec<Missing> = proof.missing.iter().map(|text| Missing::parse(text)).collect();
-        let (place, end) = console(system);
-        let _ = write!(text, "\nrun there {place}:\n\n{}", Missing::script(&missing, end));
+        let (remedy, end) = remedy(system);
+        let _ = write!(text, "\n{remedy}:\n\n{}", Missing::script(&missing, end));
     }
     text
 }
@@ -622,7 +678,7 @@ fn document(t: &Target) -> Value {
         "tls": t.tls, "server_name": t.server_name, "channel_binding": t.channel_binding,
         "leases": { "intent": t.leases_intent, "active": t.leases_active, "due": t.leases_due, "asked": t.leases_asked },
         "oldest_revoking": t.oldest_revoking,
-        "remote_apply": t.remote_apply,
+        "remote_apply": t.remote_apply, "clients_at": t.clients,
         "rotate": t.rotate, "rotated": { "index": t.rotated_index, "at": t.rotated_at }, "rotating": t.rotating,
         "password_index": t.password_index,
         "proof": t.proof.as_ref().map(proof_document),
@@ -632,9 +688,19 @@ fn document(t: &Target) -> Value {
     })
 }
 
-/// Where a login is used.
+/// Where a login is used. What is a path already begins with its slash.
 pub(crate) fn place(host: &str, port: u32, database: &str) -> String {
-    if database.is_empty() { format!("{host}:{port}") } else { format!("{host}:{port}/{database}") }
+    let slash = if database.is_empty() || database.starts_with('/') { "" } else { "/" };
+    format!("{host}:{port}{slash}{database}")
+}
+
+/// Of which password a person is asked.
+fn whose(user: &str, place: &str) -> String {
+    if user.is_empty() {
+        format!("Secret that is shared with {place}")
+    } else {
+        format!("Password of {user} at {place}")
+    }
 }
 
 /// What is known of a target's password.
@@ -661,13 +727,17 @@ fn shown(t: &Target, explained: bool) -> String {
     let list = |items: &[String], none: &str| if items.is_empty() { none.to_owned() } else { items.join(", ") };
     let ending = t.leases_due.saturating_add(t.leases_asked);
     let owner = if t.owner.is_empty() { "is dropped".to_owned() } else { format!("goes to {}", t.owner) };
+    let at = place(&t.host, t.port, &t.database);
     let mut rows = vec![
         ["target".to_owned(), t.name.clone()],
         ["system".to_owned(), t.system.clone()],
         ["standing".to_owned(), t.standing.clone()],
-        ["where".to_owned(), format!("{} as {}", place(&t.host, t.port, &t.database), t.user)],
+        ["where".to_owned(), if t.user.is_empty() { at } else { format!("{at} as {}", t.user) }],
         ["protection".to_owned(), protection(t).to_owned()],
     ];
+    if !t.clients.is_empty() {
+        rows.push(["clients come to".to_owned(), t.clients.clone()]);
+    }
     if t.system == System::PostgreSql.name() {
         rows.extend([
             ["standbys".to_owned(), list(&t.standbys, "none: sessions are looked for at the primary only")],
@@ -743,6 +813,21 @@ mod tests {
         for bad in ["", "db", "db:", "db:x", "db:65536"] {
             assert!(endpoint(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_receiver_is_where_its_url_says() {
+        let at = |host: &str, port, path: &str| Ok(Receiver { host: host.to_owned(), port, path: path.to_owned() });
+        assert_eq!(receiver("https://shop.example.org:8443/vault"), at("shop.example.org", 8443, "/vault"));
+        assert_eq!(receiver("https://shop.example.org"), at("shop.example.org", 443, ""));
+        assert_eq!(receiver("https://shop.example.org/"), at("shop.example.org", 443, ""));
+        assert_eq!(receiver("https://[::1]/a/b/"), at("::1", 443, "/a/b"));
+        assert_eq!(receiver("https://[::1]:8443"), at("::1", 8443, ""));
+        for bad in ["", "http://shop", "shop.example.org", "HTTPS://shop", "https://shop:", "https://shop:65536/x"] {
+            assert!(receiver(bad).is_err(), "{bad:?}");
+        }
+        // What is no host and no path is sent, and refused.
+        assert_eq!(receiver("https://a@b/c?d"), at("a@b", 443, "/c?d"));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::time::Duration;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long one statement may take at the target.
 const STATEMENT: Duration = Duration::from_secs(10);
+/// How long AWS is given to tell all its servers of a change.
+#[cfg(feature = "aws")]
+const PROPAGATION: Duration = Duration::from_secs(10);
 /// How long a create waits for a lock there.
 const CREATE_LOCK: Duration = Duration::from_secs(3);
 
@@ -39,8 +42,9 @@ pub(crate) fn is_built(system: System) -> bool {
         System::MariaDb => cfg!(feature = "mariadb"),
         System::Redis => cfg!(feature = "redis"),
         System::RabbitMq => cfg!(feature = "rabbitmq"),
-        // Its engine is there; nothing tries one of its logins yet, without which no target is proved.
-        System::Webhook => false,
+        System::Webhook => cfg!(feature = "webhook"),
+        System::Aws => cfg!(feature = "aws"),
+        System::Kubernetes => cfg!(feature = "kubernetes"),
     }
 }
 
@@ -56,6 +60,12 @@ pub(crate) fn make_real() -> Box<MakeEngine> {
             System::Redis => Ok(Arc::new(quorate_engines::redis::Redis::new(redis(access, tls))?)),
             #[cfg(feature = "rabbitmq")]
             System::RabbitMq => Ok(Arc::new(quorate_engines::rabbitmq::RabbitMq::new(rabbitmq(access, tls))?)),
+            #[cfg(feature = "webhook")]
+            System::Webhook => Ok(Arc::new(quorate_engines::webhook::Webhook::new(webhook(access, tls))?)),
+            #[cfg(feature = "aws")]
+            System::Aws => Ok(Arc::new(quorate_engines::aws::Aws::new(aws(access, tls))?)),
+            #[cfg(feature = "kubernetes")]
+            System::Kubernetes => Ok(Arc::new(quorate_engines::kubernetes::Kubernetes::new(kubernetes(access, tls))?)),
             #[allow(unreachable_patterns, reason = "which are left depends on the features")]
             _ => Err(EngineError::Invalid {
                 field: "system",
@@ -141,10 +151,113 @@ fn rabbitmq(access: Access, tls: Tls) -> quorate_engines::rabbitmq::RabbitMqConf
     }
 }
 
+#[cfg(feature = "webhook")]
+fn webhook(access: Access, tls: Tls) -> quorate_engines::webhook::WebhookConfig {
+    let Access { spec, target, term, user: _, passwords, own } = access;
+    quorate_engines::webhook::WebhookConfig {
+        endpoint: Endpoint { host: spec.host, port: spec.port },
+        path: spec.database.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect(),
+        passwords,
+        own,
+        tls,
+        target,
+        term,
+        connect_timeout: CONNECT,
+        answer_timeout: STATEMENT,
+    }
+}
+
+/// Where IAM and STS are. In AWS itself each has an address of its own, and a description names the partition's domain, as `amazonaws.com`; what
+/// stands in for AWS has one for both.
+#[cfg(feature = "aws")]
+fn aws_endpoints(spec: &TargetSpec) -> (Endpoint, Endpoint) {
+    let at = |host: String| Endpoint { host, port: spec.port };
+    match spec.host.as_str() {
+        domain @ ("amazonaws.com" | "amazonaws.com.cn") => {
+            let region = &spec.database;
+            let iam =
+                if domain.ends_with(".cn") { format!("iam.cn-north-1.{domain}") } else { format!("iam.{domain}") };
+            (at(iam), at(format!("sts.{region}.{domain}")))
+        }
+        host => (at(host.to_owned()), at(host.to_owned())),
+    }
+}
+
+#[cfg(feature = "aws")]
+fn aws(access: Access, tls: Tls) -> quorate_engines::aws::AwsConfig {
+    let (iam, sts) = aws_endpoints(&access.spec);
+    let Access { spec, target, term, user, passwords, own: _ } = access;
+    quorate_engines::aws::AwsConfig {
+        sts,
+        iam,
+        region: spec.database,
+        account: None,
+        access_key_id: user,
+        passwords,
+        tls,
+        target,
+        term,
+        propagation: PROPAGATION,
+        connect_timeout: CONNECT,
+        answer_timeout: STATEMENT,
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+fn kubernetes(access: Access, tls: Tls) -> quorate_engines::kubernetes::KubernetesConfig {
+    let Access { spec, target, term, user, passwords, own } = access;
+    quorate_engines::kubernetes::KubernetesConfig {
+        endpoint: Endpoint { host: spec.host, port: spec.port },
+        namespace: spec.database,
+        user,
+        passwords,
+        own,
+        tls,
+        target,
+        term,
+        connect_timeout: CONNECT,
+        answer_timeout: STATEMENT,
+        settling: quorate_engines::kubernetes::SETTLING,
+    }
+}
+
 /// How an engine is to protect its connections. Endorsers ask too, before they sign: what is no certificate stands in no
 /// description.
 pub(crate) fn protection(described: Option<&TargetTls>) -> Result<Tls, EngineError> {
     let Some(tls) = described else { return Ok(Tls::Disabled) };
     let name = Some(tls.server_name.as_str()).filter(|name| !name.is_empty());
     Ok(Tls::Verified(Trust::new(&tls.roots, name, tls.require_binding)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_crypto::secret::SecretVec;
+
+    /// Nobody endorses what nobody could end, and nobody refuses what he could: whatever the features of this build are.
+    #[test]
+    fn there_is_an_engine_for_what_is_endorsed_and_for_nothing_else() {
+        // Some take no description without it.
+        let issuer = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+        let roots = vec![issuer.cert.der().to_vec()];
+        for system in System::ALL {
+            let tls = TargetTls { roots: roots.clone(), server_name: String::new(), require_binding: false };
+            // A region, a namespace.
+            let database = if system.issues() { "eu-central-1".to_owned() } else { String::new() };
+            let host = "h".to_owned();
+            let spec = TargetSpec { system, host, port: 1, database, tls: Some(tls), ..TargetSpec::default() };
+            let access = Access {
+                spec,
+                target: "t".to_owned(),
+                term: 1,
+                user: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+                passwords: SecretVec::new(vec![b'p'; 32]).into(),
+                own: OwnSessions::default(),
+            };
+            let made = make_real()(access).map(drop);
+            let missing = matches!(&made, Err(EngineError::Invalid { field: "system", .. }));
+            assert_eq!(missing, !is_built(system), "{system}: {made:?}");
+            assert!(missing || made.is_ok(), "{system}: {made:?}");
+        }
+    }
 }

@@ -10,9 +10,10 @@
 //! <data>/set-aside/<when>/db, log.witness, log.kept
 //! ```
 
+use crate::durable;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 const BEGUN: &str = "log.begun";
@@ -124,12 +125,7 @@ fn move_parts(data: &Path, place: &Path) -> io::Result<()> {
 }
 
 fn write_durably(data: &Path, name: &str, text: &str) -> io::Result<()> {
-    let fresh = data.join(format!("{name}.new"));
-    let mut file = File::create(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, data.join(name))?;
-    File::open(data)?.sync_all()
+    durable::replace(&data.join(name), text.as_bytes(), durable::PUBLIC)
 }
 
 #[cfg(test)]

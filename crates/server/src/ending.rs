@@ -3,11 +3,15 @@
 use crate::aside::Lost;
 use crate::keystore::KeystoreError;
 use quorate_api::tls::TlsError;
+use quorate_audit::Broken;
 use quorate_raft::kv::KvError;
 use quorate_raft::{Fatal, OpenError};
 use quorate_state::genesis::BadGenesis;
 use quorate_state::ids::ClusterId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The folder of the audit log, in the data folder.
+pub(crate) const AUDIT: &str = "audit";
 
 /// Why a node did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -123,8 +127,17 @@ pub enum RunError {
     #[error("the replicated log failed: {0}; the process ends, so that it promises nothing that it cannot keep")]
     Log(quorate_raft::Fatal),
     /// The audit log can no longer be written: this member can decide nothing.
-    #[error("the audit log failed: {0}; the process ends, because it may do nothing without a record")]
-    AuditFailed(std::io::Error),
+    #[error(
+        "the audit log failed: {path} cannot be {call}: {source}; the process ends, because it may do nothing without a record"
+    )]
+    AuditFailed {
+        /// The file.
+        path: PathBuf,
+        /// What could not be done with it, as a participle.
+        call: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
     /// This member's state is not that of the others.
     #[error(
         "t members attest another state at index {index} than this member has: it is damaged, and the process ends; \
@@ -178,6 +191,12 @@ const DESTROYED: Ending = Ending {
 };
 
 impl RunError {
+    /// The end of a node that keeps its files in `data`, if it has a folder.
+    pub(crate) fn audit_failed(data: Option<&Path>, broken: &Broken) -> Self {
+        let path = data.map_or_else(PathBuf::new, |data| data.join(AUDIT)).join(&broken.file);
+        Self::AuditFailed { path, call: broken.call, source: broken.error() }
+    }
+
     /// How the process ends with it.
     #[must_use]
     pub fn ending(&self) -> Ending {
@@ -188,7 +207,7 @@ impl RunError {
                 of_store(source)
             }
             Self::Read { source, .. }
-            | Self::AuditFailed(source)
+            | Self::AuditFailed { source, .. }
             | Self::Keystore(KeystoreError::Io { source, .. })
             | Self::Audit { source: quorate_audit::OpenError::Io(source), .. } => of_store(&KvError::from(source)),
             Self::NoGenesis { .. } | Self::Genesis { .. } | Self::OtherCluster { .. } | Self::NotAMember { .. } => {
@@ -215,5 +234,25 @@ fn of_store(error: &KvError) -> Ending {
         KvError::NoRoom(_) => DISK_FULL,
         KvError::Device(_) => DEVICE,
         KvError::Engine(_) | KvError::Closed | KvError::Injected => FATAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_audit_disk_is_a_device_that_failed_and_names_the_file() {
+        let eio = std::io::Error::from_raw_os_error(5);
+        let file = "audit-00000001.jsonl".to_owned();
+        let broken = Broken { file, call: "synced", kind: eio.kind(), os: eio.raw_os_error() };
+        let why = RunError::audit_failed(Some(Path::new("/data")), &broken);
+        assert_eq!((why.ending(), why.ending().exit), (DEVICE, 74));
+        assert!(!why.ending().hint.is_empty());
+        let said = why.to_string();
+        let expected = "the audit log failed: /data/audit/audit-00000001.jsonl cannot be synced: Input/output error (os error 5); ";
+        assert!(said.starts_with(expected), "{said}");
+        let deleted = Broken { kind: std::io::ErrorKind::NotFound, os: None, ..broken };
+        assert_eq!(RunError::audit_failed(None, &deleted).ending(), FATAL, "somebody has taken it away");
     }
 }

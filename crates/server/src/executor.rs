@@ -16,7 +16,7 @@ use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
 use quorate_state::outcome::{Outcome, Refusal};
-use quorate_state::target::{Credential, Executor, Target, executor, quarantine, role, target, targets};
+use quorate_state::target::{Credential, Executor, System, Target, executor, quarantine, role, target, targets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -120,6 +120,7 @@ pub(crate) struct Office {
     pub(crate) term: u64,
     /// The log index of the description that its engines connect by.
     pub(crate) described: u64,
+    pub(crate) system: System,
     /// For what somebody waits for: issuing, and the ends that were asked for.
     pub(crate) engine: Arc<dyn Engine>,
     /// For what comes in thousands.
@@ -147,6 +148,15 @@ impl Office {
         password: SecretVec,
     ) -> Result<Arc<dyn Engine>, EngineError> {
         (core.executors.make)((self.config)(login, password.into()))
+    }
+
+    /// Has a leased login used once, as an application would: by a connection of its own, or by the executor, where the vault could come by
+    /// none.
+    pub(crate) async fn use_once(&self, core: &Core, login: &str, secret: SecretVec) -> Result<(), EngineError> {
+        if self.system.is_tried_by_executor() {
+            return self.engine.try_out(login, &secret).await;
+        }
+        self.as_login(core, login, secret)?.visit().await
     }
 
     /// The log index of a password that the target had before, if it was let in with that: the target has forgotten a change.
@@ -323,7 +333,7 @@ impl Core {
         self.leak("leak.credential", password.expose()).await;
         let unopenable = Some(current.index).filter(|index| *index != opened);
         let known = vec![opened];
-        let (user, label) = (spec.user.clone(), name.to_owned());
+        let (system, user, label) = (spec.system, spec.user.clone(), name.to_owned());
         let own = OwnSessions::default();
         let config = move |user: &str, passwords: Passwords| Access {
             spec: spec.clone(),
@@ -349,7 +359,7 @@ impl Core {
             Class::Essential,
         )
         .await?;
-        let office = Office { term, described, engine, bulk, config: Arc::new(config) };
+        let office = Office { term, described, system, engine, bulk, config: Arc::new(config) };
         let mut seat = Seat { office, entered: false, known, lost: unopenable, opened: Instant::now() };
         // The target may have this one already. Who sealed it so that nobody can open it keeps nobody from the other.
         if let Some(next) = next.as_ref().filter(|next| next.index != opened) {

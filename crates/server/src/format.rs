@@ -1,8 +1,9 @@
 //! The format of a data folder: one file that says it, read before anything else is touched.
 
+use crate::durable;
 use crate::ending::RunError;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The format that this release reads and writes. 2: rows of indexes over leases are sets of keys (ADR 26). 3: targets say
@@ -22,19 +23,11 @@ pub(crate) fn check(data: &Path) -> Result<(), RunError> {
             let found = found.chars().take(16).filter(|c| !c.is_control()).collect();
             Err(RunError::OtherFormat { path: data.to_owned(), found })
         }
-        Err(why) if why.kind() == ErrorKind::NotFound => mark(data, &path).map_err(failed),
+        Err(why) if why.kind() == ErrorKind::NotFound => {
+            durable::replace(&path, format!("{FORMAT}\n").as_bytes(), durable::PUBLIC).map_err(failed)
+        }
         Err(why) => Err(failed(why)),
     }
-}
-
-/// In one step: a crash leaves no mark or a whole one.
-fn mark(data: &Path, path: &Path) -> std::io::Result<()> {
-    let fresh = data.join("format.new");
-    let mut file = File::create(&fresh)?;
-    writeln!(file, "{FORMAT}")?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    File::open(data)?.sync_all()
 }
 
 #[cfg(test)]

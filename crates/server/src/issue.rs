@@ -9,6 +9,7 @@ use crate::core::Core;
 use crate::executor::engine_failure;
 use crate::failpoint;
 use crate::submit::Done;
+use quorate_api::issued;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
 use quorate_audit::{Class, Detail};
@@ -125,10 +126,10 @@ impl Core {
         let Some(found) = found.filter(|l| l.state == State::Intent) else { return self.wait_active(&id).await };
         self.executors.note_made(&found.target);
         match self.create_at_target(&id, &found, term).await {
-            Ok(oid) => {
+            Ok((oid, issued)) => {
                 self.breakers.made(&found.role);
                 injected("lease.p2")?;
-                let done = self.propose(Command::LeaseActive { term, lease: id, oid }).await?;
+                let done = self.propose(Command::LeaseActive { term, lease: id, oid, issued }).await?;
                 injected("lease.p3")?;
                 match done.outcome {
                     Outcome::Leases { changed } if changed.contains(&id) => Ok(()),
@@ -148,7 +149,13 @@ impl Core {
         }
     }
 
-    async fn create_at_target(self: &Arc<Self>, id: &LeaseId, found: &Lease, term: u64) -> Result<u32, EngineError> {
+    /// P2. Returns the number of what was made, and what the target issued, sealed to who asked: nothing of it is kept in clear.
+    async fn create_at_target(
+        self: &Arc<Self>,
+        id: &LeaseId,
+        found: &Lease,
+        term: u64,
+    ) -> Result<(u32, Vec<u8>), EngineError> {
         let unavailable = |reason: String| EngineError::Unavailable { reason };
         let office = self.office(&found.target).await.map_err(|f| unavailable(f.message))?;
         let Some(binding) = found.binding.filter(|_| office.term == term) else {
@@ -172,7 +179,11 @@ impl Core {
         };
         injected("lease.p2.before").map_err(|f| unavailable(f.message))?;
         self.record(self.act("lease.create", id, found), Class::Essential).await.map_err(|f| unavailable(f.message))?;
-        office.engine.create(&create).await.map(|created| created.oid)
+        let created = office.engine.create(&create).await?;
+        let sealed = created.issued.map(|issued| issued::seal(&found.verifier, id, &issued, &mut self.env.rng()));
+        // It exists, and nobody is told its secret: it is ended as every other.
+        let sealed = sealed.transpose().map_err(|why| EngineError::Unknown { reason: why.to_string() })?;
+        Ok((created.oid, sealed.unwrap_or_default()))
     }
 
     /// Waits until a lease that another task or an earlier request brings alive is active.

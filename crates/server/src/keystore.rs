@@ -10,6 +10,7 @@
 //! <data>/slots/<session>.share     this member's share of the epoch that the session made
 //! ```
 
+use crate::durable;
 use crate::env::Env;
 use quorate_crypto::identity::SigningKey;
 use quorate_crypto::keyfile::{KeyFileError, Protection, open_file, seal_file};
@@ -19,7 +20,7 @@ use quorate_crypto::threshold::{KeyShare, ShareError};
 use quorate_state::ids::SessionId;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 const MEMBER: &str = "identity/member.key";
@@ -111,10 +112,10 @@ impl Keystore {
         }
         if !seal_key.exists() {
             if let Some(parent) = seal_key.parent() {
-                fs::create_dir_all(parent).map_err(|source| io_error(parent, source))?;
+                durable::folder(parent).map_err(|source| io_error(parent, source))?;
             }
             let key = Secret::<32>::random(&mut env.rng());
-            write_new(seal_key, key.expose()).map_err(|source| io_error(seal_key, source))?;
+            durable::make(seal_key, key.expose(), durable::PRIVATE).map_err(|source| io_error(seal_key, source))?;
         }
         Self::create_in(&folder, &read_seal_key(seal_key)?, env)
     }
@@ -261,9 +262,7 @@ impl Directory {
     fn open(data: &Path) -> Result<Self, KeystoreError> {
         for folder in ["identity", "slots"] {
             let path = data.join(folder);
-            fs::create_dir_all(&path)
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
-                .map_err(|source| io_error(&path, source))?;
+            durable::private_folder(&path).map_err(|source| io_error(&path, source))?;
         }
         Ok(Self(data.to_owned()))
     }
@@ -279,12 +278,7 @@ impl Folder for Directory {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path(name);
-        let fresh = path.with_extension("new");
-        let _ = fs::remove_file(&fresh);
-        write_new(&fresh, bytes)?;
-        fs::rename(&fresh, &path)?;
-        sync_folder(&path)
+        durable::replace(&self.path(name), bytes, durable::PRIVATE)
     }
 
     fn erase(&self, name: &str) -> io::Result<()> {
@@ -295,17 +289,12 @@ impl Folder for Directory {
         file.write_all(&vec![0; length])?;
         file.sync_all()?;
         fs::remove_file(&path)?;
-        sync_folder(&path)
+        durable::sync_folder_of(&path)
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
-}
-
-/// Makes the names in the folder of `path` durable.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 fn read_seal_key(path: &Path) -> Result<Secret<32>, KeystoreError> {
@@ -319,12 +308,6 @@ fn read_seal_key(path: &Path) -> Result<Secret<32>, KeystoreError> {
     let content = SecretVec::new(content);
     let key = Secret::<32>::from_slice(content.expose());
     key.ok_or_else(|| KeystoreError::Content { path: path.to_owned() })
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn io_error(path: &Path, source: io::Error) -> KeystoreError {
@@ -348,7 +331,7 @@ mod tests {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(Keystore::open(&data, &key), Err(KeystoreError::Permissions { .. })));
         let other = folder.path().join("other.key");
-        write_new(&other, &[9; 32]).unwrap();
+        durable::make(&other, &[9; 32], durable::PRIVATE).unwrap();
         assert!(matches!(Keystore::open(&data, &other), Err(KeystoreError::Sealed { .. })));
     }
 

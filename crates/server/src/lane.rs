@@ -307,6 +307,7 @@ mod tests {
             namespace: "default".into(),
             statements: String::new(),
             verifier: String::new(),
+            issued: Vec::new(),
             groups: Vec::new(),
             connection_limit: 1,
             state: State::Revoking,

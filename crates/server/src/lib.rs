@@ -21,6 +21,7 @@
 //! | `journal` | the audit records of applied commands |
 //! | `room` | free space on the disk: alarm, watermark, reserve |
 //! | `aside` | a damaged log is set aside, and the member stays out |
+//! | `durable` | files that survive a power cut |
 
 mod absence;
 mod access;
@@ -34,6 +35,7 @@ mod clock;
 pub mod config;
 mod core;
 mod driver;
+pub mod durable;
 mod ending;
 pub mod env;
 mod executor;

@@ -8,8 +8,8 @@ use crate::issue::{groups_of, statements};
 use quorate_api::status::Failure;
 use quorate_api::verifier::verifier;
 use quorate_audit::{Class, Detail};
-use quorate_crypto::secret::{Secret, SecretVec};
-use quorate_engines::{self as engines, Checked, Create, EngineError, Fault, Principal, Slots};
+use quorate_crypto::secret::{Secret, SecretFields, SecretVec};
+use quorate_engines::{self as engines, Checked, Create, Created, EngineError, Fault, Principal, Slots};
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{principal, principal_prefix};
@@ -18,12 +18,18 @@ use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, rol
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a target may take for all of it.
 const LIMIT: Duration = Duration::from_secs(25);
 /// For how long ending a credential is tried again.
 const ENDING: Duration = Duration::from_secs(5);
+/// The same where the target issues the secret: all its servers are not told at once that it counts no more, and a look says so until
+/// they must have been.
+const LIMIT_OF_ISSUERS: Duration = Duration::from_secs(50);
+const ENDING_OF_ISSUERS: Duration = Duration::from_secs(25);
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// The target refuses the login by itself after so many seconds, whatever becomes of this node.
 const LIFE: u64 = 60;
 /// How many roles are tried at once.
@@ -35,12 +41,14 @@ impl Core {
         // In office, it may say what it finds out, be it only that nothing answers.
         self.claim_office(name, term).await?;
         let mut proof = Proof { asked, at: 0, version: 0, timeline: 0, findings: Vec::new(), notes: Vec::new() };
-        match timeout(LIMIT, self.find_out(name, term, &mut proof)).await {
+        let issues = self.read(|store, _| target(store, name))?.is_some_and(|t| t.spec.system.issues());
+        let limit = if issues { LIMIT_OF_ISSUERS } else { LIMIT };
+        match timeout(limit, self.find_out(name, term, &mut proof)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) if failure.code == "no_leader" => return Err(failure),
             Ok(Err(failure)) => proof.findings.push(Finding::Failed(failure.message)),
             Err(_) => {
-                proof.findings.push(Finding::Failed(format!("target {name}: no answer in {} s", LIMIT.as_secs())))
+                proof.findings.push(Finding::Failed(format!("target {name}: no answer in {} s", limit.as_secs())))
             }
         }
         proof.at = self.clock()?;
@@ -106,6 +114,12 @@ impl Core {
         mut roles: Vec<(String, Role)>,
         proof: &mut Proof,
     ) -> Result<(), Failure> {
+        if roles.is_empty() && !office.system.has_logins_without_groups() {
+            let what =
+                "it has no role yet, and there is no login without one: describe a role, and it is proved with that";
+            proof.findings.push(Finding::Failed(what.to_owned()));
+            return Ok(());
+        }
         if roles.is_empty() {
             let described = self.read(|store, _| target(store, name))?;
             let form = described.map_or_else(Default::default, |t| t.spec.system.default_form());
@@ -115,6 +129,14 @@ impl Core {
             proof.notes.push(format!("only the first {MOST_ROLES} of {} roles were tried", roles.len()));
             roles.truncate(MOST_ROLES);
         }
+        // Nobody could end what would be tried.
+        roles.retain(|(label, role)| {
+            let ends = office.system.ends_early(&role.groups);
+            if !ends {
+                proof.notes.push(format!("role {label} was not tried: what is issued under it can't be ended early"));
+            }
+            ends
+        });
         let (mut made, mut guards) = (Vec::new(), Vec::new());
         for (label, role) in roles {
             let id = LeaseId(self.env.random());
@@ -125,21 +147,25 @@ impl Core {
             guards.push(self.proving.begin(id));
             let password = self.one_password();
             let created = self.make_one(name, office, &id, &login, &role, &password).await;
+            // What the target issued is the secret, where it issues one.
+            let issued = created.as_ref().ok().and_then(|created| created.issued.as_ref());
+            let secret = issued.map_or_else(|| SecretVec::new(password.expose().to_vec()), SecretFields::encode);
             let (oid, used) = match created {
-                Ok(oid) => (Some(oid), self.use_once(office, &login, password.expose()).await),
+                Ok(created) => (Some(created.oid), self.use_once(office, &login, secret.expose()).await),
                 Err(failure) => (None, Err(failure.message)),
             };
             if let Err(why) = used {
                 let of = if label.is_empty() { String::new() } else { format!("role {label}: ") };
                 proof.findings.push(Finding::Failed(format!("{of}{why}")));
             }
-            made.push((Principal { name: login, oid }, password));
+            made.push((Principal { name: login, oid }, secret));
         }
         let principals: Vec<Principal> = made.iter().map(|(principal, _)| principal.clone()).collect();
         let prefix = principal_prefix(&self.cluster, name);
-        proof.findings.extend(end(office, name, &prefix, principals).await.err());
-        for (principal, password) in &made {
-            if self.use_once(office, &principal.name, password.expose()).await.is_ok() {
+        let patience = if office.system.issues() { ENDING_OF_ISSUERS } else { ENDING };
+        proof.findings.extend(end(office, name, &prefix, principals, patience).await.err());
+        for (principal, secret) in &made {
+            if self.use_once(office, &principal.name, secret.expose()).await.is_ok() {
                 proof.findings.push(Finding::Failed("a revoked credential still logs in".to_owned()));
             }
         }
@@ -154,7 +180,7 @@ impl Core {
         login: &str,
         role: &Role,
         password: &Secret<32>,
-    ) -> Result<u32, Failure> {
+    ) -> Result<Created, Failure> {
         let at_target = |e: EngineError| engine_failure(name, &e);
         let create = Create {
             name: login.to_owned(),
@@ -165,7 +191,7 @@ impl Core {
             statements: statements(&role.statements, id)?,
             binding: office.engine.bind().await.map_err(at_target)?,
         };
-        office.engine.create(&create).await.map(|created| created.oid).map_err(at_target)
+        office.engine.create(&create).await.map_err(at_target)
     }
 
     /// A password for one login: 32 characters, 128 random bits. Nothing of it is written anywhere else.
@@ -181,14 +207,19 @@ impl Core {
 
     /// Logs in as an application would, and out again.
     async fn use_once(&self, office: &Office, login: &str, password: &[u8]) -> Result<(), String> {
-        let engine = office.as_login(self, login, SecretVec::new(password.to_vec()));
-        let failed = |e: EngineError| format!("the credential does not log in: {e}");
-        engine.map_err(failed)?.visit().await.map_err(failed)
+        let used = office.use_once(self, login, SecretVec::new(password.to_vec())).await;
+        used.map_err(|e| format!("the credential does not log in: {e}"))
     }
 }
 
 /// Ends the credentials as any other. Nobody comes back to them, so what does not end at once is tried again here.
-async fn end(office: &Office, name: &str, prefix: &str, mut all: Vec<Principal>) -> Result<(), Finding> {
+async fn end(
+    office: &Office,
+    name: &str,
+    prefix: &str,
+    mut all: Vec<Principal>,
+    patience: Duration,
+) -> Result<(), Finding> {
     let failed = |why: &str| Finding::Failed(format!("the credential could not be ended: {why}"));
     let begun = Instant::now();
     loop {
@@ -196,9 +227,10 @@ async fn end(office: &Office, name: &str, prefix: &str, mut all: Vec<Principal>)
         let ended = ended.map_err(|failure| failed(&failure.message))?;
         all = ended.known;
         let Some(why) = ended.failed.values().next() else { break };
-        if begun.elapsed() > ENDING {
+        if begun.elapsed() > patience {
             return Err(failed(why));
         }
+        sleep(TRY_AGAIN).await;
     }
     for cleaned in office.engine.clean(&all).await.map_err(|e| failed(&e.to_string()))? {
         if let engines::Cleaning::Left { reason, .. } = cleaned.outcome {

@@ -21,7 +21,7 @@ use quorate_state::outcome::Refusal;
 use quorate_state::request::{authority_version, tightened_index};
 use quorate_state::secrets::{self, VersionState};
 use quorate_state::store::{Store, StoreError};
-use quorate_state::target::{Finding, Proof, Quarantine, Target, quarantine, roles, target, targets};
+use quorate_state::target::{Endpoint, Finding, Proof, Quarantine, Target, quarantine, roles, target, targets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -267,6 +267,11 @@ impl Core {
             wire_lease(store, id, found).map(Some)
         })?
         .ok_or_else(|| Failure::from(Refusal::not_found("lease")))
+    }
+
+    /// What the target of a lease issued, sealed to who asked for it.
+    pub(crate) fn issued(&self, id: &LeaseId) -> Result<Vec<u8>, Failure> {
+        Ok(self.read(|store, _| lease::lease(store, id))?.map(|found| found.issued).unwrap_or_default())
     }
 
     /// The leases of the caller; those of everybody for whoever may list the cluster's.
@@ -557,6 +562,7 @@ fn wire_target(store: &dyn Store, name: String, target: Target) -> Result<wire::
         owner: spec.owner,
         rotate: spec.rotate,
         remote_apply: spec.remote_apply,
+        clients: spec.clients.map_or_else(String::new, |at| at.to_string()),
         trouble: String::new(),
         leftovers: Vec::new(),
         ghosts: Vec::new(),
@@ -605,7 +611,8 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
     let state = if swept.is_some() { State::Revoking } else { found.state };
     let at = target(store, &found.target)?;
     let (system, host, port, database) = at.map_or_else(Default::default, |t| {
-        (t.spec.system.to_string(), t.spec.host, u32::from(t.spec.port), t.spec.database)
+        let Endpoint { host, port } = t.spec.for_clients();
+        (t.spec.system.to_string(), host, u32::from(port), t.spec.database)
     });
     let proof = found.proof.unwrap_or(quorate_state::command::RevocationProof {
         lease: *id,

@@ -10,7 +10,7 @@
 use crate::config::StorageConfig;
 use crate::core::Core;
 use quorate_api::status::Failure;
-use quorate_audit::Status;
+use quorate_audit::{Broken, Status};
 use quorate_state::change::Kind;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::fs::{self, OpenOptions};
@@ -282,10 +282,10 @@ impl Core {
     }
 
     /// Returns when the audit log has failed for good, with the kind of the error.
-    pub(crate) async fn audit_failed(&self) -> io::ErrorKind {
+    pub(crate) async fn audit_failed(&self) -> Arc<Broken> {
         loop {
-            if let Status::Failed(kind) = self.audit.status() {
-                return kind;
+            if let Status::Failed(broken) = self.audit.status() {
+                return broken;
             }
             sleep(LOOK).await;
         }

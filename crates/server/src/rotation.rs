@@ -166,7 +166,7 @@ impl Core {
             .map_err(|e| failed(e.to_string()))
     }
 
-    /// Sends the verifier, after sessions of earlier terms were told to end, if nobody has said another password meanwhile and the
+    /// Sends the verifier, or the password where there is none, after sessions of earlier terms were told to end, if nobody has said another password meanwhile and the
     /// target is this cluster's.
     async fn give(
         self: &Arc<Self>,

@@ -7,7 +7,8 @@ use crate::attest::Attestor;
 use crate::certificates::OwnCertificate;
 use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
-use crate::ending::RunError;
+use crate::durable;
+use crate::ending::{AUDIT, RunError};
 use crate::env::{Clock, Env};
 use crate::executor::Executors;
 use crate::issue::Creating;
@@ -235,9 +236,9 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
             return Err(RunError::Log(why));
         }
         // Leases must not wait for a leader that may record nothing: its log is sound, so it can hand over.
-        kind = core.audit_failed() => {
+        broken = core.audit_failed() => {
             hand_over(&core).await;
-            return Err(RunError::AuditFailed(kind.into()));
+            return Err(RunError::audit_failed(core.room.folder(), &broken));
         }
         index = alone(&mut diverged) => return Err(RunError::Diverged { index }),
         () = core.absences.condemned() => return Err(RunError::Destroyed),
@@ -331,12 +332,12 @@ fn read_genesis(config: &NodeConfig) -> Result<Genesis, RunError> {
 }
 
 fn open_audit(config: &NodeConfig, name: &str, cluster: &ClusterId, env: &Env) -> Result<AuditLog, RunError> {
-    let path = config.data_dir.join("audit");
+    let path = config.data_dir.join(AUDIT);
     let mut settings = quorate_audit::Config::new(name, &cluster.to_string(), env.clock.wall());
     settings.segment_bytes = config.audit.segment_bytes;
     settings.reserve_bytes = config.audit.reserve_bytes;
     let failed = |source| RunError::Audit { path: path.clone(), source };
-    std::fs::create_dir_all(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+    durable::folder(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
     let (audit, recovered) = AuditLog::open(&path, settings).map_err(failed)?;
     if recovered.torn_bytes > 0 {
         tracing::warn!(bytes = recovered.torn_bytes, "an unfinished audit record was trimmed");

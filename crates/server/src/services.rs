@@ -56,10 +56,11 @@ impl Vault for VaultPort {
                 self.0.wait_active(lease).await?;
                 let shown = self.0.show_lease(lease)?;
                 self.0.record_answer(lease, &shown).await?;
-                Some(shown)
+                Some((shown, self.0.issued(lease)?))
             }
             _ => None,
         };
+        let (lease, issued) = lease.unzip();
         let unconfirmed = if takes_away { self.0.glance(done.index).await } else { Vec::new() };
         let unconfirmed = unconfirmed.into_iter().map(u32::from).collect();
         let gone = self.0.absences.gone().into_iter().filter(|_| takes_away).map(u32::from).collect();
@@ -67,7 +68,15 @@ impl Vault for VaultPort {
         if lease.is_some() {
             injected("lease.p5")?;
         }
-        Ok(Response::new(vw::SubmitReply { outcome, index: done.index, term: done.term, lease, unconfirmed, gone }))
+        Ok(Response::new(vw::SubmitReply {
+            outcome,
+            index: done.index,
+            term: done.term,
+            lease,
+            unconfirmed,
+            gone,
+            issued: issued.unwrap_or_default(),
+        }))
     }
 
     async fn open(&self, request: Request<vw::OpenRequest>) -> Result<Response<vw::OpenReply>, Status> {

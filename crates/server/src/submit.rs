@@ -14,7 +14,7 @@ use quorate_raft::ProposeError;
 use quorate_state::change::{Change, Resource};
 use quorate_state::clock::GRACE;
 use quorate_state::command::{Command, Stamp};
-use quorate_state::ids::{LeaseId, MemberIndex};
+use quorate_state::ids::{LeaseId, MemberIndex, RequestId};
 use quorate_state::lease;
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request, SignedRequest, remembered};
@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone)]
 pub(crate) struct Done {
     pub(crate) outcome: Outcome,
+    /// Of a request, once its leader has answered: the entry that had the effect.
     pub(crate) index: u64,
     pub(crate) term: u64,
 }
@@ -272,14 +273,16 @@ impl Core {
 
     /// Proposes as the leader. What only the leader can know is stamped on; a lease is followed until it can be used.
     pub(crate) async fn lead(self: &Arc<Self>, mut command: Command) -> Result<Done, Failure> {
-        let mut issuing = None;
+        let (mut issuing, mut asked) = (None, None);
         match &mut command {
             Command::Endorsed { request, stamp, .. } => {
                 let parsed = request.request().map_err(Failure::from)?;
                 self.room.admits(parsed.change.kind())?;
+                asked = request.caller().map(|caller| (*caller, parsed.id));
                 if let (Change::IssueLease { role, .. }, Some(caller)) = (&parsed.change, request.caller().copied()) {
                     if self.known(request, &parsed)? {
-                        return self.followed(self.propose(command).await?).await;
+                        let done = self.followed(self.propose(command).await?).await?;
+                        return self.as_first(asked, done);
                     }
                     if self.creating.over() {
                         return Err(no_leader());
@@ -293,10 +296,18 @@ impl Core {
             _ => return Err(Failure::new("unjustified", "only the leader itself may propose this")),
         }
         injected("lease.p1.before")?;
-        match issuing {
-            Some(lease) => self.issue(lease, command).await,
-            None => self.propose(command).await,
-        }
+        let done = match issuing {
+            Some(lease) => self.issue(lease, command).await?,
+            None => self.propose(command).await?,
+        };
+        self.as_first(asked, done)
+    }
+
+    /// What was done, with the entry that did it: a request that came before stands there, and not where it stands again.
+    fn as_first(&self, asked: Option<([u8; 32], RequestId)>, done: Done) -> Result<Done, Failure> {
+        let Some((caller, id)) = asked else { return Ok(done) };
+        let first = self.read(|store, _| remembered(store, &caller, &id))?;
+        Ok(Done { index: first.map_or(done.index, |first| first.index), ..done })
     }
 
     /// Whether this very request was carried out, or refused, before.

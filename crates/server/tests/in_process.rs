@@ -129,6 +129,61 @@ async fn leases_end_on_time_though_their_executor_is_cut_off() {
     assert!(world.target("t").exposure().0.is_empty(), "the one that was cut off brings none back");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_sent_again_is_answered_as_it_was_the_first_time() {
+    let mut world = founded(51).await;
+    let (app, admin) = (world.client("app"), world.client("admin/first"));
+    let signed = admin.sign(Change::CreateNamespace { namespace: "once".to_owned() }, None);
+    let first = admin.submit(&signed).await.unwrap();
+    app.put("default", "app/x", b"between", None).await.unwrap();
+    let again = admin.submit(&signed).await.unwrap();
+    assert_eq!((again.index, &again.outcome), (first.index, &first.outcome), "by the same leader");
+    // Whoever leads next has the answer from the log alone.
+    let led = world.leader().await;
+    world.power_off(led);
+    let later = admin.submit(&signed).await.unwrap();
+    assert_eq!((later.index, &later.outcome), (first.index, &first.outcome), "by the next one");
+    world.power_on(led).await;
+
+    // A lease too, whose answer comes long after its intent is in the log.
+    world.describe("t", &["readers"]).await;
+    let verifier = world::verifier(b"a password that is sent again");
+    let signed = app.sign(Change::IssueLease { role: "t-readers".to_owned(), verifier, ttl: Some(60_000) }, None);
+    let first = app.submit(&signed).await.unwrap();
+    let again = app.submit(&signed).await.unwrap();
+    assert_eq!((again.index, &again.outcome), (first.index, &first.outcome));
+    assert_eq!(world.logins("t").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_who_begin_a_path_at_once_get_what_each_asked_for() {
+    let world = founded(52).await;
+    let (one, two) = (world.client("app"), world.client("app"));
+    // Both learn that there is nothing, and draw an id for what is to be there.
+    let stored = tokio::join!(
+        one.put("default", "app/unconditional", b"one", None),
+        two.put("default", "app/unconditional", b"two", None),
+    );
+    let mut stored = [stored.0.unwrap(), stored.1.unwrap()];
+    stored.sort_by_key(|put| put.number);
+    assert_eq!(stored.each_ref().map(|put| put.number), [1, 2], "neither asked whether it is the first");
+    assert!(stored[0].index < stored[1].index);
+    for number in [1, 2] {
+        let opened = one.get("default", "app/unconditional", Some(number)).await.unwrap();
+        assert!([&b"one"[..], b"two"].contains(&opened.plaintext.expose()), "both are there");
+    }
+
+    let stored = tokio::join!(
+        one.put("default", "app/conditional", b"one", Some(0)),
+        two.put("default", "app/conditional", b"two", Some(0)),
+    );
+    let (first, second) = match stored {
+        (Ok(first), Err(second)) | (Err(second), Ok(first)) => (first, second),
+        both => panic!("one of them is the first: {both:?}"),
+    };
+    assert_eq!((first.number, second.code), (1, "check_and_set"), "{second}");
+}
+
 /// Leases of a role, as many as are wanted.
 async fn take(app: &Client, role: &str, count: usize, ttl: u64) -> Vec<Credential> {
     let mut taken = Vec::new();

@@ -55,6 +55,8 @@ pub enum Command {
         lease: LeaseId,
         /// The principal's oid at the target.
         oid: u32,
+        /// What the target issued, sealed to who asked; empty where it issues nothing.
+        issued: Vec<u8>,
     },
     /// The credential of an intent was refused by the target, or nobody knows whether it was made: the intent ends.
     LeaseFailed {

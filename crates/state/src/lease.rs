@@ -37,6 +37,9 @@ use std::collections::BTreeSet;
 /// How many leases one command moves at most.
 pub const MAX_PER_COMMAND: usize = 1_000;
 
+/// How many bytes the sealed secret of one lease has at most.
+pub const MAX_ISSUED: usize = 16 * 1024;
+
 /// Where a lease stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
 pub enum State {
@@ -107,8 +110,10 @@ pub struct Lease {
     pub principal: String,
     /// Who asked for it.
     pub owner: String,
-    /// What the target stores instead of the password.
+    /// What the target stores instead of the password, or to whom what it issues is sealed.
     pub verifier: String,
+    /// What the target issued, sealed to who asked; nothing at targets that issue nothing, and nothing once the lease is to end.
+    pub issued: Vec<u8>,
     /// The groups of the role when it was issued.
     pub groups: Vec<String>,
     /// The connection limit of the role when it was issued.
@@ -245,6 +250,7 @@ pub(crate) fn issue(tx: &mut Tx<'_>, asked: &Asked<'_>) -> Result<Outcome, Store
         namespace,
         owner: asked.owner.to_owned(),
         verifier: asked.verifier.to_owned(),
+        issued: Vec::new(),
         groups,
         connection_limit,
         statements,
@@ -284,7 +290,16 @@ pub fn open_to_leases(store: &dyn Store, label: &str) -> Result<Result<(), Refus
 }
 
 /// P3: the credential exists. For a lease that ended meanwhile only the oid is noted, so that it is killed by oid.
-pub(crate) fn activate(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId, oid: u32) -> Result<Outcome, StoreError> {
+pub(crate) fn activate(
+    tx: &mut Tx<'_>,
+    index: u64,
+    term: u64,
+    id: &LeaseId,
+    (oid, issued): (u32, &[u8]),
+) -> Result<Outcome, StoreError> {
+    if issued.len() > MAX_ISSUED {
+        return Ok(Outcome::Refused(Refusal::invalid("issued", "must have at most 16 KiB")));
+    }
     let Some(before) = lease(tx, id)? else { return Ok(Outcome::Refused(Refusal::not_found("lease"))) };
     if !in_office(tx, &before.target, term)? {
         return Ok(Outcome::Refused(Refusal::Unjustified));
@@ -306,6 +321,7 @@ pub(crate) fn activate(tx: &mut Tx<'_>, index: u64, term: u64, id: &LeaseId, oid
             after.was_active = true;
             after.active_index = Some(index);
             after.oid = Some(oid);
+            after.issued = issued.to_vec();
         }
         State::Revoking if before.oid.is_none() => after.oid = Some(oid),
         State::Active | State::Revoking | State::Revoked => {
@@ -347,6 +363,7 @@ fn end(tx: &mut Tx<'_>, index: u64, id: &LeaseId, before: &Lease, why: Why, now:
     after.why = Some(why);
     after.ended_at = Some(now);
     after.revoking_index = Some(index);
+    after.issued = Vec::new();
     save(tx, id, Some(before), &after)
 }
 
@@ -479,6 +496,7 @@ pub(crate) fn adopt(
             principal: login.to_owned(),
             owner: "-".to_owned(),
             verifier: String::new(),
+            issued: Vec::new(),
             groups: Vec::new(),
             connection_limit: 0,
             statements: String::new(),

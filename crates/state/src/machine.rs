@@ -69,8 +69,8 @@ pub fn apply(
         Command::Executor { target, member, term, nonce } if *term == at.term => {
             target::take_office(&mut tx, &roster, target, (*member, *term, *nonce))?
         }
-        Command::LeaseActive { term, lease, oid } if *term == at.term => {
-            lease::activate(&mut tx, at.index, *term, lease, *oid)?
+        Command::LeaseActive { term, lease, oid, issued } if *term == at.term => {
+            lease::activate(&mut tx, at.index, *term, lease, (*oid, issued))?
         }
         Command::LeaseFailed { term, lease } if *term == at.term => lease::fail(&mut tx, at.index, *term, lease)?,
         Command::LeaseRevoked { term, described, proofs } if *term == at.term => {

@@ -47,11 +47,11 @@ pub struct TargetSpec {
     /// Port.
     pub port: u16,
     /// PostgreSQL: the database that the executor connects to. MariaDB, RabbitMQ: the schema or virtual host that clients are told, or
-    /// nothing.
+    /// nothing. Webhooks: the path of the receiver's URL before its version, or nothing.
     pub database: String,
-    /// The administrative login.
+    /// The administrative login; of webhooks there is none.
     pub user: String,
-    /// How connections are protected; nothing protects those that stay on the machine.
+    /// How connections are protected; nothing protects those that stay on the machine, but of webhooks.
     pub tls: Option<TargetTls>,
     /// Further databases of the server in which leased logins may own something: it is cleaned up there too.
     pub databases: Vec<String>,
@@ -63,6 +63,17 @@ pub struct TargetSpec {
     pub rotate: bool,
     /// Whether each statement of the executor waits until the server's synchronous standbys have applied it, and not only written it.
     pub remote_apply: bool,
+    /// Where clients are told to come, where that is elsewhere: a pooler, a name of another network.
+    pub clients: Option<Endpoint>,
+}
+
+impl TargetSpec {
+    /// Where clients are told to come.
+    #[must_use]
+    pub fn for_clients(&self) -> Endpoint {
+        let port = self.system.client_port(self.port, self.tls.is_some());
+        self.clients.clone().unwrap_or_else(|| Endpoint { host: self.host.clone(), port })
+    }
 }
 
 /// A server of a target besides its primary.
@@ -272,6 +283,7 @@ fn check_spec(spec: &TargetSpec) -> Result<(), Refusal> {
         return Err(Refusal::invalid("standbys", "must be at most 16, all of them others than the primary"));
     }
     spec.standbys.iter().try_for_each(|s| check_place("standbys", &s.host, s.port))?;
+    spec.clients.iter().try_for_each(|at| check_place("clients", &at.host, at.port))?;
     if !spec.owner.is_empty() && (spec.owner.len() > 63 || spec.owner == spec.user) {
         return Err(Refusal::invalid(
             "owner",

@@ -157,7 +157,11 @@ impl User {
 async fn enter(credential: &Credential) -> (Answer, Option<tokio_postgres::Client>) {
     let mut config = Config::new();
     config.host(&credential.host).port(credential.port).dbname(&credential.database);
-    config.user(&credential.username).password(credential.password.expose());
+    config.user(&credential.username);
+    // PostgreSQL issues nothing: it has one.
+    if let Some(password) = credential.password() {
+        config.password(password.expose());
+    }
     match timeout(LOGIN, config.connect(NoTls)).await {
         Ok(Ok((client, connection))) => {
             tokio::spawn(async move { drop(connection.await) });

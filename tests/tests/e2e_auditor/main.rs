@@ -13,6 +13,7 @@
 mod bugs;
 mod churn;
 mod kills;
+mod points;
 mod sabotage;
 mod servers;
 mod three;

@@ -7,6 +7,7 @@ pub(crate) mod redis;
 pub(crate) use mariadb::MariaDb;
 pub(crate) use redis::Redis;
 
+use quorate_api::client::Credential;
 use quorate_tests::Cluster;
 
 /// The vault's own login there.
@@ -33,6 +34,15 @@ pub(crate) trait Server {
 
     /// Takes a login away, and nothing else.
     async fn unmake(&self, login: &str);
+
+    /// An open session.
+    type Session: Send + 'static;
+
+    /// Logs in with a leased credential; `None` when that is refused.
+    fn log_in(credential: &Credential) -> impl Future<Output = Option<Self::Session>> + Send;
+
+    /// Whether the server still answers on it.
+    async fn answers(session: &mut Self::Session) -> bool;
 
     /// What is alive of all whose names begin so: who is let in, and whose sessions are open.
     async fn alive(&self, prefix: &str) -> Vec<String>;

@@ -88,7 +88,7 @@ async fn a_build_that_leaks_is_caught() {
         }
     }
     let s = s.unwrap();
-    let password = lease.password.expose();
+    let password = lease.password().unwrap().expose();
     for name in [hex(&plaintext[..32]), hex(&key), hex(&s), String::from_utf8(password.to_vec()).unwrap()] {
         demo.put(NAMESPACE, &format!("app/demo/leak-{name}"), b"x", Some(0)).await.unwrap();
     }

@@ -168,7 +168,7 @@ async fn work(lab: &Lab) -> Work {
     let lease = demo.issue_lease("reader", Some(60_000)).await.unwrap();
     drop(login_with(&lease).await.unwrap());
     demo.renew(lease.lease, 90_000).await.unwrap();
-    canaries.push(Canary::new("password", lease.password.expose()));
+    canaries.push(Canary::new("password", lease.password().unwrap().expose()));
     Work { canaries, lease }
 }
 

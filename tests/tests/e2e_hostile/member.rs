@@ -112,7 +112,7 @@ async fn what_only_a_leader_says(stage: &Stage<'_>, stolen: &Stolen) {
         Command::Expire { term, upto: u64::MAX },
         Command::Executor { target: "pg".to_owned(), member: stolen.member, term, nonce: [1; 8] },
         Command::CountOn { term, target: "pg".to_owned(), nonce: [1; 8] },
-        Command::LeaseActive { term, lease: LeaseId([1; 16]), oid: 10 },
+        Command::LeaseActive { term, lease: LeaseId([1; 16]), oid: 10, issued: Vec::new() },
         Command::LeaseFailed { term, lease: LeaseId([1; 16]) },
         Command::LeaseRevoked { term, described: 1, proofs: vec![proof] },
         Command::Adopt { term, target: "pg".to_owned(), principal: "postgres".to_owned(), oid: 10 },

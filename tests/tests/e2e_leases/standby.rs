@@ -63,7 +63,7 @@ impl Drop for Address {
 fn at(server: &PostgresServer, credential: &Credential) -> Config {
     let mut config = Config::new();
     config.host("127.0.0.1").port(server.port()).dbname(&credential.database);
-    config.user(&credential.username).password(credential.password.expose());
+    config.user(&credential.username).password(credential.password().unwrap().expose());
     config
 }
 

@@ -4,6 +4,7 @@ use super::quorum::index_to_ask_for;
 use super::{Client, lock};
 use crate::status::{
     BAD_ANSWER, CLIENT_SETUP, DEADLINE, Failure, NOT_FOUND, NOT_PINNED, REQUEST_TOO_LATE, Retry, STALE_AUTHORITY,
+    UNACCEPTABLE_SEAL,
 };
 use crate::vault::{Lease, Mount, SubmitRequest, TargetProof};
 use quorate_crypto::customer::CustomerPublic;
@@ -41,7 +42,7 @@ pub struct Administrators<'a> {
 pub struct Put {
     /// Its number, which the log gave it.
     pub number: u64,
-    /// Where it stands in the log.
+    /// The entry of the log that stored it.
     pub index: u64,
 }
 
@@ -50,12 +51,14 @@ pub struct Put {
 pub struct Submitted {
     /// Never a refusal.
     pub outcome: Outcome,
-    /// Where it stands in the log.
+    /// The entry of the log that made it so, however often the request was sent.
     pub index: u64,
-    /// Its term.
+    /// The term in which this answer was found: of a request that was sent again it may be a later one than that of its entry.
     pub term: u64,
     /// For a lease: as it was when the credential had become usable.
     pub lease: Option<Lease>,
+    /// For a lease: what its target issued, sealed; empty where the client made the password.
+    pub issued: Vec<u8>,
     /// For a change that takes something away: members of whom the answering one does not know yet that they have applied it.
     /// [`Client::effective`] asks for their own words.
     pub unconfirmed: Vec<MemberIndex>,
@@ -64,7 +67,8 @@ pub struct Submitted {
 }
 
 impl Client {
-    /// Stores a new version. `cas` is the newest version that the caller knows, 0 for none.
+    /// Stores a new version. `cas` is the newest version that the caller knows, 0 for none; without it the version is stored whatever others
+    /// write meanwhile.
     ///
     /// # Security
     /// Which of the pinned keyrings a mount uses is taken from a member's answer unless [`super::Profile::mounts`] pins it.
@@ -80,13 +84,41 @@ impl Client {
             .find(|m| m.name == name)
             .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no mount {name} in namespace {namespace}")))?;
         let (keyring, customers) = self.sealing(namespace, &mount)?;
-        let secret_id = match self.versions(namespace, path).await {
+        let found = self.secret_id(namespace, path).await?;
+        let place = (namespace, path);
+        let stored = self.put_as(found.unwrap_or_else(|| self.random()), place, plaintext, cas, (&keyring, &customers));
+        match stored.await {
+            // Somebody else has begun the path since its id was asked for: what was sealed for the id that was drawn here fits no more.
+            // A path keeps its id, so this happens once; whether the expected version is still the newest is for the log to say again.
+            Err(failure) if found.is_none() && failure.code == UNACCEPTABLE_SEAL => {
+                let id = self.secret_id(namespace, path).await?.ok_or(failure)?;
+                self.put_as(id, place, plaintext, cas, (&keyring, &customers)).await
+            }
+            done => done,
+        }
+    }
+
+    /// The id of the secret at a path, if there is one.
+    async fn secret_id(&self, namespace: &str, path: &str) -> Result<Option<[u8; 16]>, Failure> {
+        match self.versions(namespace, path).await {
             Ok(reply) => <[u8; 16]>::try_from(reply.secret_id.as_slice())
-                .map_err(|_| Failure::new(BAD_ANSWER, "the secret id has not 16 bytes"))?,
-            Err(failure) if failure.code == NOT_FOUND => self.random(),
-            Err(failure) => return Err(failure),
-        };
-        let Sealed { header, payload } = self.seal(plaintext, secret_id, (namespace, path), &keyring, &customers)?;
+                .map(Some)
+                .map_err(|_| Failure::new(BAD_ANSWER, "the secret id has not 16 bytes")),
+            Err(failure) if failure.code == NOT_FOUND => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Stores a version of a secret with this id.
+    async fn put_as(
+        &self,
+        secret_id: [u8; 16],
+        (namespace, path): (&str, &str),
+        plaintext: &[u8],
+        cas: Option<u64>,
+        (keyring, customers): (&KeyringPublic, &[CustomerPublic]),
+    ) -> Result<Put, Failure> {
+        let Sealed { header, payload } = self.seal(plaintext, secret_id, (namespace, path), keyring, customers)?;
         let change = Change::PutSecret {
             namespace: namespace.to_owned(),
             path: path.to_owned(),
@@ -473,6 +505,7 @@ impl Client {
                 index: reply.index,
                 term: reply.term,
                 lease: reply.lease,
+                issued: reply.issued,
                 unconfirmed: members(&reply.unconfirmed),
                 gone: members(&reply.gone),
             }),

@@ -2,18 +2,28 @@
 
 use super::change::{Submitted, unexpected};
 use super::{BACKOFF, Client, Form, System, lock};
+use crate::issued;
 use crate::status::{BAD_ANSWER, DEADLINE, DENIED, Failure, INVALID_ARGUMENT, NOT_FOUND};
 use crate::vault::{Lease, ListLeasesRequest};
 use crate::verifier::verifier;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use quorate_crypto::secret::Secret;
+use quorate_crypto::secret::{Secret, SecretFields};
 use quorate_state::change::Change;
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::Selector;
 use quorate_state::outcome::Outcome;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// What a login proves itself with.
+#[derive(Debug)]
+pub enum Proof {
+    /// A password of 32 characters of base64url: 192 random bits. No server has seen it.
+    Password(Secret<32>),
+    /// What the target issued. It and its executor have seen it, and nobody else.
+    Issued(SecretFields),
+}
 
 /// A login that works until its lease ends.
 #[derive(Debug)]
@@ -22,8 +32,8 @@ pub struct Credential {
     pub lease: LeaseId,
     /// The login.
     pub username: String,
-    /// 32 characters of base64url: 192 random bits. No server has seen it.
-    pub password: Secret<32>,
+    /// What it proves itself with.
+    pub proof: Proof,
     /// What kind of system it is for.
     pub system: System,
     /// Where to use it.
@@ -34,6 +44,17 @@ pub struct Credential {
     pub database: String,
     /// Cluster time, milliseconds since 1970.
     pub expires_at: Millis,
+}
+
+impl Credential {
+    /// Its password; none where the target issues something else.
+    #[must_use]
+    pub fn password(&self) -> Option<&Secret<32>> {
+        match &self.proof {
+            Proof::Password(password) => Some(password),
+            Proof::Issued(_) => None,
+        }
+    }
 }
 
 impl Client {
@@ -77,16 +98,25 @@ impl Client {
             .await
             .map_err(|why| Failure::new(crate::status::INTERNAL, why))?;
         let submitted = self.change(Change::IssueLease { role: role.to_owned(), verifier, ttl }).await?;
-        let Submitted { outcome: Outcome::Intent { lease, principal, expires_at }, lease: Some(described), .. } =
-            submitted
+        let Submitted {
+            outcome: Outcome::Intent { lease, principal, expires_at }, lease: Some(described), issued, ..
+        } = submitted
         else {
             return Err(unexpected(&submitted.outcome));
+        };
+        let proof = match form {
+            Form::Sealed => {
+                let opened = issued::open(password.expose(), &lease, &issued).map(Proof::Issued);
+                let what = if issued.is_empty() { "has ended" } else { "is not sealed to this client" };
+                opened.ok_or_else(|| Failure::new(BAD_ANSWER, format!("what was issued for lease {lease} {what}")))?
+            }
+            _ => Proof::Password(password),
         };
         let port = u16::try_from(described.port).map_err(|_| Failure::new(BAD_ANSWER, "the port is none"))?;
         let system = described.system.parse();
         let system = system.map_err(|why| Failure::new(BAD_ANSWER, format!("the kind of system {why}")))?;
         let Lease { host, database, .. } = described;
-        Ok(Credential { lease, username: principal, password, system, host, port, database, expires_at })
+        Ok(Credential { lease, username: principal, proof, system, host, port, database, expires_at })
     }
 
     fn password(&self) -> Secret<32> {

@@ -16,7 +16,7 @@ use quorate_crypto::customer::CustomerPublic;
 use quorate_crypto::dleq;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::sealed::{Header, ObjectTemplate, WrapTemplate, seal};
-use quorate_crypto::secret::Secret;
+use quorate_crypto::secret::{Secret, SecretFields, SecretVec};
 use quorate_crypto::threshold::{KeyShare, combine, partial};
 use quorate_state::change::Change;
 use quorate_state::ids::{ClusterId, LeaseId, RequestId, SecretId, VersionId};
@@ -453,7 +453,7 @@ impl Vault for Node {
         if !state.failures.is_empty() {
             return Err(state.failures.remove(0).into());
         }
-        let mut lease = None;
+        let (mut lease, mut issued) = (None, Vec::new());
         let outcome = match parsed.change {
             Change::PutSecret { namespace, path, header, payload, expected } => {
                 let decoded = Header::decode(&header).unwrap();
@@ -470,9 +470,18 @@ impl Vault for Node {
                     version: VersionId(object.version_id),
                 }
             }
-            Change::IssueLease { verifier, .. } => {
+            Change::IssueLease { role, verifier, .. } => {
                 state.verifier = verifier;
                 let id = LeaseId([6; 16]);
+                // Of another lease, where that is what is to be tried.
+                let sealed_for = if role == "swapped" { LeaseId([7; 16]) } else { id };
+                let token = ("token".to_owned(), SecretVec::new(b"issued-by-the-target".to_vec()));
+                let fields = SecretFields::new(vec![token]).unwrap();
+                let rng = &mut rand_core::UnwrapErr(getrandom::SysRng);
+                issued = quorate_api::issued::seal(&state.verifier, &sealed_for, &fields, rng).unwrap_or_default();
+                if role == "ended" {
+                    issued.clear();
+                }
                 lease = Some(Lease {
                     id: id.0.to_vec(),
                     system: "postgresql".into(),
@@ -492,6 +501,7 @@ impl Vault for Node {
             lease,
             unconfirmed: Vec::new(),
             gone: Vec::new(),
+            issued,
         }))
     }
 
@@ -525,7 +535,9 @@ impl Vault for Node {
         self.up()?;
         let (name, verifier) = ("reader".into(), "scram-sha-256".into());
         let role = Role { name, verifier, scram_iterations: 4096, ..Role::default() };
-        Ok(Response::new(ReadRolesReply { roles: vec![role], ..Default::default() }))
+        let sealed = |name: &str| Role { name: name.into(), verifier: "sealed".into(), ..Role::default() };
+        let roles = [role].into_iter().chain(["cloud", "swapped", "ended"].map(sealed)).collect();
+        Ok(Response::new(ReadRolesReply { roles, ..Default::default() }))
     }
 
     async fn read_lease(&self, request: Request<ReadLeaseRequest>) -> Reply<Lease> {

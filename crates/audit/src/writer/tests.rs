@@ -76,9 +76,10 @@ fn what_was_answered_survives_any_power_cut() {
     // A batch that is written and never synced.
     disk.hold().failing.insert(Call::Sync, 0);
     let batch: Vec<_> = (5..9).map(|n| (entry(n), Class::Normal)).collect();
-    assert!(
-        writer.append(&batch).iter().all(|a| *a == Err(AuditError::Failed(io::Error::from_raw_os_error(5).kind())))
-    );
+    let error = io::Error::from_raw_os_error(5);
+    let (file, kind, os) = (writer.segment.name.clone(), error.kind(), error.raw_os_error());
+    let failed = Err(AuditError::Failed(Arc::new(Broken { file, call: "synced", kind, os })));
+    assert!(writer.append(&batch).iter().all(|answer| *answer == failed));
     let end = usize::try_from(writer.segment.end).unwrap();
 
     // Cut at every 97th byte: nothing behind it, or a hole of 512 bytes there and all the rest.
@@ -123,7 +124,7 @@ fn a_failed_write_or_sync_stops_the_log_for_good() {
         // The disk says that all is well again; what was lost on the way is not known.
         disk.hold().failing.clear();
         let before = disk.hold().calls.clone();
-        assert_eq!(put(&mut writer, n, Class::Normal), Err(error));
+        assert_eq!(put(&mut writer, n, Class::Normal), Err(error.clone()));
         assert_eq!(put(&mut writer, n, Class::Essential), Err(error));
         assert_eq!(disk.hold().calls, before, "a failed log touches nothing");
         assert!(matches!(writer.state().1, Status::Failed(_)));
@@ -160,12 +161,16 @@ fn what_is_found_at_opening_is_made_durable() {
 
 #[test]
 fn a_failed_turn_stops_the_log() {
-    for (call, left) in [(Call::Allocate, 0), (Call::Rename, 0)] {
+    let next = |what| format!("the audit log failed: {what}: Input/output error (os error 5)");
+    for (call, what) in
+        [(Call::Allocate, "audit.next cannot be allocated"), (Call::Rename, "audit-00000002.jsonl cannot be named so")]
+    {
         let disk = MemDisk::new(PLENTY);
         let (mut writer, _) = open(&disk);
-        disk.hold().failing.insert(call, left);
+        disk.hold().failing.insert(call, 0);
         let (written, error) = fill(&mut writer, Class::Essential);
-        assert!(written > 50 && matches!(error, AuditError::Failed(_)), "{written} {error:?}");
+        assert!(written > 50, "{written}");
+        assert_eq!(error.to_string(), next(what));
         let after = disk.crashed(|_| false);
         assert_eq!(open(&after).1.seq, written);
     }

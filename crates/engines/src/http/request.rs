@@ -14,6 +14,8 @@ use quorate_crypto::secret::SecretVec;
 use super::HttpError;
 use crate::EngineError;
 
+/// The type of a form's body, for those who sign it.
+pub(crate) const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 /// All but the unreserved characters (RFC 3986 section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -22,6 +24,12 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 pub struct Path(String);
 
 impl Path {
+    /// `/` alone, for services that are told in the body what is asked.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("/".to_owned())
+    }
+
     /// Each segment is encoded, also a slash in it.
     ///
     /// # Errors
@@ -118,6 +126,16 @@ impl Request {
         self
     }
 
+    /// Sends a form, and asks for XML: `body` is wiped with the request.
+    ///
+    /// # Errors
+    /// None, as long as a header can say so.
+    pub fn form(self, body: SecretVec) -> Result<Self, EngineError> {
+        let mut request = self.header("content-type", FORM)?.header("accept", "application/xml")?;
+        request.body = wiped(body);
+        Ok(request)
+    }
+
     /// Adds a header that is no secret.
     ///
     /// # Errors
@@ -158,8 +176,31 @@ impl Request {
             scheme.copy_from_slice(SCHEME);
             STANDARD.encode_slice(pair.expose(), rest).map_err(|_| UNFIT)?;
         }
+        self.asked_by(SecretVec::new(header))
+    }
+
+    /// The same as this one, asked by whoever bears that token (Bearer, RFC 6750). It is wiped with it, as a password is.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for what is no token: no bytes, or others than printable ASCII without space.
+    pub fn bearer(&self, token: &SecretVec) -> Result<Self, EngineError> {
+        const SCHEME: &[u8] = b"Bearer ";
+        if token.is_empty() || !token.expose().iter().all(u8::is_ascii_graphic) {
+            return Err(EngineError::Invalid {
+                field: "password",
+                reason: "no token: not printable ASCII without space",
+            });
+        }
+        let mut header = Vec::with_capacity(SCHEME.len() + token.len());
+        header.extend_from_slice(SCHEME);
+        header.extend_from_slice(token.expose());
+        self.asked_by(SecretVec::new(header))
+    }
+
+    /// The same as this one, with that header in place of whoever asked before.
+    fn asked_by(&self, header: SecretVec) -> Result<Self, EngineError> {
         let mut headers: Vec<_> = self.headers.iter().filter(|(name, _)| *name != AUTHORIZATION).cloned().collect();
-        headers.push((AUTHORIZATION, secret(SecretVec::new(header))?));
+        headers.push((AUTHORIZATION, secret(header)?));
         let Self { method, path, body, repeat, .. } = self;
         Ok(Self { method: method.clone(), path: path.clone(), headers, body: body.clone(), repeat: *repeat })
     }
@@ -174,7 +215,9 @@ impl Request {
         headers.insert(USER_AGENT, HeaderValue::from_static("quorate"));
         // JSON where there is a choice: some refuse what they would answer without a body.
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*;q=0.1"));
-        headers.extend(self.headers.iter().cloned());
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
         Ok(wire)
     }
 }
@@ -229,7 +272,16 @@ mod tests {
         assert!(Request::get(path()).basic("Alad:din", &password).is_err(), "the rest would be the password");
         let binary = SecretVec::new(b"\r\nX: y\xff".to_vec());
         assert!(Request::get(path()).basic("Aladdin", &binary).is_ok(), "what is encoded says nothing else");
+        assert!(
+            Request::get(path()).bearer(&binary).is_err()
+                && Request::get(path()).bearer(&SecretVec::new(vec![])).is_err()
+        );
         assert!(Request::get(path()).secret_header("x-key", binary).is_err());
+        // RFC 6750 section 2.1.
+        let borne = request.bearer(&SecretVec::new(b"mF_9.B5f-4.1JqM".to_vec())).unwrap();
+        let wire = borne.to_wire(&HeaderValue::from_static("h")).unwrap();
+        assert_eq!(wire.headers()[AUTHORIZATION], "Bearer mF_9.B5f-4.1JqM");
+        assert_eq!(wire.headers().get_all(AUTHORIZATION).iter().count(), 1, "in place of who asked before");
         assert!(Request::get(path()).header("x-key", "a\r\nb").is_err());
     }
 
@@ -237,6 +289,11 @@ mod tests {
     fn nothing_secret_is_printed() {
         let secret = || SecretVec::new(b"canary".to_vec());
         let request = Request::put(Path::new(&["x"]).unwrap()).json(secret()).secret_header("x-key", secret()).unwrap();
+        let borne = request.bearer(&secret()).unwrap();
+        assert!(
+            !format!("{borne:?} {:?}", borne.to_wire(&HeaderValue::from_static("h")).unwrap().headers())
+                .contains("canary")
+        );
         let request = request.basic("canary", &secret()).unwrap();
         let wire = request.to_wire(&HeaderValue::from_static("h")).unwrap();
         for printed in [format!("{request:?}"), format!("{:?}", wire.headers())] {

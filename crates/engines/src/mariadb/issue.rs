@@ -49,7 +49,7 @@ pub(super) async fn create(session: &mut Session, create: &Create, require_tls: 
             Err(error) => Err(unknown(&error)),
         };
     }
-    Ok(Created { oid: number_of(&create.name) })
+    Ok(Created::by_client(number_of(&create.name)))
 }
 
 fn further(create: &Create, who: &str) -> Vec<String> {

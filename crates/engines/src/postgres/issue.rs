@@ -35,7 +35,7 @@ pub(super) async fn create(session: &Session, create: &Create, limit: Duration) 
         let row = session.client.query_typed_one(OID_OF, &[(&create.name, Type::TEXT)]).await;
         // The create is committed, so whatever went wrong here, it is not "no effect".
         let oid = row.and_then(|row| row.try_get(0)).map_err(|_| unknown("its number could not be read"))?;
-        Ok(Created { oid })
+        Ok(Created::by_client(oid))
     };
     timeout(limit, made).await.unwrap_or_else(|_| Err(unknown("no answer in time")))
 }

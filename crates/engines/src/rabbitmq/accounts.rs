@@ -34,7 +34,7 @@ pub(super) async fn create(
     let body = api::account(&create.verifier, "");
     session.call(api, Request::put(api::user(name)?).json(api::bytes(&body))).await?;
     match grant(session, api, create, rights).await {
-        Ok(()) => Ok(Created { oid: number_of(name) }),
+        Ok(()) => Ok(Created::by_client(number_of(name))),
         // Then there is to be no effect.
         Err(error @ (EngineError::Refused { .. } | EngineError::Busy { .. })) => {
             let undone = session.call(api, Request::delete(api::user(name)?)).await;

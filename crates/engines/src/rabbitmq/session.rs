@@ -184,7 +184,7 @@ async fn known(session: Session, api: &Api, slot: &mut Slot) -> Result<Option<Se
 impl Taken<'_> {
     /// Gives the session back, unless it was ended or may still be at work.
     pub(super) fn settle<T>(mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
-        if is_settled(&result) && !matches!(result, Err(EngineError::StaleBinding)) {
+        if is_settled(&result) {
             self.slot.lent.remove(&self.session.binding);
             self.slot.session = Some(self.session);
         }

@@ -37,13 +37,13 @@ pub(super) async fn create(session: &mut Session, create: &Create, rules: &[Stri
     }
     let mut command = setuser(&create.name);
     command.arg("reset").arg("resetchannels").arg(rules).arg(&create.verifier).arg("on");
-    session.call(&command).await.map_err(|error| match error {
+    session.call_bound(&command).await.map_err(|error| match error {
         EngineError::Unavailable { reason } => EngineError::Unknown { reason },
         other => other,
     })?;
     // It can log in by now, whatever becomes of the file.
     session.save().await.map_err(|error| EngineError::Unknown { reason: format!("not kept: {error}") })?;
-    Ok(Created { oid: number_of(&create.name) })
+    Ok(Created::by_client(number_of(&create.name)))
 }
 
 /// See [`crate::Engine::fence`].
@@ -219,7 +219,7 @@ pub(super) async fn disclaim(session: &mut Session, names: &[String]) -> Result<
 
 /// See [`crate::Engine::set_password`].
 pub(super) async fn set_password(session: &mut Session, user: &str, verifier: &str) -> Result<(), EngineError> {
-    session.call(setuser(user).arg("resetpass").arg(verifier)).await?;
+    session.call_bound(setuser(user).arg("resetpass").arg(verifier)).await?;
     session.save().await
 }
 

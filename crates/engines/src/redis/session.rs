@@ -1,13 +1,17 @@
 //! One connection of ours, and what Redis's errors mean.
 
+use core::pin::Pin;
+use core::task::{Context, Poll};
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_crypto::secret::SecretVec;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, RedisResult, Value};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -40,8 +44,15 @@ pub(super) struct Session {
     pub(super) binding: Binding,
     pub(super) persistence: Persistence,
     pub(super) version: u32,
-    driver: JoinHandle<()>,
+    driver: Driver,
     _open: Option<Open>,
+}
+
+/// What has the connection work by itself.
+struct Driver {
+    task: JoinHandle<()>,
+    /// How many bytes it has got rid of.
+    sent: Arc<AtomicU64>,
 }
 
 impl core::fmt::Debug for Session {
@@ -52,7 +63,7 @@ impl core::fmt::Debug for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.driver.task.abort();
     }
 }
 
@@ -148,12 +159,31 @@ impl Session {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.driver.is_finished()
+        self.driver.task.is_finished()
     }
 
     /// Sends a command which is safe to repeat, and waits for its answer for as long as it takes.
     pub(super) async fn call(&mut self, command: &Cmd) -> Result<Value, EngineError> {
         answer(self.connection.send_packed_command(command).await)
+    }
+
+    /// The same for a command that belongs to this connection alone, because of its binding.
+    ///
+    /// # Errors
+    /// [`EngineError::StaleBinding`] when the connection turns out to be gone and not a byte of the command has left: whoever ended it did
+    /// so before. As [`Session::call`] otherwise. Of what has left the server may have read all, and have ended the connection after.
+    pub(super) async fn call_bound(&mut self, command: &Cmd) -> Result<Value, EngineError> {
+        let before = self.driver.sent.load(Ordering::Acquire);
+        let result = self.call(command).await;
+        if !matches!(result, Err(EngineError::Unavailable { .. })) {
+            return result;
+        }
+        // Nothing leaves any more once it is over, whatever it still had to send.
+        self.driver.task.abort();
+        if !self.driver.task.is_finished() {
+            let _ended = (&mut self.driver.task).await;
+        }
+        if self.driver.sent.load(Ordering::Acquire) == before { Err(EngineError::StaleBinding) } else { result }
     }
 
     /// Sends several at once. The answer of each is its own; an error here is about the connection.
@@ -221,20 +251,53 @@ impl Session {
 }
 
 /// Has the connection work by itself, until it ends or its handle is told to.
-async fn drive<S>(stream: S) -> Result<(MultiplexedConnection, JoinHandle<()>), EngineError>
+async fn drive<S>(stream: S) -> Result<(MultiplexedConnection, Driver), EngineError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // The limits are ours, over whole calls: the driver's would leave a connection behind that still is at work.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let sent = Arc::new(AtomicU64::new(0));
+    let stream = Counted { stream, sent: Arc::clone(&sent) };
     let made = MultiplexedConnection::new_with_config(&info, stream, settings).await;
     let (connection, driver) = made.map_err(|e| on_error(&e))?;
     let driver = contained(async {
         driver.await;
         Ok(())
     });
-    Ok((connection, tokio::spawn(async { drop(driver.await) })))
+    Ok((connection, Driver { task: tokio::spawn(async { drop(driver.await) }), sent }))
+}
+
+/// A stream that counts what it takes. The driver has one error for a command that it never began to write and for one of which the answer
+/// is lost.
+struct Counted<S> {
+    stream: S,
+    sent: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let taken = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = taken {
+            self.sent.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Release);
+        }
+        taken
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// 31 bits of the server's `run_id`, which it draws anew each time it starts.
@@ -315,7 +378,44 @@ fn is_unkillable(error: &EngineError) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
     use super::*;
+
+    /// An open connection, and its other end.
+    async fn connected() -> (Session, DuplexStream) {
+        let (near, far) = tokio::io::duplex(4_096);
+        let (connection, driver) = drive(near).await.unwrap();
+        let (binding, persistence) = (Binding { pid: 1, backend_start_micros: 1 }, Persistence::Nowhere);
+        (Session { connection, binding, persistence, version: super::super::OLDEST, driver, _open: None }, far)
+    }
+
+    #[tokio::test]
+    async fn what_has_not_left_is_stale_and_of_what_has_left_nobody_knows() {
+        let command = redis::cmd("ACL").arg("SETUSER").arg("q").to_owned();
+        // Ended before, and nobody here has noticed: the driver runs on this thread, and only once we wait.
+        let (mut session, far) = connected().await;
+        drop(far);
+        assert!(!session.is_closed());
+        assert_eq!(session.call_bound(&command).await, Err(EngineError::StaleBinding));
+        assert!(session.is_closed(), "and nothing leaves later");
+
+        // Read, and ended then: it may have been done.
+        let (mut session, mut far) = connected().await;
+        let reads = tokio::spawn(async move { far.read_u8().await });
+        let lost = session.call_bound(&command).await;
+        assert!(matches!(lost, Err(EngineError::Unavailable { .. })), "{lost:?}");
+        assert_eq!(reads.await.unwrap().unwrap(), b'*', "it was on its way");
+
+        // An answer is one, whatever comes after.
+        let (mut session, mut far) = connected().await;
+        let answers = tokio::spawn(async move {
+            far.read_u8().await.unwrap();
+            far.write_all(b"+OK\r\n").await
+        });
+        assert_eq!(session.call_bound(&command).await, Ok(Value::Okay));
+        answers.await.unwrap().unwrap();
+    }
 
     #[test]
     fn versions_are_read() {

@@ -112,7 +112,10 @@ impl Webhook {
             let secret = match SigningSecret::of_password(&known.password) {
                 Ok(secret) => secret,
                 Err(error) => {
-                    failed = error.into();
+                    // What the receiver has said to another one is worth more.
+                    if !matches!(failed, Failed::NotLetIn { .. }) {
+                        failed = error.into();
+                    }
                     continue;
                 }
             };
@@ -140,7 +143,9 @@ impl Webhook {
             let refused = EngineError::Refused { code: "signature".to_owned(), message: message.clone() };
             self.config.passwords.refused(&refused);
         }
-        if let Failed::NotSent(error @ EngineError::Refused { .. }) = &failed {
+        if let Failed::NotSent(error @ (EngineError::Refused { .. } | EngineError::Invalid { field: "password", .. })) =
+            &failed
+        {
             self.config.passwords.refused(error);
         }
         Err(match (lost, failed) {

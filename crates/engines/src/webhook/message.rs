@@ -41,6 +41,7 @@ acts! {
     Disclaim<'_> => "disclaim", Stayed;
     SetPassword<'_> => "set-password", Done;
     EndStrangers => "end-strangers", Ended;
+    TryOut<'_> => "try-out", Tried;
 }
 
 /// The body of a request.
@@ -320,6 +321,19 @@ pub(super) struct EndStrangers {
     pub(super) own: Vec<Session>,
 }
 
+#[derive(Serialize)]
+pub(super) struct TryOut<'a> {
+    pub(super) name: &'a str,
+    pub(super) secret: &'a str,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Tried {
+    pub(super) let_in: bool,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,6 +379,7 @@ mod tests {
             line(&Disclaim { names: &names }),
             line(&SetPassword { secret: "whsec_", session }),
             line(&EndStrangers { own: vec![session] }),
+            line(&TryOut { name, secret: "\"" }),
         ];
         assert_eq!(lines.to_vec(), GOLDEN.lines().collect::<Vec<_>>());
     }
@@ -383,6 +398,11 @@ mod tests {
         assert!(!read::<Refuse<'_>>(r#"{"principals":[{"name":"q_1","number":null,"outcome":"perhaps"}]}"#));
         assert!(!read::<Look<'_>>(r#"{"principals":[{"name":"q_1","number":1,"sessions":0}]}"#), "it has to say");
         assert!(!read::<Look<'_>>(r#"{"principals":[{"name":"q_1","number":1,"can_login":false,"sessions":-1}]}"#));
+        assert!(
+            read::<TryOut<'_>>(r#"{"let_in":false}"#) && !read::<TryOut<'_>>(r#"{"reason":null}"#),
+            "it has to say"
+        );
+        assert!(!read::<TryOut<'_>>(r#"{"let_in":"yes"}"#) && !read::<TryOut<'_>>(r#"{"let_in":1}"#));
         assert!(!read::<Fence<'_>>("{}"), "nothing is not null");
         assert!(!read::<Look<'_>>(r#"{"principals":[{"name":"q_1","can_login":false,"sessions":0}]}"#));
         assert!(!read::<CreateAccount<'_>>(r#"{"number":4294967296}"#) && !read::<CreateAccount<'_>>("{}"));

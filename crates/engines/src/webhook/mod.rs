@@ -15,6 +15,7 @@
 //!   Both sides hold it in clear: whoever reads the receiver's configuration can ask it for everything.
 //! * What a receiver says of itself is its word. A look that lies is not found out.
 //! * `set-password` sends the next secret itself, signed under the one before and inside TLS: HMAC has no verifiers.
+//! * `try-out` sends the password of a login: of those that the vault makes for a proof, and ends with it.
 
 mod call;
 mod check;
@@ -27,19 +28,14 @@ use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
-use quorate_crypto::secret::{Secret, SecretVec};
-use sha2::{Digest, Sha256};
+use quorate_crypto::secret::SecretVec;
 
 use self::call::{Failed, words};
 use self::message::{
     Bind, Claim, Clean, CleanedAs, CleanedOne, CreateAccount, Disclaim, EndStrangers, Fence, Ghosts, Kill, Look,
-    Principals, Refuse, RefusedAs, RefusedOne, SeenOne, Session, SetPassword, TakeOver, Timeline, ones,
+    Principals, Refuse, RefusedAs, RefusedOne, SeenOne, Session, SetPassword, TakeOver, Timeline, TryOut, ones,
 };
 use self::signature::SigningSecret;
-use crate::engine::check_verifier;
 use crate::http::{Http, HttpConfig, Path};
 use crate::names::{check_name, check_names, check_target};
 use crate::own::Open;
@@ -52,6 +48,8 @@ use crate::{
 const MAX_ANSWER: usize = 1 << 20;
 /// How many principals one request names.
 const BULK: usize = 500;
+/// The longest password of a login that is tried, in bytes: the request has room for it however it is written.
+const MAX_SECRET: usize = 512;
 
 /// Where a receiver is, and who we are there.
 #[derive(Debug)]
@@ -145,33 +143,6 @@ impl Webhook {
         }
         result
     }
-
-    /// The learnt password of a verifier.
-    fn secret_of(&self, verifier: &str) -> Result<SigningSecret, EngineError> {
-        check_verifier(verifier)?;
-        for known in self.config.passwords.all() {
-            if is_of(verifier, &known.password) {
-                return SigningSecret::of_password(&known.password);
-            }
-        }
-        Err(EngineError::Invalid { field: "verifier", reason: "of no password that was learnt" })
-    }
-}
-
-/// Whether a verifier is that of a password (RFC 5802 section 3).
-fn is_of(verifier: &str, password: &SecretVec) -> bool {
-    let parts = || {
-        let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$")?.split_once(':')?;
-        let (salt, keys) = rest.split_once('$')?;
-        Some((iterations.parse().ok()?, STANDARD.decode(salt).ok()?, STANDARD.decode(keys.split_once(':')?.0).ok()?))
-    };
-    let Some((iterations, salt, stored)) = parts() else { return false };
-    let salted =
-        Secret::<32>::init_with(|out| pbkdf2::pbkdf2_hmac::<Sha256>(password.expose(), &salt, iterations, out));
-    let Ok(mac) = Hmac::<Sha256>::new_from_slice(salted.expose()) else { return false };
-    let client_key = mac.chain_update("Client Key").finalize().into_bytes();
-    // What is compared is no secret: whoever asks has just made it.
-    Sha256::digest(client_key).as_slice() == stored
 }
 
 fn unreadable(act: &str) -> EngineError {
@@ -218,6 +189,28 @@ impl Engine for Webhook {
         Ok(binding)
     }
 
+    /// A signed answer to a question says that the secret is the receiver's. No session is opened for that, which nobody would end.
+    async fn visit(&self) -> Result<(), EngineError> {
+        self.timeline().await.map(drop)
+    }
+
+    async fn try_out(&self, name: &str, secret: &SecretVec) -> Result<(), EngineError> {
+        check_name(name)?;
+        let reason = "not text of 1 to 512 bytes";
+        let text = core::str::from_utf8(secret.expose()).ok().filter(|text| (1..=MAX_SECRET).contains(&text.len()));
+        let secret = text.ok_or(EngineError::Invalid { field: "secret", reason })?;
+        let not_let_in = |message| EngineError::Refused { code: "not_let_in".to_owned(), message };
+        // On the connection for which nothing waits: a login may take as long as it likes.
+        let error = match self.ask(&self.cleaning, &TryOut { name, secret }).await.map_err(Failed::repeatable) {
+            Ok(did) if did.data.let_in => return Ok(()),
+            Ok(did) => not_let_in(did.data.reason.as_deref().map_or_else(|| "it does not say why".to_owned(), words)),
+            Err(error) => error,
+        };
+        // What is said goes into logs.
+        let is_told = error.to_string().contains(secret);
+        Err(if is_told { not_let_in("its reason has the password in it".to_owned()) } else { error })
+    }
+
     async fn create(&self, create: &Create) -> Result<Created, EngineError> {
         create.validate()?;
         if !create.statements.is_empty() {
@@ -237,7 +230,7 @@ impl Engine for Webhook {
             session: Session::from(&create.binding),
         };
         let did = self.ask(&self.creates, &act).await.map_err(Failed::of_create);
-        self.note_stale(did.map(|did| Created { oid: did.data.number }))
+        self.note_stale(did.map(|did| Created::by_client(did.data.number)))
     }
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
@@ -331,8 +324,9 @@ impl Engine for Webhook {
         }
     }
 
-    async fn set_password(&self, verifier: &str, binding: &Binding) -> Result<(), EngineError> {
-        let written = self.secret_of(verifier)?.written();
+    /// The signing secret itself, in either form: nothing can be told from an HMAC that is kept in its place.
+    async fn set_password(&self, password: &str, binding: &Binding) -> Result<(), EngineError> {
+        let written = SigningSecret::of_password(&SecretVec::new(password.as_bytes().to_vec()))?.written();
         self.check_bound(binding)?;
         let secret = core::str::from_utf8(written.expose()).map_err(|_| unreadable("set-password"))?;
         let act = SetPassword { secret, session: Session::from(binding) };

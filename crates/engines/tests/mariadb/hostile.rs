@@ -1,15 +1,16 @@
 //! Leased users who do what they can to stay, and to leave something behind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
+use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{Target, assert_ended, order, principal};
 use quorate_engines::mariadb::{MariaDb, MariaDbConfig};
 use quorate_engines::{Cleaning, Engine, EngineError, number_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::half_open::HalfOpen;
@@ -344,5 +345,78 @@ async fn a_server_at_which_the_driver_panics_takes_nothing_else_down() {
             let known = matches!(error, EngineError::Unavailable { .. } | EngineError::Refused { .. });
             assert!(known, "{}: {error:?}", String::from_utf8_lossy(plugin));
         }
+    }
+}
+
+/// A packet that a client sends.
+async fn received(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut head = [0; 4];
+    client.read_exact(&mut head).await.ok()?;
+    let mut payload = vec![0; u32::from_le_bytes([head[0], head[1], head[2], 0]) as usize];
+    client.read_exact(&mut payload).await.ok()?;
+    Some(payload)
+}
+
+/// Whether `signature` is that of a password, as the seed of a key, over a challenge (RFC 8032 section 5.1.7).
+fn proves(password: &str, challenge: &[u8; 32], signature: &[u8]) -> bool {
+    use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
+    use curve25519_dalek::scalar::Scalar;
+    use sha2::{Digest, Sha512};
+    let seed = Sha512::digest(password.as_bytes());
+    let key = EdwardsPoint::mul_base_clamped(seed[..32].try_into().unwrap());
+    let (r, s) = signature.split_at_checked(32).expect("64 bytes");
+    let point = CompressedEdwardsY(r.try_into().unwrap()).decompress().unwrap();
+    let s = Option::<Scalar>::from(Scalar::from_canonical_bytes(s.try_into().unwrap())).unwrap();
+    let hash = Sha512::new().chain_update(r).chain_update(key.compress().as_bytes()).chain_update(challenge).finalize();
+    let hash = Scalar::from_bytes_mod_order_wide(hash[..].try_into().unwrap());
+    EdwardsPoint::mul_base(&s) == point + key * hash
+}
+
+/// A server with one account, which proves its password by `ed25519` over these challenges, one after the other; and whom it has let in.
+async fn one_that_challenges(password: &'static str, challenges: Vec<[u8; 32]>) -> (u16, Arc<Mutex<Vec<bool>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let let_in = Arc::new(Mutex::new(Vec::new()));
+    let answered = Arc::clone(&let_in);
+    tokio::spawn(async move {
+        for challenge in challenges {
+            let Ok((mut client, _)) = listener.accept().await else { return };
+            let greeting: &[&[u8]] = &[
+                b"\x0a11.4.2-MariaDB\0\x07\0\0\0saltsalt\0",
+                b"\x01\x82\x21\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0",
+                b"saltsaltsalt\0mysql_native_password\0",
+            ];
+            client.write_all(&packet(0, &greeting.concat())).await.unwrap();
+            received(&mut client).await.unwrap();
+            // As MariaDB does: 32 random bytes, and nothing behind them.
+            client.write_all(&packet(2, &[&b"\xfeclient_ed25519\0"[..], &challenge].concat())).await.unwrap();
+            let is_right = proves(password, &challenge, &received(&mut client).await.unwrap());
+            answered.lock().unwrap().push(is_right);
+            let (ok, denied) = (&b"\0\0\0\x02\0\0\0"[..], &b"\xff\x15\x04#28000Access denied for user 'q'@'h'"[..]);
+            client.write_all(&packet(4, if is_right { ok } else { denied })).await.unwrap();
+        }
+    });
+    (port, let_in)
+}
+
+/// Of 256 random challenges one ends so: a login that is refused once for the driver's sake is no wrong password.
+#[tokio::test]
+async fn a_login_by_ed25519_is_tried_once_more_and_a_wrong_password_is_refused() {
+    let (mut zero, plain) = ([7; 32], [7; 32]);
+    zero[31] = 0;
+    for (password, challenges, expected) in [
+        ("right", [zero, plain], &[false, true][..]),
+        ("right", [plain, plain], &[true]),
+        // No more than once.
+        ("right", [zero, zero], &[false, false]),
+        ("wrong", [plain, plain], &[false, false]),
+    ] {
+        let (port, let_in) = one_that_challenges("right", challenges.to_vec()).await;
+        let passwords = SecretVec::new(password.as_bytes().to_vec()).into();
+        let config = MariaDbConfig { port, passwords, ..My::shared().await.config(1) };
+        let visited = MariaDb::new(config).unwrap().visit().await.unwrap_err();
+        assert_eq!(*let_in.lock().unwrap(), expected, "{password}, {challenges:?}: {visited:?}");
+        // Whom it lets in it says nothing more to.
+        assert_eq!(visited.is_login_refused(), !expected.contains(&true), "{password}: {visited:?}");
     }
 }

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod canary;
 mod half_open;
 mod hostile;
 mod relay;

@@ -215,7 +215,8 @@ pub(crate) enum Part {
     Body,
 }
 
-/// A network that can keep requests to itself for a while, and delivers them late, even when their sender is long gone.
+/// A network that can keep requests to itself for a while, and delivers them late, even when their sender is long gone. That it is gone the
+/// server does not hear: it gives up a request whose connection ends while it is at work, or has done it by then, as it happens.
 pub(crate) struct Relay {
     pub(crate) port: u16,
     /// The requests that begin so, and how much of them.
@@ -236,8 +237,13 @@ impl Relay {
                 let (mut client_reads, mut client_writes) = client.into_split();
                 let (mut server_reads, mut server_writes) = server.into_split();
                 let (mut hold, held) = (hold.clone(), held.clone());
+                let answers = tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut server_reads, &mut client_writes).await;
+                    // Until the server hangs up, whether anybody listens or not.
+                    let _ = tokio::io::copy(&mut server_reads, &mut tokio::io::sink()).await;
+                });
                 tokio::spawn(async move {
-                    let mut buffer = vec![0; 65_536];
+                    let (mut buffer, mut is_late) = (vec![0; 65_536], false);
                     while let Ok(n @ 1..) = client_reads.read(&mut buffer).await {
                         let mut rest = &buffer[..n];
                         let what = *hold.borrow();
@@ -250,6 +256,7 @@ impl Relay {
                                 let _ = server_writes.write_all(&rest[..end]).await;
                                 rest = &rest[end..];
                             }
+                            is_late = true;
                             held.send_modify(|held| *held += 1);
                             let _ = hold.wait_for(Option::is_none).await;
                         }
@@ -257,9 +264,9 @@ impl Relay {
                             break;
                         }
                     }
-                });
-                tokio::spawn(async move {
-                    let _ = tokio::io::copy(&mut server_reads, &mut client_writes).await;
+                    if is_late {
+                        let _ = answers.await;
+                    }
                 });
             }
         });

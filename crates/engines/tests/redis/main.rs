@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod canary;
 mod hostile;
 mod restart;
 mod server;

@@ -11,7 +11,7 @@ use quorate_engines::http::{Http, HttpConfig, Path, Request};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::server::{Receiver, SECRET};
+use crate::server::{Receiver, SECRET, lease};
 
 /// What somebody does to a request.
 type Spoil = fn(&mut Raw);
@@ -110,6 +110,34 @@ async fn nothing_is_done_for_who_does_not_know_the_secret() {
     raw.signature = Some(format!("v1a,AAAA v1,AAAA {}", sign(&raw)));
     assert_eq!(raw.send(&receiver).await.1["data"], json!({}), "one of several");
     assert_eq!(receiver.engine(1).claims("c_").await.unwrap(), ["c_spoilt"]);
+}
+
+/// Who may not ask is not told which password is right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_tried_for_nobody_else() {
+    let receiver = Receiver::start().await;
+    let credential = lease(&receiver, &receiver.engine(1), "c_tried").await;
+    let trying = |secret: Value| {
+        let mut raw = Raw::claim("c_tried");
+        raw.path[2] = "try-out";
+        let data = json!({"name": "c_tried", "secret": secret});
+        raw.body = json!({"type": "quorate.v1.try-out", "target": "t1", "term": 1, "data": data}).to_string();
+        raw
+    };
+    let right = trying(json!(credential.password));
+    assert_eq!(right.send(&receiver).await.1["data"]["let_in"], json!(true));
+    assert_eq!(right.send(&receiver).await.1["error"]["code"], json!("replayed"));
+    assert_eq!(trying(json!("another")).send(&receiver).await.1["data"]["let_in"], json!(false));
+    let mut refused = Vec::new();
+    for secret in [credential.password.as_str(), "another"] {
+        let mut raw = trying(json!(secret));
+        raw.secret = format!("whsec_{}", STANDARD.encode([7; 32]));
+        refused.push(raw.send(&receiver).await);
+    }
+    assert_eq!((refused[0].0, &refused[0]), (401, &refused[1]));
+    for bad in [json!(5), json!(null), json!(["p"])] {
+        assert_eq!(trying(bad).send(&receiver).await.1["error"]["code"], json!("invalid"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

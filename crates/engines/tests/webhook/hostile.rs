@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{Login as _, Target as _, assert_ended, order, principal};
 use quorate_engines::webhook::{Webhook, WebhookConfig};
 use quorate_engines::{Engine, EngineError, Fenced, Refusal, Tls, Trust};
@@ -95,6 +96,33 @@ async fn an_answer_that_is_not_signed_for_this_request_is_none() {
     assert!(receiver.token("l_signed", &credential.password).await.is_some());
 }
 
+/// Whether a login is let in is what a signed answer to this question says, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_let_in_when_a_believed_answer_says_so() {
+    let receiver = Receiver::start().await;
+    let engine = receiver.hasty(Duration::from_secs(2));
+    let credential = lease(&receiver, &engine, "l_tried").await;
+    let password = SecretVec::new(credential.password.clone().into_bytes());
+    for fault in UNBELIEVED.into_iter().chain(["drop", "late"]) {
+        receiver.plant(fault, "try-out", 2).await;
+        let said = engine.try_out("l_tried", &password).await;
+        assert!(matches!(said, Err(EngineError::Unavailable { .. })), "{fault}: {said:?}");
+        assert_eq!(engine.try_out("l_tried", &password).await, Ok(()), "{fault}");
+    }
+    receiver.plant("lie", "try-out", 1).await;
+    let said = engine.try_out("l_tried", &password).await;
+    assert!(matches!(&said, Err(EngineError::Refused { code, .. }) if code == "not_let_in"), "{said:?}");
+    // What it says goes into logs.
+    receiver.plant("tell", "try-out", 1).await;
+    let said = engine.try_out("l_tried", &password).await.unwrap_err().to_string();
+    assert!(said.contains("not_let_in") && !said.contains(&credential.password), "{said}");
+    // One that lets in nobody in truth, and says that it does, says so of a login that has ended too: that is what a proof finds.
+    engine.refuse(&[principal("l_tried", None)]).await.unwrap();
+    assert!(engine.try_out("l_tried", &password).await.is_err());
+    receiver.plant("lie", "try-out", 1).await;
+    assert_eq!(engine.try_out("l_tried", &password).await, Ok(()));
+}
+
 /// A create whose answer is not to be believed may have been done, whatever it says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_create_without_an_answer_is_unknown_until_its_fence() {
@@ -111,7 +139,11 @@ async fn a_create_without_an_answer_is_unknown_until_its_fence() {
         let Ok(Fenced::Won { oid }) = next.fence(&name, &create.binding).await else {
             panic!("{fault}: it was made");
         };
-        assert_eq!(engine.create(&create).await, Ok(quorate_engines::Created { oid }), "{fault}: the same order again");
+        assert_eq!(
+            engine.create(&create).await,
+            Ok(quorate_engines::Created { oid, issued: None }),
+            "{fault}: the same order again"
+        );
         let this = [principal(&name, Some(oid))];
         next.refuse(&this).await.unwrap();
         assert_ended(&next, &this).await;
@@ -183,12 +215,12 @@ async fn clocks_that_differ_are_named() {
 async fn a_receiver_without_the_secret_lets_nobody_in() {
     let receiver = Receiver::start().await;
     let other = SECRET.replace("Y2Fu", "Y2Fx");
-    let passwords = quorate_crypto::secret::SecretVec::new(other.into_bytes()).into();
+    let passwords = SecretVec::new(other.into_bytes()).into();
     let engine = Webhook::new(WebhookConfig { passwords, ..receiver.config(1) }).unwrap();
     let refused = engine.bind().await.unwrap_err();
     assert!(refused.is_login_refused(), "{refused:?}");
     assert_eq!(engine.login_refused(), Some(refused.to_string()));
-    let passwords = quorate_crypto::secret::SecretVec::new(b"too short".to_vec()).into();
+    let passwords = SecretVec::new(b"too short".to_vec()).into();
     let engine = Webhook::new(WebhookConfig { passwords, ..receiver.config(1) }).unwrap();
     assert!(matches!(engine.bind().await, Err(EngineError::Invalid { field: "password", .. })));
 }

@@ -17,6 +17,7 @@ mod server;
 use std::process::Command;
 use std::time::Duration;
 
+use quorate_crypto::secret::SecretVec;
 use quorate_engines::conformance::{self, Login as _, Target as _, order, principal};
 use quorate_engines::{Engine, EngineError, Refusal};
 use server::{GROUP, Hold, Receiver, lease};
@@ -57,6 +58,47 @@ async fn a_login_has_its_groups_its_limits_and_its_end() {
     }
     assert!(!first.alive().await && receiver.token("h_limits", &credential.password).await.is_none());
     assert!(!engine.look(&[principal("h_limits", None)]).await.unwrap()[0].can_login);
+}
+
+/// By the door at which applications come, with what it asks of them, and out again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_tried_as_applications_use_it() {
+    let receiver = Receiver::start().await;
+    let engine = receiver.engine(1);
+    let credential = receiver.credential();
+    let mut create = order(&*receiver, &engine, "h_tried", &credential).await;
+    create.connection_limit = 1;
+    engine.create(&create).await.unwrap();
+    let (password, wrong) = (secret(&credential.password), secret("another"));
+    let not_let_in = |said: Result<(), EngineError>| match said {
+        Err(EngineError::Refused { code, .. }) => assert_eq!(code, "not_let_in"),
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        // The one session that it may have is free again.
+        assert_eq!(engine.try_out("h_tried", &password).await, Ok(()));
+    }
+    let this = [principal("h_tried", None)];
+    assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 0);
+    not_let_in(engine.try_out("h_tried", &wrong).await);
+    not_let_in(engine.try_out("h_nobody", &password).await);
+    let mut session = receiver.session("h_tried", &credential.password).await.unwrap();
+    not_let_in(engine.try_out("h_tried", &password).await);
+    assert!(session.alive().await, "nobody else's session ends by it");
+    engine.refuse(&this).await.unwrap();
+    engine.kill(&this).await.unwrap();
+    not_let_in(engine.try_out("h_tried", &password).await);
+    for bad in [secret(""), secret(&"p".repeat(513)), SecretVec::new(vec![0xff])] {
+        let said = engine.try_out("h_tried", &bad).await;
+        assert!(matches!(said, Err(EngineError::Invalid { field: "secret", .. })), "{said:?}");
+    }
+    assert!(matches!(engine.try_out("h'", &password).await, Err(EngineError::Invalid { field: "name", .. })));
+    // Nothing that it is written with is taken for anything else.
+    not_let_in(engine.try_out("h_tried", &secret("\"}\\\u{1}")).await);
+}
+
+fn secret(text: &str) -> SecretVec {
+    SecretVec::new(text.as_bytes().to_vec())
 }
 
 /// The number is the account's, not the name's: whoever has either is ended, and a stranger with the number is left

@@ -5,10 +5,12 @@ use quorate_engines::conformance::{Target as _, order};
 use quorate_engines::webhook::{Webhook, WebhookConfig};
 use quorate_engines::{Binding, Engine, EngineError, OwnSessions};
 
-use crate::server::{Receiver, scram};
+use crate::server::Receiver;
 
 /// As the vault draws it: 32 random bytes in 43 digits.
 const NEXT: &str = "n0Zc-kqJ_8gq5Y2H2m1nM8k1yW5Vn1k0c3vJ0vK3pQE";
+/// As people write it.
+const WRITTEN: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 fn secret(text: &str) -> SecretVec {
     SecretVec::new(text.as_bytes().to_vec())
@@ -28,19 +30,16 @@ async fn its_own_secret_is_replaced_and_strangers_end() {
     let stranger = receiver.engine(1);
     let theirs = order(&*receiver, &stranger, "r_theirs", &receiver.credential()).await;
 
-    let verifier = scram(NEXT);
-    let unlearnt = engine.set_password(&verifier, &binding).await;
-    assert!(matches!(unlearnt, Err(EngineError::Invalid { field: "verifier", .. })), "{unlearnt:?}");
     engine.learn_password(7, secret(NEXT));
-    for bad in ["", NEXT, &verifier[..verifier.len() - 1], &scram("another")] {
+    for bad in ["", &NEXT[..23], &NEXT.repeat(2)] {
         let said = engine.set_password(bad, &binding).await;
-        assert!(matches!(said, Err(EngineError::Invalid { field: "verifier", .. })), "{said:?}");
+        assert!(matches!(said, Err(EngineError::Invalid { field: "password", .. })), "{said:?}");
     }
     let other = Binding { backend_start_micros: binding.backend_start_micros + 1, ..binding };
-    assert_eq!(engine.set_password(&verifier, &other).await, Err(EngineError::StaleBinding));
-    assert!(with(&receiver, &own, NEXT).bind().await.unwrap_err().is_login_refused(), "not yet");
+    assert_eq!(engine.set_password(NEXT, &other).await, Err(EngineError::StaleBinding));
+    assert!(with(&receiver, &own, NEXT).visit().await.unwrap_err().is_login_refused(), "not yet");
 
-    engine.set_password(&verifier, &binding).await.unwrap();
+    engine.set_password(NEXT, &binding).await.unwrap();
     assert_eq!(engine.bind().await, Ok(binding), "sessions go on");
     assert_eq!(engine.let_in_with(), Some(7), "under the secret that there is now");
     let fresh = with(&receiver, &own, NEXT);
@@ -48,13 +47,19 @@ async fn its_own_secret_is_replaced_and_strangers_end() {
     assert!(stranger.bind().await.unwrap_err().is_login_refused(), "the one before counts no more");
     assert!(stranger.login_refused().is_some());
 
-    assert_eq!(engine.end_strangers().await, Ok(1));
+    with(&receiver, &own, NEXT).visit().await.unwrap();
+    assert_eq!(engine.end_strangers().await, Ok(1), "who only looks whether the secret is right opens no session");
     stranger.learn_password(7, secret(NEXT));
     assert_eq!(stranger.create(&theirs).await, Err(EngineError::StaleBinding));
     assert_eq!((engine.bind().await, fresh.bind().await), (Ok(binding), Ok(second)), "ours are open");
     receiver.restart().await;
     engine.bind().await.unwrap();
     assert!(receiver.engine(1).bind().await.unwrap_err().is_login_refused(), "after a restart too");
+    let binding = engine.bind().await.unwrap();
+    engine.learn_password(8, secret(WRITTEN));
+    engine.set_password(WRITTEN, &binding).await.unwrap();
+    with(&receiver, &own, WRITTEN).visit().await.unwrap();
+    assert!(with(&receiver, &own, NEXT).visit().await.unwrap_err().is_login_refused());
 }
 
 /// Whoever was allowed to send it is allowed no more once a later term has taken over, on whatever connection it comes.
@@ -65,7 +70,7 @@ async fn a_secret_of_an_earlier_term_comes_too_late() {
     paused.learn_password(7, secret(NEXT));
     let binding = paused.bind().await.unwrap();
     receiver.plant("hold-before", "set-password", 1).await;
-    let flying = tokio::spawn(async move { paused.set_password(&scram(NEXT), &binding).await });
+    let flying = tokio::spawn(async move { paused.set_password(NEXT, &binding).await });
     receiver.struck().await;
     assert!(!flying.is_finished(), "it must be in flight for this case to mean anything");
     assert_eq!(next.take_over().await, Ok(1));
@@ -84,13 +89,13 @@ async fn a_rotation_that_was_cut_off_is_had_again() {
         engine.learn_password(7, secret(next));
         let binding = engine.bind().await.unwrap();
         receiver.plant(moment, "set-password", 1).await;
-        let said = engine.set_password(&scram(next), &binding).await;
+        let said = engine.set_password(next, &binding).await;
         assert!(matches!(said, Err(EngineError::Unavailable { .. })), "{moment}: {said:?}");
         receiver.revive().await;
         let binding = engine.bind().await.unwrap();
         let known = engine.let_in_with();
         assert_eq!(known == Some(7), moment == "die-after", "{moment}: {known:?}");
-        engine.set_password(&scram(next), &binding).await.unwrap();
+        engine.set_password(next, &binding).await.unwrap();
         assert!(with(&receiver, &OwnSessions::default(), next).bind().await.is_ok());
     }
 }

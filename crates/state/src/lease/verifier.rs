@@ -26,6 +26,8 @@ pub enum Form {
     RedisSha256 = 3,
     /// RabbitMQ's `rabbit_password_hashing_sha256`: in base64, a salt of 4 bytes and 32 of a hash.
     RabbitMqSha256 = 4,
+    /// Where the target makes the secret, and not the client: to whom it is sealed. `x25519:` and a public key of X25519 (RFC 7748) in base64.
+    Sealed = 5,
 }
 
 impl Default for Form {
@@ -45,6 +47,7 @@ impl Form {
             Self::MariaDbEd25519 => "ed25519",
             Self::RedisSha256 => "redis-sha256",
             Self::RabbitMqSha256 => "rabbitmq-sha256",
+            Self::Sealed => "sealed",
         }
     }
 
@@ -57,6 +60,7 @@ impl Form {
             Self::MariaDbEd25519,
             Self::RedisSha256,
             Self::RabbitMqSha256,
+            Self::Sealed,
         ];
         all.into_iter().find(|form| form.name() == name)
     }
@@ -97,6 +101,10 @@ impl Form {
                 "must be `#` and 64 lower-case hexadecimal digits",
             ),
             Self::RabbitMqSha256 => (base64_len(verifier) == Some(36), "must be 36 bytes in canonical base64"),
+            Self::Sealed => (
+                verifier.strip_prefix("x25519:").is_some_and(|key| base64_len(key) == Some(32)),
+                "must be `x25519:` and a public key in base64",
+            ),
         };
         if good { Ok(()) } else { Err(why) }
     }
@@ -196,11 +204,13 @@ mod tests {
         let key = format!("ed25519:{}", "A".repeat(43));
         let sha = format!("#{}", "0123456789abcdef".repeat(4));
         let rabbit = "A".repeat(48);
+        let sealed = format!("x25519:{}=", "A".repeat(43));
         let good = [
             (Form::MySqlNative, &native),
             (Form::MariaDbEd25519, &key),
             (Form::RedisSha256, &sha),
             (Form::RabbitMqSha256, &rabbit),
+            (Form::Sealed, &sealed),
         ];
         for (form, verifier) in good {
             assert_eq!(Form::named(form.name(), 7), Some(form));

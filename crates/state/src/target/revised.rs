@@ -14,7 +14,7 @@ pub struct Revision {
     pub host: Option<String>,
     /// Port; only while nothing is leased there.
     pub port: Option<u16>,
-    /// The database that the executor connects to.
+    /// The database that the executor connects to; a webhook's path, only while nothing is leased there.
     pub database: Option<String>,
     /// Whom its certificate must be from.
     pub tls: Option<TargetTls>,
@@ -28,6 +28,8 @@ pub struct Revision {
     pub rotate: Option<bool>,
     /// Whether the executor's statements wait until synchronous standbys have applied them.
     pub remote_apply: Option<bool>,
+    /// Where clients are told to come; inside none for where the target is.
+    pub clients: Option<Option<Endpoint>>,
 }
 
 impl Revision {
@@ -47,6 +49,7 @@ impl Revision {
         set(&mut spec.owner, said.owner.as_ref());
         set(&mut spec.rotate, said.rotate.as_ref());
         set(&mut spec.remote_apply, said.remote_apply.as_ref());
+        set(&mut spec.clients, said.clients.as_ref());
         spec.tls = said.tls.or(spec.tls.take());
     }
 }
@@ -68,6 +71,11 @@ pub(crate) fn revise(tx: &mut Tx<'_>, index: u64, label: &str, revision: &Revisi
     if moved && unrevoked(tx, label)? > 0 {
         let why = "must stay while leases are there: revoke them, or wait for their end; at another server all would seem to be gone";
         return refuse(Refusal::invalid("host, port", why));
+    }
+    let is_another = after.spec.system.has_path() && after.spec.database != before.spec.database;
+    if is_another && unrevoked(tx, label)? > 0 {
+        let why = "must stay while leases are there: at another path is another receiver";
+        return refuse(Refusal::invalid("database", why));
     }
     after.index = index;
     if after.standing == Standing::Enabled {

@@ -23,6 +23,10 @@ pub enum System {
     RabbitMq = 3,
     /// Anything that speaks the protocol of our webhooks.
     Webhook = 4,
+    /// Amazon Web Services: IAM and STS.
+    Aws = 5,
+    /// Service accounts of a Kubernetes cluster.
+    Kubernetes = 6,
 }
 
 /// The iterations of a SCRAM verifier of which nobody has said anything: what PostgreSQL itself takes.
@@ -34,7 +38,8 @@ const MAX_RULES: usize = 512;
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::PostgreSql, Self::MariaDb, Self::Redis, Self::RabbitMq, Self::Webhook];
+    pub const ALL: [Self; 7] =
+        [Self::PostgreSql, Self::MariaDb, Self::Redis, Self::RabbitMq, Self::Webhook, Self::Aws, Self::Kubernetes];
 
     /// Its name in commands, answers and files.
     #[must_use]
@@ -45,6 +50,8 @@ impl System {
             Self::Redis => "redis",
             Self::RabbitMq => "rabbitmq",
             Self::Webhook => "webhook",
+            Self::Aws => "aws",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -56,13 +63,75 @@ impl System {
             Self::MariaDb => Form::MySqlNative,
             Self::Redis => Form::RedisSha256,
             Self::RabbitMq => Form::RabbitMqSha256,
+            Self::Aws | Self::Kubernetes => Form::Sealed,
         }
+    }
+
+    /// Whether it makes the secrets of its logins itself, and shows each once.
+    #[must_use]
+    pub fn issues(self) -> bool {
+        self.default_form() == Form::Sealed
+    }
+
+    /// Whether what is issued under these groups can be ended before its time: a session of STS can't, unless its role of IAM may be
+    /// written (docs/aws.md).
+    #[must_use]
+    pub fn ends_early(self, groups: &[String]) -> bool {
+        let says = |rule: &str| groups.iter().any(|g| g == rule || rule.ends_with(':') && g.starts_with(rule));
+        self != Self::Aws || says("deny") || !(says("assume:") || says("federate"))
+    }
+
+    /// Whether there is a login without any group, so that a target without roles can be proved.
+    #[must_use]
+    pub fn has_logins_without_groups(self) -> bool {
+        self != Self::Kubernetes
     }
 
     /// In which form an executor gives the target a new password for its own login; `None` where both sides hold it as it is.
     #[must_use]
     pub fn own_form(self) -> Option<Form> {
-        (self != Self::Webhook).then(|| self.default_form())
+        (self != Self::Webhook && self.rotates()).then(|| self.default_form())
+    }
+
+    /// Whether an executor can give itself another password there.
+    #[must_use]
+    pub fn rotates(self) -> bool {
+        !self.issues()
+    }
+
+    /// The port at which clients come, of one that the executor works with at `port`.
+    #[must_use]
+    pub fn client_port(self, port: u16, tls: bool) -> u16 {
+        match self {
+            // The executor's is the management interface. The registered ones of AMQP, and of AMQP over TLS.
+            Self::RabbitMq if tls => 5_671,
+            Self::RabbitMq => 5_672,
+            _ => port,
+        }
+    }
+
+    /// Whether its logins are tried by the executor's own engine: where a login has no connection of its own that the vault could come by.
+    #[must_use]
+    pub fn is_tried_by_executor(self) -> bool {
+        self == Self::Webhook || self.issues()
+    }
+
+    /// Whether an executor has an account there, which a description names. Without one the secret alone says who asks.
+    #[must_use]
+    pub fn has_login(self) -> bool {
+        self != Self::Webhook
+    }
+
+    /// Whether it is spoken to by TLS only, also on the machine itself.
+    #[must_use]
+    pub fn needs_tls(self) -> bool {
+        self == Self::Webhook
+    }
+
+    /// Whether what a description has for a database says, with host and port, where the server is: a path of its URL.
+    #[must_use]
+    pub fn has_path(self) -> bool {
+        self == Self::Webhook
     }
 
     /// Whether it takes a verifier of this form.
@@ -73,6 +142,7 @@ impl System {
             Form::MySqlNative | Form::MariaDbEd25519 => self == Self::MariaDb,
             Form::RedisSha256 => self == Self::Redis,
             Form::RabbitMqSha256 => self == Self::RabbitMq,
+            Form::Sealed => self.issues(),
         }
     }
 
@@ -85,11 +155,17 @@ impl System {
             (Self::MariaDb | Self::RabbitMq, "") => {}
             (Self::MariaDb | Self::RabbitMq, database) => check_text("database", database, 255)?,
             (Self::Redis | Self::Webhook, "") => {}
-            (Self::Redis | Self::Webhook, _) => return only("database", "PostgreSQL, MariaDB and RabbitMQ"),
+            (Self::Redis, _) => return only("database", "all systems but this one"),
+            // The region, and the namespace.
+            (Self::Aws | Self::Kubernetes, label) => check_dns_label("database", label)?,
+            (Self::Webhook, path) => check_path(path)?,
         }
         match self {
             Self::PostgreSql => check_name("user", &spec.user)?,
-            _ => check_text("user", &spec.user, 80)?,
+            Self::Aws | Self::Kubernetes => check_text("user", &spec.user, 253)?,
+            _ if self.has_login() => check_text("user", &spec.user, 80)?,
+            _ if spec.user.is_empty() => {}
+            _ => return only("user", "systems in which the vault has an account"),
         }
         if self == Self::PostgreSql {
             return Ok(());
@@ -107,11 +183,18 @@ impl System {
         if spec.remote_apply {
             return only("remote_apply", postgres);
         }
+        if spec.rotate && !self.rotates() {
+            return only("rotate", "systems at which the vault's own password can be replaced");
+        }
         if spec.tls.as_ref().is_some_and(|tls| tls.require_binding) {
             return only("channel_binding", postgres);
         }
         if spec.host.starts_with('/') && self != Self::MariaDb {
             return only("host", "PostgreSQL and MariaDB when it is a socket");
+        }
+        if self.needs_tls() && spec.tls.is_none() {
+            let why = "are missing: it is spoken to by TLS only, also on the same machine";
+            return Err(Refusal::invalid("roots", why));
         }
         Ok(())
     }
@@ -124,11 +207,16 @@ impl System {
         if self != Self::PostgreSql && !role.statements.is_empty() {
             return Err(Refusal::invalid("statements", format_args!("there are none for {self}")));
         }
+        if !self.ends_early(&role.groups) && role.default_ttl != role.max_ttl {
+            let why =
+                "must be the same for all leases: a session that can't be ended early lives as long as the longest";
+            return Err(Refusal::invalid("ttl", why));
+        }
         let (most, each) = match self {
             Self::PostgreSql | Self::Webhook => (16, MAX_NAME),
             // A session has one role at a time.
             Self::MariaDb => (1, MAX_NAME),
-            Self::Redis | Self::RabbitMq => (16, MAX_RULES),
+            Self::Redis | Self::RabbitMq | Self::Aws | Self::Kubernetes => (16, MAX_RULES),
         };
         let bad = |g: &String| g.is_empty() || g.len() > each || g.chars().any(char::is_control);
         if role.groups.len() > most || role.groups.iter().any(bad) {
@@ -148,7 +236,7 @@ impl fmt::Display for System {
 
 /// A name of no system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be one of postgresql, mariadb, redis, rabbitmq, webhook")]
+#[error("must be one of postgresql, mariadb, redis, rabbitmq, webhook, aws, kubernetes")]
 pub struct UnknownSystem;
 
 impl FromStr for System {
@@ -168,9 +256,37 @@ pub(super) fn check_name(field: &str, value: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// As regions and namespaces are named (RFC 1123 section 2.1).
+fn check_dns_label(field: &str, value: &str) -> Result<(), Refusal> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if value.is_empty()
+        || value.len() > MAX_NAME
+        || !value.bytes().all(inner)
+        || value.starts_with('-')
+        || value.ends_with('-')
+    {
+        return Err(Refusal::invalid(field, "must be 1 to 63 of a-z, 0-9 and -, and neither begin nor end with -"));
+    }
+    Ok(())
+}
+
 fn check_text(field: &str, value: &str, most: usize) -> Result<(), Refusal> {
     if value.is_empty() || value.len() > most || value.chars().any(char::is_control) {
         return Err(Refusal::invalid(field, format_args!("must have 1 to {most} bytes and no control characters")));
+    }
+    Ok(())
+}
+
+/// The path of a URL, of unreserved characters only (RFC 3986 section 2.3), so that no two texts mean the same one.
+fn check_path(path: &str) -> Result<(), Refusal> {
+    let good = |part: &str| {
+        let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+        !matches!(part, "" | "." | "..") && part.bytes().all(unreserved)
+    };
+    if path.len() > 255 || !path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(good)) {
+        let why =
+            "must be empty, or a path of at most 255 bytes: before each part a /, in each A-Z, a-z, 0-9, -, ., _ and ~";
+        return Err(Refusal::invalid("database", why));
     }
     Ok(())
 }
@@ -180,10 +296,55 @@ mod tests {
     use super::*;
 
     #[test]
+    fn clients_come_where_the_vault_works_or_where_it_is_said() {
+        use crate::target::{Endpoint, TargetTls};
+        let tls = Some(TargetTls { roots: vec![vec![0x30]], server_name: String::new(), require_binding: false });
+        let spec = |system, tls| TargetSpec { system, host: "h".to_owned(), port: 9, tls, ..TargetSpec::default() };
+        for (system, tls, port) in [
+            (System::PostgreSql, None, 9),
+            (System::Redis, tls.clone(), 9),
+            (System::RabbitMq, None, 5_672),
+            (System::RabbitMq, tls, 5_671),
+        ] {
+            let mut spec = spec(system, tls);
+            assert_eq!(spec.for_clients(), Endpoint { host: "h".to_owned(), port }, "{system}");
+            spec.clients = Some(Endpoint { host: "pooler".to_owned(), port: 1 });
+            assert_eq!(spec.for_clients().to_string(), "pooler:1", "{system}");
+        }
+    }
+
+    #[test]
+    fn a_session_of_aws_ends_early_where_its_role_may_be_written() {
+        let groups = |all: &[&str]| all.iter().map(|g| (*g).to_owned()).collect::<Vec<String>>();
+        let (role, deny) = ("assume:arn:aws:iam::123456789012:role/app", "deny");
+        for (all, early) in [
+            (&["group:readers"][..], true),
+            (&[], true),
+            (&[role], false),
+            (&[role, deny], true),
+            (&["federate"], false),
+            (&["federated"], true),
+        ] {
+            assert_eq!(System::Aws.ends_early(&groups(all)), early, "{all:?}");
+            assert!(System::Redis.ends_early(&groups(all)));
+            let role = |max_ttl| Role {
+                form: Form::Sealed,
+                groups: groups(all),
+                default_ttl: 900_000,
+                max_ttl,
+                ..Role::default()
+            };
+            assert_eq!(System::Aws.check_role(&role(900_000)), Ok(()), "{all:?}");
+            assert_eq!(System::Aws.check_role(&role(900_001)).is_ok(), early, "{all:?}");
+        }
+    }
+
+    #[test]
     fn a_system_has_one_name() {
         for system in System::ALL {
             assert_eq!(system.name().parse(), Ok(system));
             assert!(system.takes(system.default_form()) && system.own_form().is_none_or(|form| system.takes(form)));
+            assert_eq!(system.issues(), system.takes(Form::Sealed));
         }
         assert_eq!("PostgreSQL".parse::<System>(), Err(UnknownSystem));
     }

@@ -195,7 +195,7 @@ fn blocking_an_identity_ends_its_leases_and_nobody_else_s() {
     let hers = world.active(1);
     let Outcome::Intent { lease: his, .. } = world.submit_as(BOB, issue("reader", None)) else { panic!() };
     let Outcome::Intent { lease: his_second, .. } = world.submit_as(BOB, issue("reader", None)) else { panic!() };
-    world.apply(&Command::LeaseActive { term: world.term, lease: his_second, oid: 9 });
+    world.apply(&Command::LeaseActive { term: world.term, lease: his_second, oid: 9, issued: Vec::new() });
     let Outcome::Leases { mut changed } = world.submit(block(BOB)) else { panic!() };
     changed.sort_unstable();
     let mut expected = vec![his, his_second];

@@ -35,6 +35,7 @@ fn encrypted(mut target: Change) -> Change {
         spec.databases = vec!["more".to_owned()];
         spec.standbys = vec![Endpoint { host: "standby".to_owned(), port: 5433 }];
         spec.owner = "owner".to_owned();
+        spec.clients = Some(Endpoint { host: "pooler".to_owned(), port: 6432 });
         spec.tls = Some(TargetTls { roots: vec![vec![0x30; 8]], server_name: "db".to_owned(), require_binding: true });
     }
     target
@@ -107,6 +108,7 @@ pub(crate) fn changes(world: &mut World) -> Vec<Change> {
                 owner: Some("rightless".to_owned()),
                 rotate: Some(false),
                 remote_apply: Some(true),
+                clients: Some(Some(Endpoint { host: "pooler".to_owned(), port: 6432 })),
             },
         },
     ]
@@ -136,7 +138,7 @@ fn commands_are_frozen() {
     if let Change::PutTarget { spec, .. } = &mut other {
         (spec.system, spec.database) = (System::MariaDb, String::new());
     }
-    let forms = [Form::MySqlNative, Form::MariaDbEd25519, Form::RedisSha256, Form::RabbitMqSha256];
+    let forms = [Form::MySqlNative, Form::MariaDbEd25519, Form::RedisSha256, Form::RabbitMqSha256, Form::Sealed];
     let roles = forms.map(|form| (form.name(), role_with("app", "my", |role| role.form = form)));
     for (what, change) in [("mariadb", other)].into_iter().chain(roles) {
         all.push((format!("request of {what}"), World::sign(&world.request(change)).bytes));
@@ -154,7 +156,7 @@ fn commands_are_frozen() {
         Command::Tick { readings: vec![Reading::sign(&world.cluster, ROSTER, 1, 9, CREATED, &node(1))] },
         Command::Expire { term, upto: CREATED },
         office("db", 2, term),
-        Command::LeaseActive { term, lease, oid: 16_400 },
+        Command::LeaseActive { term, lease, oid: 16_400, issued: vec![5; 9] },
         Command::LeaseFailed { term, lease },
         Command::LeaseRevoked {
             term,

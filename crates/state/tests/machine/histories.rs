@@ -210,7 +210,7 @@ fn take(world: &mut World, model: &mut Model, step: &Step) -> (Outcome, Outcome)
         }
         Step::Activate(i) => {
             let lease = model.pick(*i);
-            (world.apply(&Command::LeaseActive { term, lease, oid: 7 }), model.activate(lease))
+            (world.apply(&Command::LeaseActive { term, lease, oid: 7, issued: Vec::new() }), model.activate(lease))
         }
         Step::Fail(i) => {
             let id = model.pick(*i);

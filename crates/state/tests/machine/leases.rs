@@ -5,8 +5,8 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof, Stamp};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{
-    Kind, Lease, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, lease_of, leases, next_due, principal,
-    principal_prefix, tally, work,
+    Kind, Lease, MAX_ISSUED, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, lease_of, leases, next_due,
+    principal, principal_prefix, tally, work,
 };
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::Request;
@@ -28,7 +28,7 @@ fn revoked(world: &World, proofs: Vec<RevocationProof>) -> Command {
 }
 
 fn active(world: &World, lease: LeaseId, oid: u32) -> Command {
-    Command::LeaseActive { term: world.term, lease, oid }
+    Command::LeaseActive { term: world.term, lease, oid, issued: Vec::new() }
 }
 
 fn expire(world: &World, upto: Millis) -> Command {
@@ -87,6 +87,31 @@ fn the_whole_life() {
     assert_eq!(count(&world.store, Kind::Role, "reader").unwrap(), 0);
     assert_eq!(revoke(&mut world, id), moved(&[]));
     assert_eq!(leases(&world.store, Some(&id), 9).unwrap(), []);
+}
+
+/// It stands there as long as who asked may ask again, and no longer.
+#[test]
+fn what_was_issued_stays_until_the_lease_is_to_end() {
+    let mut world = World::with_target();
+    let intend = |world: &mut World| match world.submit(issue("reader", Some(HOUR))) {
+        Outcome::Intent { lease, .. } => lease,
+        other => panic!("{other:?}"),
+    };
+    let issued =
+        |world: &World, lease, bytes: Vec<u8>| Command::LeaseActive { term: world.term, lease, oid: 1, issued: bytes };
+    let id = intend(&mut world);
+    let long = issued(&world, id, vec![7; MAX_ISSUED + 1]);
+    world.untouched(&long, Refusal::invalid("issued", "must have at most 16 KiB"));
+    assert_eq!(world.apply(&issued(&world, id, vec![7; MAX_ISSUED])), moved(&[id]));
+    assert_eq!(get(&world, &id).issued, vec![7; MAX_ISSUED]);
+    assert_eq!(revoke(&mut world, id), moved(&[id]));
+    assert_eq!(get(&world, &id).issued, []);
+
+    // One that ended before it was there: nobody is told what was issued for it.
+    let late = intend(&mut world);
+    assert_eq!(revoke(&mut world, late), moved(&[late]));
+    assert_eq!(world.apply(&issued(&world, late, vec![7])), moved(&[]));
+    assert_eq!((get(&world, &late).oid, get(&world, &late).issued), (Some(1), vec![]));
 }
 
 #[test]

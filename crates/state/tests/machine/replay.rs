@@ -96,7 +96,7 @@ fn commands(world: &mut World) -> Vec<Command> {
         Command::Tick { readings },
         Command::Ceremony { message },
         Command::Expire { term, upto: world.now() },
-        Command::LeaseActive { term, lease: intent, oid: 3 },
+        Command::LeaseActive { term, lease: intent, oid: 3, issued: Vec::new() },
         Command::LeaseFailed { term, lease: other },
         proved(world, ending),
         Command::Adopt { term, target: "db".to_owned(), principal: login, oid: 7 },

@@ -61,7 +61,7 @@ fn so_many_at_once(selector: &Selector, rows: &[u8]) {
         world.store.commit(writes);
     }
     let (making, living) = (issued(&mut world, "many", ALICE), issued(&mut world, "many", ALICE));
-    world.apply(&Command::LeaseActive { term: world.term, lease: living, oid: 1 });
+    world.apply(&Command::LeaseActive { term: world.term, lease: living, oid: 1, issued: Vec::new() });
 
     let first = changed(world.submit(revoke_all(selector.clone())));
     let begun = world.index;
@@ -75,7 +75,7 @@ fn so_many_at_once(selector: &Selector, rows: &[u8]) {
     }
     let refused = Outcome::Refused(Refusal::LeaseState { state: "revoking".to_owned() });
     assert_eq!(world.submit(Change::RenewLease { lease: living, ttl: HOUR }), refused);
-    let arrived = Command::LeaseActive { term: world.term, lease: making, oid: 2 };
+    let arrived = Command::LeaseActive { term: world.term, lease: making, oid: 2, issued: Vec::new() };
     assert_eq!(world.apply(&arrived), Outcome::Leases { changed: Vec::new() }, "nobody is given it");
     let ended = get(&world, &making);
     assert_eq!((ended.state, ended.oid, ended.was_active), (State::Revoking, Some(2), false));

@@ -194,7 +194,9 @@ fn a_target_of_another_kind_has_only_what_its_kind_has() {
                 system,
                 host: "127.0.0.1".to_owned(),
                 port: 1,
-                user: "u".to_owned(),
+                user: if system.has_login() { "u".to_owned() } else { String::new() },
+                // A region, a namespace.
+                database: if system.issues() { "eu-central-1".to_owned() } else { String::new() },
                 ..TargetSpec::default()
             };
         })
@@ -215,16 +217,23 @@ fn a_target_of_another_kind_has_only_what_its_kind_has() {
         for (field, alter) in postgresql_s {
             assert_invalid(&world.submit(with(system, alter)), field);
         }
-        for user in ["", "a\nb", &"u".repeat(81)] {
+        if system.issues() {
+            for bad in ["", "-a", "a-", "A", "a.b", &"a".repeat(64)] {
+                let bad = described(&plain(system), |_, s| s.database = bad.to_owned());
+                assert_invalid(&world.submit(bad), "database");
+            }
+            assert_invalid(&world.submit(with(system, |s| s.rotate = true)), "rotate");
+        }
+        let users = if system.has_login() { ["", "a\nb", &"u".repeat(254)] } else { ["u", "a\nb", " "] };
+        for user in users {
             assert_invalid(&world.submit(described(&plain(system), |_, s| s.user = user.to_owned())), "user");
         }
         if !matches!(system, System::MariaDb) {
             assert_invalid(&world.submit(with(system, |s| s.host = "/run".to_owned())), "host");
         }
     }
-    for system in [System::Redis, System::Webhook] {
-        assert_invalid(&world.submit(with(system, |s| s.database = "d".to_owned())), "database");
-    }
+    assert_invalid(&world.submit(with(System::Redis, |s| s.database = "d".to_owned())), "database");
+    assert_invalid(&world.submit(plain(System::Webhook)), "roots");
     assert_eq!(world.submit(with(System::MariaDb, |s| s.database = "app".to_owned())), Outcome::Done);
     let found = target(&world.store, "db").unwrap().unwrap();
     assert_eq!((found.spec.system, found.spec.database.as_str()), (System::MariaDb, "app"));
@@ -249,6 +258,47 @@ fn a_target_of_another_kind_has_only_what_its_kind_has() {
     );
     assert_eq!(world.submit(of(native)), Outcome::Done);
     assert_eq!(world.submit(of(|r| r.form = Form::MariaDbEd25519)), Outcome::Done);
+}
+
+/// No two texts mean the same one, and none leaves the path. Where leases are it stays: at another one is another receiver.
+#[test]
+fn a_path_leads_to_one_receiver() {
+    let mut world = World::new();
+    let good = world.target("hook");
+    let at = |path: &str| {
+        described(&good, |_, s| {
+            let tls = TargetTls { roots: vec![vec![0x30]], server_name: String::new(), require_binding: false };
+            let (host, database) = ("127.0.0.1".to_owned(), path.to_owned());
+            *s = TargetSpec {
+                system: System::Webhook,
+                host,
+                port: 1,
+                database,
+                tls: Some(tls),
+                ..TargetSpec::default()
+            };
+        })
+    };
+    let longest = format!("/{}", "p".repeat(254));
+    for bad in ["vault", "/", "/vault/", "//vault", "/a//b", "/.", "/a/../b", "/a b", "/%61", "/a?b", "/ä", "/a\n"] {
+        assert_invalid(&world.submit(at(bad)), "database");
+    }
+    assert_invalid(&world.submit(at(&format!("{longest}p"))), "database");
+    assert_eq!(world.submit(at(&longest)), Outcome::Done);
+    let to = |path: &str| Change::ReviseTarget {
+        name: "hook".to_owned(),
+        revision: Revision { database: Some(path.to_owned()), ..Revision::default() },
+    };
+    assert_invalid(&world.submit(to("vault")), "database");
+    assert_eq!(world.submit(to("/vault/~a-b_c.d/0")), Outcome::Done);
+    assert_eq!(world.submit(to("")), Outcome::Done);
+
+    assert_eq!(world.submit(role("shop", "hook")), Outcome::Done);
+    assert_eq!(world.apply(&office("hook", 1, world.term)), Outcome::Done);
+    world.prove("hook");
+    assert!(matches!(world.submit(issue("shop", None)), Outcome::Intent { .. }));
+    assert_invalid(&world.submit(to("/vault")), "database");
+    assert_eq!(world.submit(to("")), Outcome::Done, "what is said again is no other");
 }
 
 /// A name and the rest.
@@ -378,7 +428,7 @@ fn a_target_s_places_are_distinct_and_bounded() {
     let good = world.target("db");
     type Alter = fn(&mut TargetSpec);
     let at = |host: &str, port| Endpoint { host: host.to_owned(), port };
-    let cases: [(&str, Alter); 10] = [
+    let cases: [(&str, Alter); 12] = [
         ("databases", |s| s.databases = vec!["postgres".to_owned()]),
         ("databases", |s| s.databases = vec!["a".to_owned(); 2]),
         ("databases", |s| s.databases = (0..17).map(|n| format!("d{n}")).collect()),
@@ -387,6 +437,8 @@ fn a_target_s_places_are_distinct_and_bounded() {
         ("standbys", |s| s.standbys = vec![Endpoint { host: "127.0.0.1".to_owned(), port: 0 }]),
         ("standbys", |s| s.standbys = (1..18).map(|port| Endpoint { host: "::1".to_owned(), port }).collect()),
         ("host", |s| s.standbys = vec![Endpoint { host: "db.example.org".to_owned(), port: 1 }]),
+        ("clients", |s| s.clients = Some(Endpoint { host: "a b".to_owned(), port: 1 })),
+        ("clients", |s| s.clients = Some(Endpoint { host: "a".to_owned(), port: 0 })),
         ("owner", |s| s.owner.clone_from(&s.user)),
         ("owner", |s| s.owner = "o".repeat(64)),
     ];

@@ -365,6 +365,7 @@ impl World {
                 owner: String::new(),
                 rotate: true,
                 remote_apply: false,
+                clients: None,
             },
             header,
             payload,
@@ -428,7 +429,7 @@ impl World {
     pub(crate) fn active(&mut self, oid: u32) -> LeaseId {
         let lease = self.intent();
         let moved = Outcome::Leases { changed: vec![lease] };
-        assert_eq!(self.apply(&Command::LeaseActive { term: self.term, lease, oid }), moved);
+        assert_eq!(self.apply(&Command::LeaseActive { term: self.term, lease, oid, issued: Vec::new() }), moved);
         lease
     }
 }

@@ -110,6 +110,16 @@ impl Server for MariaDb {
         self.run(&format!("DROP USER {login}@'%'")).await;
     }
 
+    type Session = Conn;
+
+    async fn log_in(credential: &Credential) -> Option<Conn> {
+        login(credential).await.ok()
+    }
+
+    async fn answers(session: &mut Conn) -> bool {
+        session.query_drop("SELECT 1").await.is_ok()
+    }
+
     async fn alive(&self, prefix: &str) -> Vec<String> {
         let accounts = "SELECT User FROM mysql.global_priv WHERE Priv NOT LIKE '%\"account_locked\":true%'";
         let sessions = "SELECT USER FROM information_schema.PROCESSLIST WHERE COMMAND <> 'Connect'";
@@ -124,7 +134,7 @@ fn by_tcp(host: &str, port: u16, user: &str, password: &str) -> OptsBuilder {
 
 /// How somebody logs in with a leased credential.
 pub(crate) fn options(credential: &Credential) -> OptsBuilder {
-    let password = std::str::from_utf8(credential.password.expose()).unwrap();
+    let password = std::str::from_utf8(credential.password().unwrap().expose()).unwrap();
     by_tcp(&credential.host, credential.port, &credential.username, password)
 }
 

@@ -84,6 +84,16 @@ impl Server for Redis {
         self.ask(&["ACL", "DELUSER", login]).await;
     }
 
+    type Session = Wire;
+
+    async fn log_in(credential: &Credential) -> Option<Wire> {
+        Wire::login(credential).await.ok()
+    }
+
+    async fn answers(session: &mut Wire) -> bool {
+        session.call(&["EXISTS", "cf:anything"]).await.is_ok()
+    }
+
     async fn alive(&self, prefix: &str) -> Vec<String> {
         let (user, session) = (format!("user {prefix}"), format!(" user={prefix}"));
         let users = self.ask(&["ACL", "LIST"]).await;
@@ -121,7 +131,7 @@ pub(crate) struct Wire(BufReader<TcpStream>);
 impl Wire {
     /// How somebody logs in with a leased credential.
     pub(crate) fn again(credential: &Credential) -> Again {
-        let password = std::str::from_utf8(credential.password.expose()).unwrap();
+        let password = std::str::from_utf8(credential.password().unwrap().expose()).unwrap();
         Again::new(&credential.host, credential.port, &credential.username, password)
     }
 
