@@ -14,7 +14,7 @@ pub struct Revision {
     pub host: Option<String>,
     /// Port; only while nothing is leased there.
     pub port: Option<u16>,
-    /// The database that the executor connects to; a webhook's path, only while nothing is leased there.
+    /// The database that the executor connects to; a webhook's path, a region, a namespace, only while nothing is leased there.
     pub database: Option<String>,
     /// Whom its certificate must be from.
     pub tls: Option<TargetTls>,
@@ -72,9 +72,10 @@ pub(crate) fn revise(tx: &mut Tx<'_>, index: u64, label: &str, revision: &Revisi
         let why = "must stay while leases are there: revoke them, or wait for their end; at another server all would seem to be gone";
         return refuse(Refusal::invalid("host, port", why));
     }
-    let is_another = after.spec.system.has_path() && after.spec.database != before.spec.database;
+    let says_where = after.spec.system.has_path() || after.spec.system.issues();
+    let is_another = says_where && after.spec.database != before.spec.database;
     if is_another && unrevoked(tx, label)? > 0 {
-        let why = "must stay while leases are there: at another path is another receiver";
+        let why = "must stay while leases are there: at another path, region or namespace all would seem to be gone";
         return refuse(Refusal::invalid("database", why));
     }
     after.index = index;

@@ -788,3 +788,29 @@ fn people_say_what_the_password_is() {
     world.untouched(&late, Refusal::Unjustified);
     world.end(lease);
 }
+
+/// At another namespace all tokens would seem to be gone, while they live.
+#[test]
+fn a_namespace_stays_while_leases_are_there() {
+    let mut world = World::new();
+    let good = world.target("kube");
+    let in_leases = described(&good, |_, s| {
+        let [host, user, database] =
+            ["127.0.0.1", "system:serviceaccount:leases:executor", "leases"].map(str::to_owned);
+        *s = TargetSpec { system: System::Kubernetes, host, port: 1, user, database, ..TargetSpec::default() };
+    });
+    assert_eq!(world.submit(in_leases), Outcome::Done);
+    let to = |namespace: &str| Change::ReviseTarget {
+        name: "kube".to_owned(),
+        revision: Revision { database: Some(namespace.to_owned()), ..Revision::default() },
+    };
+    assert_eq!(world.submit(to("others")), Outcome::Done);
+    assert_eq!(world.submit(role_with("apps", "kube", |role| role.form = Form::Sealed)), Outcome::Done);
+    assert_eq!(world.apply(&office("kube", 1, world.term)), Outcome::Done);
+    world.prove("kube");
+    let verifier = format!("x25519:{}=", "A".repeat(43));
+    let issued = world.submit(Change::IssueLease { role: "apps".to_owned(), verifier, ttl: None });
+    assert!(matches!(issued, Outcome::Intent { .. }), "{issued:?}");
+    assert_invalid(&world.submit(to("leases")), "database");
+    assert_eq!(world.submit(to("others")), Outcome::Done, "what is said again is no other");
+}
