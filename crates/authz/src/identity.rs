@@ -34,13 +34,15 @@ const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 
 /// A caller that the client CA vouches for.
 ///
 /// # Security
-/// Only [`authenticate`] makes one, and it stands for the time it was made at: [`Principal::not_after`] bounds how long it
-/// may be kept. It does not say that the caller holds the key; the signature of the request, or of the TLS handshake, does.
+/// Only [`authenticate`] makes one, and it stands for the time and the roots it was made by: [`Principal::not_after`] bounds how
+/// long it may be kept, and whoever decides on a later state asks [`Principal::is_vouched_for`] by the roots of that state. It does
+/// not say that the caller holds the key; the signature of the request, or of the TLS handshake, does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     id: SpiffeId,
     key: [u8; 32],
     not_after: Millis,
+    root: TrustAnchor<'static>,
 }
 
 impl Principal {
@@ -56,10 +58,19 @@ impl Principal {
         &self.key
     }
 
-    /// The last millisecond at which every certificate of its chain, the root apart, is valid.
+    /// The last millisecond at which every certificate of its chain, the root's among them, is valid.
     #[must_use]
     pub fn not_after(&self) -> Millis {
         self.not_after
+    }
+
+    /// Whether the root that its chain led to is still one of these: of its name, key and constraints. Another certificate of the same CA
+    /// is the same root.
+    #[must_use]
+    pub fn is_vouched_for(&self, roots: &ClientRoots) -> bool {
+        let certificates = ders(roots);
+        self.id.trust_domain() == roots.trust_domain
+            && anchors(&certificates).is_ok_and(|anchors| anchors.contains(&self.root))
     }
 }
 
@@ -169,7 +180,7 @@ pub fn authenticate(chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Resu
     if chain.iter().any(|der| der.len() > MAX_CERTIFICATE) {
         return Err(AuthenticationError::Malformed);
     }
-    let roots_der: Vec<_> = roots.certificates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let roots_der = ders(roots);
     let anchors = anchors(&roots_der)?;
     let leaf_der = CertificateDer::from(leaf.as_slice());
     let intermediates: Vec<_> = intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
@@ -200,7 +211,11 @@ pub fn authenticate(chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Resu
         let found = id.trust_domain().to_owned();
         return Err(AuthenticationError::TrustDomain { found, expected: roots.trust_domain.clone() });
     }
-    Ok(Principal { id, key, not_after })
+    Ok(Principal { id, key, not_after, root: path.anchor().to_owned() })
+}
+
+fn ders(roots: &ClientRoots) -> Vec<CertificateDer<'_>> {
+    roots.certificates.iter().map(|der| CertificateDer::from(der.as_slice())).collect()
 }
 
 fn anchors<'a>(roots: &'a [CertificateDer<'a>]) -> Result<Vec<TrustAnchor<'a>>, AuthenticationError> {

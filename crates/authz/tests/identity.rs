@@ -17,9 +17,9 @@ use quorate_authz::{Principal, authenticate, root_begin, root_end, told_ahead};
 use quorate_state::genesis::ClientRoots;
 use quorate_state::ids::Millis;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData, SanType,
-    SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+    KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    PublicKeyData, SanType, SignatureAlgorithm, date_time_ymd,
 };
 use support::{Ca, NOW, ca_params, ed25519, issue, leaf_params, root, root_with, roots};
 
@@ -300,4 +300,26 @@ fn an_end_is_told_a_month_ahead() {
     assert_eq!(told_ahead(0, 90 * DAY), 30 * DAY);
     assert_eq!(told_ahead(0, 9 * DAY), 3 * DAY);
     assert_eq!(told_ahead(9, 0), 0);
+}
+
+#[test]
+fn a_principal_stands_for_the_root_it_came_from() {
+    let ca = root();
+    let principal = authenticate(&[issue(&ca, &leaf_params(&[ALICE]))], &roots(&ca), NOW).unwrap();
+    let renewed = ca_params("client root").self_signed(ca.key()).unwrap().der().to_vec();
+    let (other, own) = (root().der().to_vec(), ca.der().to_vec());
+    let by = |certificates: &[&Vec<u8>], domain: &str| {
+        let certificates = certificates.iter().map(|der| der.to_vec()).collect();
+        principal.is_vouched_for(&ClientRoots { certificates, trust_domain: domain.to_owned() })
+    };
+    assert!(by(&[&own], "td") && by(&[&other, &own], "td") && by(&[&renewed], "td"));
+    assert!(!by(&[&other], "td"), "another CA of the same name");
+    assert!(!by(&[], "td") && !by(&[&own], "example"), "no roots, or another domain");
+    assert!(!by(&[&own, &vec![1, 2, 3]], "td"), "roots that can't be read admit nobody");
+    let mut narrow = ca_params("client root");
+    narrow.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("example".to_owned())],
+        excluded_subtrees: Vec::new(),
+    });
+    assert!(!by(&[&narrow.self_signed(ca.key()).unwrap().der().to_vec()], "td"), "the same CA, constrained");
 }

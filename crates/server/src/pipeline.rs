@@ -11,7 +11,7 @@ use crate::room::lessens;
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_audit::{AuditError, Class, Decision, Detail, Entry, Kind as RecordKind, RecordId};
-use quorate_authz::{Denial, Facts, Grant, LeaseFacts, Mandate, Principal, authenticate};
+use quorate_authz::{AuthenticationError, Denial, Facts, Grant, LeaseFacts, Mandate, Principal, authenticate};
 use quorate_state::access::is_blocked;
 use quorate_state::change::{Kind, Resource};
 use quorate_state::genesis::client_roots;
@@ -69,9 +69,18 @@ struct Decided {
     authority_version: u64,
 }
 
+impl Decided {
+    /// Refused whatever else speaks for it. A refusal can wait for room.
+    fn refused(self, why: Refused) -> Self {
+        Self { verdict: Err(why), class: Class::Normal, ..self }
+    }
+}
+
 enum Refused {
     Denied(Denial),
     Blocked,
+    /// Authenticated on an earlier state, by a root that is none in this one.
+    NotVouchedFor,
     NoAuthority,
 }
 
@@ -97,7 +106,7 @@ impl Core {
 
     fn authenticate_at(&self, chain: &[Vec<u8>], now: Millis) -> Result<Principal, Failure> {
         let roots = self.read(|store, _| client_roots(store))?;
-        authenticate(chain, &roots, now).map_err(|e| Failure::new(e.code(), e.to_string()))
+        authenticate(chain, &roots, now).map_err(|error| unauthenticated(&error))
     }
 
     /// Decides on one request, and records it.
@@ -116,9 +125,12 @@ impl Core {
     ) -> Result<(Vec<Result<Recorded, Failure>>, R), Failure> {
         let cluster = self.now()?;
         let (decided, found) = self.read(|store, index| {
+            // It was authenticated before this state was waited for: what has been applied since may be another client CA.
+            let vouched_for = principal.is_vouched_for(&client_roots(store)?);
             let decided = asks.iter().map(|ask| {
                 let now = if mends_time(ask.kind) { cluster.min(self.env.clock.wall()) } else { cluster };
-                self.decide(store, index, now, principal, ask)
+                let decided = self.decide(store, index, now, principal, ask)?;
+                Ok(if vouched_for { decided } else { decided.refused(Refused::NotVouchedFor) })
             });
             Ok((decided.collect::<Result<Vec<_>, _>>()?, found(store, index)?))
         })?;
@@ -192,6 +204,7 @@ impl Core {
                 entry.decision(Decision::Deny, code).policies(&denial.policies)
             }
             Err(Refused::Blocked) => entry.decision(Decision::Deny, "identity_blocked"),
+            Err(Refused::NotVouchedFor) => entry.decision(Decision::Deny, AuthenticationError::UnknownIssuer.code()),
             Err(Refused::NoAuthority) => entry.decision(Decision::Deny, "policies_unreadable"),
         }
     }
@@ -228,9 +241,14 @@ fn takes_any(secret: &Secret, kind: Kind, numbers: &[u64]) -> bool {
     )
 }
 
+fn unauthenticated(error: &AuthenticationError) -> Failure {
+    Failure::new(error.code(), error.to_string())
+}
+
 fn refusal(ask: &Ask, principal: &Principal, refused: &Refused) -> Failure {
     match refused {
         Refused::Blocked => Failure::new("identity_blocked", format!("{} is blocked", principal.id())),
+        Refused::NotVouchedFor => unauthenticated(&AuthenticationError::UnknownIssuer),
         Refused::NoAuthority => Failure::new("denied", "this node cannot read its policies, so it allows nothing"),
         Refused::Denied(denial) => {
             let why = if denial.policies.is_empty() {

@@ -18,7 +18,7 @@ mod targets;
 mod world;
 
 use quorate_api::client::{Client, Credential};
-use quorate_api::vault::ReadStatusReply;
+use quorate_api::vault::{OpenRequest, ReadStatusReply, SecretVersion};
 use quorate_engines::fake::{Fault, Step};
 use quorate_state::change::Change;
 use quorate_state::ids::{ClusterId, KeyringId, LeaseId};
@@ -289,6 +289,54 @@ async fn wait_gone(world: &World, limit: Duration) {
 }
 
 /// One clock an hour ahead, another an hour behind, whoever of the three leads.
+/// Whoever is authenticated waits until the member's state is new enough to be decided on. What is applied meanwhile counts.
+#[tokio::test(start_paused = true)]
+async fn a_caller_of_a_ca_that_is_replaced_while_it_waits_is_admitted_no_more() {
+    const AHEAD: u64 = 12;
+    let mut world = founded(61).await;
+    let before = world.client("app").put("default", "app/x", b"x", Some(0)).await.unwrap();
+    let who = world.identity_of("app");
+    let question = |min_index: u64| OpenRequest {
+        request_id: vec![7; 16],
+        not_after: world.now() + 20_000,
+        min_index,
+        content: true,
+        items: vec![SecretVersion { namespace: "default".to_owned(), path: "app/x".to_owned(), number: 0 }],
+        ..OpenRequest::default()
+    };
+    let mut doors = [1, 2, 3].map(|member| world.door(&who, member));
+    for door in &mut doors {
+        let reply = door.open(question(0)).await.unwrap().into_inner();
+        assert_eq!(reply.items[0].refusal, "", "{}", reply.items[0].reason);
+    }
+    let waits = question(before.index + AHEAD);
+    let asked = doors.map(|mut door| {
+        let question = waits.clone();
+        tokio::spawn(async move { door.open(question).await.unwrap().into_inner() })
+    });
+    sleep(Duration::from_millis(20)).await;
+
+    let replaced = world.replace_client_ca().await;
+    assert!(
+        replaced.index <= before.index + AHEAD,
+        "the questions wait for it: {} to {}",
+        before.index,
+        replaced.index
+    );
+    let app = world.client("app");
+    let mut version = 1;
+    while app.put("default", "app/x", b"x", Some(version)).await.unwrap().index < before.index + AHEAD {
+        version += 1;
+    }
+    for asked in asked {
+        let reply = asked.await.unwrap();
+        let item = &reply.items[0];
+        assert!(reply.applied >= replaced.index, "member {} waited: {}", reply.member, item.reason);
+        assert_eq!(item.refusal, "unauthenticated_unknown_issuer", "member {}: {}", reply.member, item.reason);
+        assert!(item.partial.is_empty() && item.payload.is_empty(), "member {} gives nothing", reply.member);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn clocks_that_are_an_hour_off_change_nothing() {
     let world = founded(3).await;

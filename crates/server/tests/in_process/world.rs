@@ -13,6 +13,7 @@ use quorate_api::scram;
 use quorate_api::status::Failure;
 use quorate_api::tls::{PEER, TlsIdentity, connect_over};
 use quorate_api::vault::ReadStatusReply;
+use quorate_api::vault::vault_client::VaultClient;
 use quorate_audit::AuditLog;
 use quorate_audit::testing::MemDisk;
 use quorate_authz::initial::initial_policies;
@@ -73,6 +74,15 @@ pub(crate) fn matches(password: &[u8], verifier: &str) -> bool {
     let (iterations, rest) = verifier.strip_prefix("SCRAM-SHA-256$").unwrap().split_once(':').unwrap();
     let salt = STANDARD.decode(rest.split_once('$').unwrap().0).unwrap().try_into().unwrap();
     scram::verifier(password, &salt, iterations.parse().unwrap()) == verifier
+}
+
+/// A CA of callers, and its certificate.
+fn client_ca() -> (Vec<u8>, Issuer<'static, KeyPair>) {
+    let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let certificate = params.self_signed(&pair).unwrap().der().to_vec();
+    (certificate, Issuer::new(params, pair))
 }
 
 /// Virtual time: the runtime's, or what a test makes of it.
@@ -245,20 +255,14 @@ impl World {
         });
         let roster = Roster { number: 1, members: members.collect(), threshold: 2 };
         let administrator = SigningKey::generate(&mut env.rng());
-        let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let root = params.self_signed(&pair).unwrap();
+        let (root, authority) = client_ca();
         let genesis = Genesis {
             name: "simulated".to_owned(),
             nonce: env.random(),
             created: env.clock.wall(),
             roster,
             administrators: Needed { keys: vec![administrator.verify_key().0], needed: 1 },
-            client_roots: ClientRoots {
-                certificates: vec![root.der().to_vec()],
-                trust_domain: "example.org".to_owned(),
-            },
+            client_roots: ClientRoots { certificates: vec![root], trust_domain: "example.org".to_owned() },
             policies: initial_policies("example.org").unwrap(),
         };
         let pinned = genesis.roster.members.iter().map(|m| Pinned {
@@ -277,7 +281,6 @@ impl World {
             via: None,
         };
         let targets = ["t", "other"].map(|name| (name.to_owned(), FakeTarget::new(Class::Transactional))).into();
-        let authority = Issuer::new(params, pair);
         Self { hub, targets, profile, env, genesis, places, administrator, authority }
     }
 
@@ -469,6 +472,21 @@ impl World {
 
     /// A caller's own client.
     pub(crate) fn client(&self, path: &str) -> Client {
+        self.client_of(self.identity_of(path))
+    }
+
+    fn client_of(&self, identity: Identity) -> Client {
+        let clock = Arc::clone(&self.env.clock);
+        let seams = Seams {
+            rng: Box::new(self.env.rng()),
+            clock: Arc::new(move || clock.wall()),
+            net: Arc::clone(&self.env.net),
+        };
+        Client::new(self.profile.clone(), identity, CustomerSource::None, seams).unwrap()
+    }
+
+    /// A new key, and a certificate of the client CA for it.
+    pub(crate) fn identity_of(&self, path: &str) -> Identity {
         let key = SigningKey::generate(&mut self.env.rng());
         // PKCS#8 of an Ed25519 key, RFC 8410 section 7.
         let mut pkcs8 = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
@@ -481,13 +499,22 @@ impl World {
         (params.not_before, params.not_after) =
             (now - Duration::from_secs(60), now + Duration::from_secs(300 * 86_400));
         let leaf = params.signed_by(&pair, &self.authority).unwrap().der().to_vec();
-        let clock = Arc::clone(&self.env.clock);
-        let seams = Seams {
-            rng: Box::new(self.env.rng()),
-            clock: Arc::new(move || clock.wall()),
-            net: Arc::clone(&self.env.net),
-        };
-        Client::new(self.profile.clone(), Identity::new(vec![leaf], key).unwrap(), CustomerSource::None, seams).unwrap()
+        Identity::new(vec![leaf], key).unwrap()
+    }
+
+    /// A line of a caller to one member.
+    pub(crate) fn door(&self, who: &Identity, to: u8) -> VaultClient<Channel> {
+        let member = self.genesis.roster.member(to).unwrap();
+        let channel = connect_over(&self.env.net, &member.api_address, member.key, who.tls(), &member.name, PEER);
+        VaultClient::new(channel.unwrap())
+    }
+
+    /// Puts another client CA in the place of the one that there is: only its callers are admitted.
+    pub(crate) async fn replace_client_ca(&mut self) -> Submitted {
+        let (certificate, authority) = client_ca();
+        self.authority = authority;
+        let bearer = Identity::administrator(SigningKey::from_seed(&self.administrator.seed())).unwrap();
+        self.client_of(bearer).set_client_roots(vec![certificate], &[&self.administrator]).await.unwrap()
     }
 
     /// What members endorse, without asking them.
