@@ -336,8 +336,8 @@ async fn a_step_of_an_end_whose_answer_is_lost_is_made_again() {
 
 /// For an hour it answers nothing and closes nothing: neither what is being made comes to life after it, nor is an end forgotten.
 #[tokio::test(start_paused = true)]
-async fn a_target_that_is_frozen_for_an_hour_keeps_no_login() {
-    const FROZEN: Duration = Duration::from_secs(3_600);
+async fn a_target_that_is_frozen_for_longer_than_its_leases_keeps_no_login() {
+    const FROZEN: Duration = Duration::from_secs(720);
     let world = founded(44).await;
     world.describe("t", &["readers"]).await;
     let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
