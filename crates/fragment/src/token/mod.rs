@@ -53,7 +53,7 @@ pub struct Timing {
     pub retry: Duration,
     /// Between two new lives of the module, while no session is left; six times that while other tokens serve.
     pub revive: Duration,
-    /// After so long without a question, a session asks one whose answer it knows.
+    /// After so long a session asks a question whose answer it knows, however many there are from others.
     pub check: Duration,
 }
 

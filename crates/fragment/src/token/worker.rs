@@ -65,14 +65,25 @@ fn suspect(shared: &Shared, life: u64) {
 /// Answers until the token goes, with the question that was under way; `None` when the pool ends.
 fn serve(shared: &Shared, token: &Token, mut connection: Connection) -> Option<(TokenError, Option<Job>)> {
     let mut held: Option<Job> = None;
+    let mut checked = Instant::now();
     loop {
-        let next = held.take().map_or_else(|| shared.queue.next(shared.timing.check), Next::Job);
+        let next = match held.take() {
+            Some(job) => Next::Job(job),
+            // However much there is to do: whoever multiplies wrongly shows it only here.
+            None if checked.elapsed() >= shared.timing.check => Next::Idle,
+            None => shared.queue.next(shared.timing.check),
+        };
         let trouble = match next {
             Next::Closed => {
                 connection.close(&shared.module);
                 return None;
             }
-            Next::Idle => connection.check(&shared.module, &shared.expected).err(),
+            Next::Idle => {
+                let trouble = connection.check(&shared.module, &shared.expected).err();
+                // From its end: a slow token has time for others' questions in between.
+                checked = Instant::now();
+                trouble
+            }
             Next::Job(job) => match answer(shared, &connection, &job.question) {
                 Ok(value) => {
                     token.count(true);

@@ -1,4 +1,5 @@
-//! A fragment in SoftHSM: a real PKCS#11 module, with tokens that are full, locked, gone, or hold what should not be there.
+//! A fragment in SoftHSM: a real PKCS#11 module, with tokens that are full, locked, gone, slow or wrong, or hold what
+//! should not be there.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,3 +13,4 @@ mod lab;
 mod outages;
 mod pins;
 mod vectors;
+mod wrong;
