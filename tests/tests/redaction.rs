@@ -254,8 +254,7 @@ fn nothing_that_holds_a_secret_prints_it() {
         sts: Endpoint { host: "h".into(), port: 1 },
         iam: Endpoint { host: "h".into(), port: 1 },
         region: "r".into(),
-        account: None,
-        access_key_id: "a".into(),
+        user: "arn:aws:iam::123456789012:user/a".into(),
         passwords: known(),
         tls: Tls::Disabled,
         target: "t".into(),
@@ -343,6 +342,7 @@ fn nothing_that_holds_a_secret_prints_it() {
             port: 1,
             database: "db".into(),
             expires_at: 1,
+            dies_at: None,
         });
     }
     printed.show(&(Proof::Issued(fields()), fields()));

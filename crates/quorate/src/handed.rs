@@ -167,6 +167,7 @@ mod tests {
             port: 1,
             database: "d".to_owned(),
             expires_at: 0,
+            dies_at: None,
         }
     }
 

@@ -16,6 +16,8 @@ use quorate_state::lease::Selector;
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// Of what nobody can end before it dies.
+const ALONE: &str = "and can not be ended before";
 /// How long `revoke --wait` waits.
 const WAIT: &str = "60s";
 
@@ -129,6 +131,7 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                 "port": credential.port,
                 "database": credential.database,
                 "expires_at": credential.expires_at,
+                "dies_at": credential.dies_at,
             });
             if let Some(document) = document.as_object_mut() {
                 document.extend(secrets.iter().map(|(name, secret)| ((*name).to_owned(), json!(secret))));
@@ -147,7 +150,7 @@ pub(crate) async fn run(command: Command, connection: &Connection, output: Forma
                     credential.host,
                     credential.port,
                     instant(credential.expires_at),
-                )
+                ) + &credential.dies_at.map_or_else(String::new, |at| format!("dies at   {}, {ALONE}\n", instant(at)))
             })
         }
         Command::List { state, role, target, owner, below, namespace } => {
@@ -262,6 +265,7 @@ fn document(l: &Lease) -> Value {
         "host": l.host,
         "port": l.port,
         "database": l.database,
+        "dies_at": (l.dies_at > 0).then_some(l.dies_at),
     })
 }
 
@@ -276,6 +280,9 @@ fn show(lease: &Lease, output: Format) -> anyhow::Result<()> {
             ["expires".to_owned(), instant(lease.expires_at)],
             ["at the latest".to_owned(), instant(lease.max_expires_at)],
         ];
+        if lease.dies_at > 0 && lease.state != "revoked" {
+            rows.push(["dies at".to_owned(), format!("{}, {ALONE}", instant(lease.dies_at))]);
+        }
         if !lease.why.is_empty() {
             rows.push(["ended".to_owned(), format!("{}, {}", lease.why, instant(lease.ended_at))]);
         }

@@ -417,7 +417,8 @@ pub(crate) async fn target(
         TargetCommand::Password { name, password_file } => {
             let (found, _) = find(&client, &name).await?;
             let keyring = cluster_keyring(client.profile())?;
-            let question = format!("{} now: ", whose(&found.user, &place(&found.host, found.port, "")));
+            let question =
+                format!("{} now: ", whose(system_of(&found)?, &found.user, &place(&found.host, found.port, "")));
             let password = password(password_file.as_deref(), &question)?;
             let done = client.replace_password(&name, password.expose(), keyring).await?;
             if found.standing == Standing::Removing.to_string() {
@@ -477,9 +478,10 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         };
         (host, port, database)
     };
-    let user = match system.has_login() {
-        true => asked(add.user, "Administrative login", None, "--user LOGIN", any)?,
-        false => add.user.unwrap_or_default(),
+    let user = match system {
+        System::Aws => asked(add.user, "ARN of the vault's IAM user", None, "--user ARN", any)?,
+        system if system.has_login() => asked(add.user, "Administrative login", None, "--user LOGIN", any)?,
+        _ => add.user.unwrap_or_default(),
     };
     let here = is_loopback(&host) && add.standbys.iter().all(|standby| is_loopback(&standby.host));
     let roots = match add.ca_file {
@@ -503,7 +505,7 @@ async fn add(add: Add, client: &Client, output: Format) -> anyhow::Result<()> {
         require_binding: binds(add.channel_binding, system),
     });
     let keyring = cluster_keyring(client.profile())?;
-    let question = format!("{}: ", whose(&user, &place(&host, port.into(), "")));
+    let question = format!("{}: ", whose(system, &user, &place(&host, port.into(), "")));
     let password = password(add.password_file.as_deref(), &question)?;
     let rotate = !add.no_rotate && (add.rotate || system.rotates() && confirmed(ROTATE)?);
     let spec = TargetSpec {
@@ -695,11 +697,12 @@ pub(crate) fn place(host: &str, port: u32, database: &str) -> String {
 }
 
 /// Of which password a person is asked.
-fn whose(user: &str, place: &str) -> String {
-    if user.is_empty() {
-        format!("Secret that is shared with {place}")
-    } else {
-        format!("Password of {user} at {place}")
+fn whose(system: System, user: &str, place: &str) -> String {
+    match system {
+        System::Aws => format!("Access key of {user}: its id, a space, its secret"),
+        System::Kubernetes => format!("Token of {user} at {place}"),
+        _ if user.is_empty() => format!("Secret that is shared with {place}"),
+        _ => format!("Password of {user} at {place}"),
     }
 }
 

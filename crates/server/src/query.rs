@@ -610,9 +610,10 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
     let swept = lease::swept(store, &found)?;
     let state = if swept.is_some() { State::Revoking } else { found.state };
     let at = target(store, &found.target)?;
-    let (system, host, port, database) = at.map_or_else(Default::default, |t| {
+    let (system, host, port, database, dies_at) = at.map_or_else(Default::default, |t| {
         let Endpoint { host, port } = t.spec.for_clients();
-        (t.spec.system.to_string(), host, u32::from(port), t.spec.database)
+        let dies_at = t.spec.system.dies_at(&found.groups, found.oid, found.max_expires_at);
+        (t.spec.system.to_string(), host, u32::from(port), t.spec.database, dies_at)
     });
     let proof = found.proof.unwrap_or(quorate_state::command::RevocationProof {
         lease: *id,
@@ -649,5 +650,6 @@ fn wire_lease(store: &dyn Store, id: &LeaseId, found: Lease) -> Result<wire::Lea
         host,
         port,
         database,
+        dies_at: dies_at.unwrap_or(0),
     })
 }

@@ -51,6 +51,17 @@ elif action == "who":
     except ClientError as refused:
         said = {"refused": refused.response["Error"]["Code"]}
     print(json.dumps(said))
+elif action == "another":
+    iam, _ = services()
+    key = iam.create_access_key(UserName="executor")["AccessKey"]
+    print(json.dumps([key["AccessKeyId"], key["SecretAccessKey"]]))
+elif action == "delete":
+    # The oldest one.
+    iam, _ = services()
+    keys = iam.list_access_keys(UserName="executor")["AccessKeyMetadata"]
+    oldest = min(keys, key=lambda key: key["CreateDate"])["AccessKeyId"]
+    iam.delete_access_key(UserName="executor", AccessKeyId=oldest)
+    print(json.dumps(oldest))
 elif action == "users":
     iam, _ = services()
     print(json.dumps([user["UserName"] for user in iam.list_users()["Users"]]))

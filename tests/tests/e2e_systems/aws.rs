@@ -1,7 +1,7 @@
 //! AWS: it makes the keys itself, and tells all its servers of an end in seconds. moto stands in for it, which lets in nobody whose signature is
 //! not right; AWS's own SDK judges.
 
-use super::{issue, permit, refused, run, run_with};
+use super::{document, issue, permit, refused, run, run_with};
 use quorate_api::client::{Credential, Proof, System};
 use quorate_tests::Cluster;
 use serde_json::Value;
@@ -21,6 +21,9 @@ fn python() -> PathBuf {
     assert!(python.is_file(), "{} is missing: run deploy/build/setup", python.display());
     python
 }
+
+/// Who the vault is there.
+const EXECUTOR: &str = "arn:aws:iam::123456789012:user/executor";
 
 /// An access key.
 type Key = (String, String);
@@ -111,6 +114,42 @@ fn issued(credential: &Credential) -> Key {
     (text("access_key_id"), text("secret_access_key"))
 }
 
+/// A session that nobody can revoke: whoever takes it is told when it dies, and whoever ends its lease that it has not ended.
+async fn what_can_not_be_ended_says_so(cluster: &Cluster) {
+    let role = [
+        "role",
+        "add",
+        "cloud-session",
+        "--target",
+        "cloud",
+        "--group",
+        "federate",
+        "--ttl",
+        "15m",
+        "--max-ttl",
+        "15m",
+    ];
+    run(cluster, &role);
+    permit(cluster, "cloud-session").await;
+    let output = cluster.cli("demo", &["lease", "issue", "cloud-session"], b"").unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("\ndies at ") && said.contains("can not be ended before"), "{said}");
+    let credential = issue(cluster, "cloud-session").await;
+    let dies = credential.dies_at.expect("it is said when it dies");
+    cluster.client("demo").unwrap().revoke(credential.lease).await.unwrap();
+    let begun = Instant::now();
+    let id = credential.lease.to_string();
+    loop {
+        let shown = document(cluster, &["lease", "show", &id]);
+        assert_eq!((&shown["state"], &shown["dies_at"]), (&Value::from("revoking"), &Value::from(dies)), "{shown}");
+        if shown["trouble"].as_str().is_some_and(|why| why.contains("can not be revoked; dies at")) {
+            return;
+        }
+        assert!(begun.elapsed() < ENDED, "it says why: {shown}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 pub(crate) async fn a_life(cluster: &Cluster) {
     let cloud = Cloud::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -119,10 +158,11 @@ pub(crate) async fn a_life(cluster: &Cluster) {
         std::fs::write(&path, format!("{text}\n")).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (right, wrong) = (put("right", &cloud.executor.1), put("wrong", "not/the/secret/of/this/key"));
+    let (id, secret) = &cloud.executor;
+    let (right, wrong) = (put("right", &format!("{id}\t{secret}")), put("wrong", &format!("{id} not/the/secret")));
     let port = cloud.port.to_string();
     let place = ["--system", "aws", "--host", "127.0.0.1", "--port", &port, "--database", "eu-central-1"];
-    let who = ["--user", &cloud.executor.0, "--password-file"];
+    let who = ["--user", EXECUTOR, "--password-file"];
     let add = |name: &'static str| [&["target", "add", name][..], &place, &who].concat();
     let said = refused(cluster, &[&add("none")[..], &[&right, "--rotate"]].concat(), "invalid_argument");
     assert!(said.contains("rotate"), "its key is not replaced by the vault: {said}");
@@ -154,6 +194,15 @@ pub(crate) async fn a_life(cluster: &Cluster) {
     let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {said}"));
     assert!(theirs["arn"].is_string() && theirs["arn"] != who["arn"], "with a key of its own: {theirs} {said}");
 
+    // The executor gets another key in its place. What was made with the first ends by the second.
+    let bare = put("bare", secret);
+    let said = refused(cluster, &["target", "password", "cloud", "--password-file", &bare], "target_not_enabled");
+    assert!(said.contains("its id, a space, and its secret"), "a secret without its id is told to be none: {said}");
+    let next = key(&cloud.ask(&cloud.admin, "another"));
+    let next = put("next", &format!("{}\t{}", next.0, next.1));
+    run(cluster, &["target", "password", "cloud", "--password-file", &next]);
+    cloud.ask(&cloud.admin, "delete");
+
     // It is refused at once, and called revoked when all servers must have heard of it.
     cluster.client("demo").unwrap().revoke(credential.lease).await.unwrap();
     let begun = Instant::now();
@@ -168,6 +217,7 @@ pub(crate) async fn a_life(cluster: &Cluster) {
         assert!(begun.elapsed() < 2 * ENDED, "nothing is left: {:?}", cloud.users());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    what_can_not_be_ended_says_so(cluster).await;
     let said = run(cluster, &["target", "remove", "cloud"]);
-    assert!(said.contains("is removed"), "{said}");
+    assert!(said.contains("it goes when its last lease is proved to be revoked"), "{said}");
 }

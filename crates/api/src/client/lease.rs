@@ -44,6 +44,8 @@ pub struct Credential {
     pub database: String,
     /// Cluster time, milliseconds since 1970.
     pub expires_at: Millis,
+    /// Where nothing can end it before its time: that time. It works until then, whoever ends the lease before.
+    pub dies_at: Option<Millis>,
 }
 
 impl Credential {
@@ -115,8 +117,9 @@ impl Client {
         let port = u16::try_from(described.port).map_err(|_| Failure::new(BAD_ANSWER, "the port is none"))?;
         let system = described.system.parse();
         let system = system.map_err(|why| Failure::new(BAD_ANSWER, format!("the kind of system {why}")))?;
-        let Lease { host, database, .. } = described;
-        Ok(Credential { lease, username: principal, proof, system, host, port, database, expires_at })
+        let Lease { host, database, dies_at, .. } = described;
+        let dies_at = (dies_at > 0).then_some(dies_at);
+        Ok(Credential { lease, username: principal, proof, system, host, port, database, expires_at, dies_at })
     }
 
     fn password(&self) -> Secret<32> {

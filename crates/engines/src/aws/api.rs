@@ -14,6 +14,7 @@ use quorate_crypto::secret::SecretVec;
 
 use super::AwsConfig;
 use super::bound::{SIGNED, seconds};
+use super::executor::access_key;
 use super::xml::Node;
 use crate::http::{Answer, FORM, Http, HttpConfig, HttpError, Path, Repeat, Request};
 use crate::{Endpoint, EngineError};
@@ -169,8 +170,9 @@ impl Api {
 
     /// The same, signed for an instant.
     pub(super) async fn call_at(&self, config: &AwsConfig, query: &Query, at: SystemTime) -> Result<Said, EngineError> {
-        let ask = |secret: Arc<SecretVec>| async move {
-            let key = Key { id: &config.access_key_id, secret: &secret, token: None };
+        let ask = |password: Arc<SecretVec>| async move {
+            let (id, secret) = access_key(&password)?;
+            let key = Key { id, secret: &secret, token: None };
             match self.call_as(&key, query, at).await {
                 Err(error) if error.is_login_refused() => Err(error),
                 other => Ok(other),
@@ -234,7 +236,7 @@ impl Api {
             let invalid = EngineError::Invalid { field: "password", reason: "a secret access key is text" };
             core::str::from_utf8(secret.expose()).map(str::to_owned).map_err(|_| invalid)
         };
-        let unfit = || EngineError::Invalid { field: "access_key_id", reason: "what can't be signed with" };
+        let unfit = || EngineError::Invalid { field: "password", reason: "what can't be signed with" };
         let token = key.token.map(text).transpose()?;
         let identity = Credentials::new(key.id, text(key.secret)?, token, None, "quorate").into();
         let params = v4::SigningParams::builder()

@@ -29,8 +29,6 @@ const MOST: usize = 10_000;
 pub(super) struct Bound {
     /// What its requests are signed for.
     pub(super) at: SystemTime,
-    /// The account that the key was of then.
-    pub(super) account: String,
     made: Duration,
     patience: Duration,
 }
@@ -57,7 +55,7 @@ impl Default for Bindings {
 
 impl Bindings {
     /// Another one, for now. `began` is [`boottime`] from before anything was asked for it.
-    pub(super) fn add(&self, account: &str, began: Duration) -> Result<Binding, EngineError> {
+    pub(super) fn add(&self, began: Duration) -> Result<Binding, EngineError> {
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|error| EngineError::Unavailable { reason: error.to_string() })?;
         let at = SystemTime::now();
@@ -71,7 +69,7 @@ impl Bindings {
         if open.len() >= MOST {
             return Err(EngineError::Busy { code: "bindings".to_owned(), message: "too many are open".to_owned() });
         }
-        open.insert(binding, Bound { at, account: account.to_owned(), made: began, patience: self.patience });
+        open.insert(binding, Bound { at, made: began, patience: self.patience });
         Ok(binding)
     }
 
@@ -117,10 +115,10 @@ mod tests {
     #[test]
     fn a_binding_is_good_for_one_create_and_not_for_long() {
         let bindings = Bindings::default();
-        let (one, other) = (bindings.add("1", boottime()).unwrap(), bindings.add("1", boottime()).unwrap());
+        let (one, other) = (bindings.add(boottime()).unwrap(), bindings.add(boottime()).unwrap());
         assert_ne!(one, other);
         let bound = bindings.spend(&one).unwrap();
-        assert!(!bound.is_over() && bound.account == "1");
+        assert!(!bound.is_over());
         assert_eq!(bindings.spend(&one).unwrap_err(), EngineError::StaleBinding, "it was used");
         let elsewhere = Bindings::default();
         assert_eq!(elsewhere.spend(&other).unwrap_err(), EngineError::StaleBinding, "another process'");
@@ -128,9 +126,9 @@ mod tests {
         assert_eq!(bindings.spend(&changed).unwrap_err(), EngineError::StaleBinding);
         assert!(bindings.spend(&other).is_ok());
         let hasty = Bindings { patience: Duration::ZERO, ..Bindings::default() };
-        let late = hasty.add("1", boottime()).unwrap();
+        let late = hasty.add(boottime()).unwrap();
         assert_eq!(hasty.spend(&late).unwrap_err(), EngineError::StaleBinding, "its time is over");
-        let slow = bindings.add("1", boottime().saturating_sub(PATIENCE)).unwrap();
+        let slow = bindings.add(boottime().saturating_sub(PATIENCE)).unwrap();
         assert_eq!(
             bindings.spend(&slow).unwrap_err(),
             EngineError::StaleBinding,
@@ -141,7 +139,7 @@ mod tests {
     #[test]
     fn the_instant_of_a_binding_says_until_when_the_services_take_it() {
         let bindings = Bindings::default();
-        let binding = bindings.add("1", boottime()).unwrap();
+        let binding = bindings.add(boottime()).unwrap();
         let bound = bindings.spend(&binding).unwrap();
         assert_eq!(last_signed(&binding), last_of(&bound));
         assert_eq!(last_signed(&Binding { pid: 1, backend_start_micros: 1_000_000_999_999 }), 1_000_000 + 961);

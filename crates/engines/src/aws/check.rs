@@ -12,7 +12,7 @@ use super::api::{ACCESS_DENIED, Api, Query, is, is_absent};
 use super::clean;
 use super::rules::{Needs, Role, boundary, gives_power, needs};
 use super::xml::Node;
-use super::{Aws, Identity};
+use super::{Aws, Executor};
 use crate::{Checked, Cleaning, EngineError, Fault, Missing, Slots, number_of};
 
 /// What an executor does with users of its path, whatever its roles say.
@@ -47,10 +47,10 @@ const NO_KEY: &str = "AKIAAAAAAAAAAAAAAAAA";
 
 /// See [`crate::Engine::check`].
 pub(super) async fn check(aws: &Aws, groups: &[String]) -> Result<Checked, EngineError> {
-    let identity = aws.identity(&aws.ends).await?;
+    aws.identity(&aws.ends).await?;
     let mut checked = Checked {
         server_version: 0,
-        timeline: number_of(&identity.account),
+        timeline: number_of(&aws.executor.account),
         endpoints: vec![aws.endpoint()],
         standbys: Vec::new(),
         unseen: Vec::new(),
@@ -67,7 +67,7 @@ pub(super) async fn check(aws: &Aws, groups: &[String]) -> Result<Checked, Engin
         }
     }
     let boundary = groups.iter().find_map(|group| boundary(group));
-    let mut lacking = lacking(aws, &identity, &wanted, boundary.as_deref()).await?;
+    let mut lacking = lacking(aws, &wanted, boundary.as_deref()).await?;
     for (group, needs) in wanted {
         match needs {
             Needs::Nothing => {}
@@ -152,20 +152,15 @@ async fn can_assume(aws: &Aws, role: &Role) -> Result<bool, EngineError> {
 }
 
 /// What the executor may not do.
-async fn lacking(
-    aws: &Aws,
-    identity: &Identity,
-    wanted: &[(&String, Needs)],
-    boundary: Option<&str>,
-) -> Result<Lacking, EngineError> {
-    let Identity { account, partition, .. } = identity;
+async fn lacking(aws: &Aws, wanted: &[(&String, Needs)], boundary: Option<&str>) -> Result<Lacking, EngineError> {
+    let Executor { account, partition, .. } = &aws.executor;
     let users = format!("arn:{partition}:iam::{account}:user{}*", base(&aws.config.target));
     let mut actions: Vec<&str> = ON_USERS.into_iter().chain(["ListGroupsForUser"]).chain(ON_STRANGE_USERS).collect();
     if wanted.iter().any(|(_, needs)| matches!(needs, Needs::Policy(_))) {
         actions.extend(["AttachUserPolicy", "DetachUserPolicy"]);
     }
     let mut all = Lacking::new();
-    let on_users = match simulate(aws, identity, &actions, boundary).await? {
+    let on_users = match simulate(aws, &actions, boundary).await? {
         Some(denied) => denied,
         None => try_on_a_user(aws, boundary).await?,
     };
@@ -183,11 +178,10 @@ async fn lacking(
 /// Those of these actions that IAM says are not allowed; `None` when it does not say.
 async fn simulate(
     aws: &Aws,
-    identity: &Identity,
     actions: &[&str],
     boundary: Option<&str>,
 ) -> Result<Option<BTreeSet<String>>, EngineError> {
-    let Identity { arn, account, partition, .. } = identity;
+    let Executor { arn, account, partition, .. } = &aws.executor;
     let on = format!("arn:{partition}:iam::{account}:user{}user/q_check", base(&aws.config.target));
     let query = Query::iam("SimulatePrincipalPolicy").with("PolicySourceArn", arn).with("ResourceArns.member.1", &on);
     let query = actions

@@ -115,7 +115,7 @@ impl Steps<'_> {
 
     /// Takes the name.
     async fn take(&self, mark: &Mark, boundary: Option<&str>) -> Result<(), EngineError> {
-        let Self { aws, create, rights, bound } = self;
+        let Self { aws, create, rights, .. } = self;
         let term = aws.config.term.to_string();
         let ours = [("quorate-target", aws.config.target.as_str()), ("quorate-term", &term)];
         let theirs = rights.tags.iter().map(|(key, value)| (key.as_str(), value.as_str()));
@@ -127,7 +127,7 @@ impl Steps<'_> {
         let query = boundary.iter().fold(query, |query, arn| query.with("PermissionsBoundary", arn));
         let said = self.send(&aws.makes.iam, &query).await?;
         let user = |field| said.root.text(&["CreateUserResult", "User", field]);
-        let arn = format!(":iam::{}:user{path}{}", bound.account, create.name);
+        let arn = format!(":iam::{}:user{path}{}", aws.executor.account, create.name);
         if user("UserName") != Some(&create.name) || !user("Arn").is_some_and(|said| said.ends_with(&arn)) {
             return Err(unknown("it was answered for another user, or in another account"));
         }
@@ -161,10 +161,10 @@ impl Steps<'_> {
     }
 
     async fn session(&self, session: &Session) -> Result<Created, EngineError> {
-        let Self { create, bound, .. } = self;
+        let Self { aws, create, bound, .. } = self;
         let duration = duration(session, create.max_ttl_seconds)?;
         let denied = session.role.as_ref().filter(|_| session.deny);
-        if denied.is_some_and(|role| role.account != bound.account) {
+        if denied.is_some_and(|role| role.account != aws.executor.account) {
             return Err(EngineError::Invalid { field: "groups", reason: "`deny` of a role of another account" });
         }
         // The latest end: it may be made as long as its signature is taken.

@@ -23,13 +23,13 @@ mod api;
 mod bound;
 mod check;
 mod clean;
+mod executor;
 mod issue;
 mod revoke;
 mod rules;
 mod xml;
 
 use core::time::Duration;
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -39,6 +39,7 @@ use tokio::time::{Instant, sleep};
 use self::account::Mark;
 use self::api::{Api, Key, Query, is_absent, repeatable, unreadable};
 use self::bound::{Bindings, boottime};
+use self::executor::{Executor, access_key};
 use self::revoke::{Holder, find, keys};
 use self::xml::Node;
 use crate::names::{check_name, check_names, check_target};
@@ -59,11 +60,9 @@ pub struct AwsConfig {
     pub iam: Endpoint,
     /// For example `eu-central-1`: what requests to STS are signed for. IAM's own follows from it.
     pub region: String,
-    /// The account that the key must be of, in 12 digits. Without it, the one that it is of when it is first used.
-    pub account: Option<String>,
-    /// The access key of the executor's IAM user.
-    pub access_key_id: String,
-    /// Its secret access key, or several while nobody knows which one is right.
+    /// The ARN of the executor's IAM user: the account is part of it.
+    pub user: String,
+    /// Its access key, an id and a secret with a space between, or several while nobody knows which one is right.
     pub passwords: Passwords,
     /// Whether connections are encrypted. There is no channel binding.
     pub tls: Tls,
@@ -93,16 +92,6 @@ impl Services {
     }
 }
 
-/// Who the services say we are.
-struct Identity {
-    account: String,
-    arn: String,
-    /// For example `aws`, `aws-cn`.
-    partition: String,
-    /// By their clock, in seconds since 1970.
-    now: u64,
-}
-
 /// The executor's hold on one account. Connects when first asked for something.
 #[derive(Debug)]
 pub struct Aws {
@@ -111,8 +100,7 @@ pub struct Aws {
     ends: Services,
     makes: Services,
     bindings: Bindings,
-    /// The account that there is to be.
-    account: Mutex<Option<String>>,
+    executor: Executor,
 }
 
 impl Aws {
@@ -121,20 +109,15 @@ impl Aws {
     pub fn new(config: AwsConfig) -> Result<Self, EngineError> {
         let invalid = |field, reason| Err(EngineError::Invalid { field, reason });
         check_target(&config.target)?;
-        let id = config.access_key_id.as_str();
-        if !(16..=128).contains(&id.len()) || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return invalid("user", "not the id of an access key");
-        }
+        let Some(executor) = Executor::parse(&config.user) else {
+            return invalid("user", "not the ARN of an IAM user: arn:aws:iam::ACCOUNT:user/NAME");
+        };
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if config.region.is_empty() || config.region.len() > 32 || !config.region.bytes().all(plain) {
             return invalid("region", "not the name of a region");
         }
-        if config.account.as_ref().is_some_and(|a| a.len() != 12 || !a.bytes().all(|b| b.is_ascii_digit())) {
-            return invalid("account", "not 12 digits");
-        }
         let (ends, makes) = (Services::new(&config)?, Services::new(&config)?);
-        let account = Mutex::new(config.account.clone());
-        Ok(Self { config, ends, makes, bindings: Bindings::default(), account })
+        Ok(Self { config, ends, makes, bindings: Bindings::default(), executor })
     }
 
     /// One that sends requests of a create for so long only.
@@ -149,22 +132,20 @@ impl Aws {
         self.config.iam.to_string()
     }
 
-    /// Asks the services who we are.
+    /// Asks the services who we are, and what time it is there, in seconds since 1970.
     ///
     /// # Errors
-    /// [`EngineError::Refused`] with the code `account` when that is another account than before: nothing of ours is there.
-    async fn identity(&self, services: &Services) -> Result<Identity, EngineError> {
+    /// [`EngineError::Refused`] with the code `account` or `executor` when we are somebody else: nothing of ours is there.
+    async fn identity(&self, services: &Services) -> Result<u64, EngineError> {
         let said = services.sts.ask(&self.config, Query::sts("GetCallerIdentity")).await?;
         let field = |name| said.root.text(&["GetCallerIdentityResult", name]).map(str::to_owned).ok_or_else(unreadable);
-        let (account, arn, now) = (field("Account")?, field("Arn")?, said.now()?);
-        let partition = arn.split(':').nth(1).unwrap_or("aws").to_owned();
-        let mut known = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = known.get_or_insert_with(|| account.clone());
-        if *expected != account {
-            let message = format!("the access key is of the account {account}, and the target is {expected}");
-            return Err(EngineError::Refused { code: "account".to_owned(), message });
+        let (account, arn, ours) = (field("Account")?, field("Arn")?, &self.executor);
+        let code = if account != ours.account { "account" } else { "executor" };
+        if account != ours.account || arn != ours.arn {
+            let message = format!("the access key is that of {arn}, in the account {account}, and not of {}", ours.arn);
+            return Err(EngineError::Refused { code: code.to_owned(), message });
         }
-        Ok(Identity { account, arn, partition, now })
+        said.now()
     }
 }
 
@@ -186,8 +167,8 @@ impl Engine for Aws {
     /// Another one each time: it is good for one create.
     async fn bind(&self) -> Result<Binding, EngineError> {
         let began = boottime();
-        let identity = self.identity(&self.makes).await?;
-        self.bindings.add(&identity.account, began)
+        self.identity(&self.makes).await?;
+        self.bindings.add(began)
     }
 
     async fn visit(&self) -> Result<(), EngineError> {
@@ -278,7 +259,8 @@ impl Engine for Aws {
 
     /// A number of the account. There is no fail-over that could be seen from outside.
     async fn timeline(&self) -> Result<u32, EngineError> {
-        Ok(number_of(&self.identity(&self.ends).await?.account))
+        self.identity(&self.ends).await?;
+        Ok(number_of(&self.executor.account))
     }
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
@@ -323,17 +305,19 @@ impl Engine for Aws {
         })
     }
 
-    /// Deactivates the executor's other access key, if it is an IAM user and has one. What was made with that one by `GetSessionToken` lives on.
+    /// Deactivates the executor's other access key, if it has one. What was made with that one by `GetSessionToken` lives on.
     async fn end_strangers(&self) -> Result<usize, EngineError> {
-        let identity = self.identity(&self.ends).await?;
-        let user = identity.arn.split_once(":user/").and_then(|(_, path)| path.rsplit('/').next());
-        let Some(user) = user else { return Ok(0) };
+        self.identity(&self.ends).await?;
+        // The one that was let in just now.
+        let Some(known) = self.config.passwords.all().into_iter().next() else { return Ok(0) };
+        let (ours, _) = access_key(&known.password)?;
+        let user = self.executor.name.as_str();
         let query = Query::iam("ListAccessKeys").with("UserName", user);
         let key = |key: &Node| Some((key.text(&["AccessKeyId"])?.to_owned(), key.text(&["Status"])? == "Active"));
         let listed =
             self.ends.iam.list(&self.config, query, ["ListAccessKeysResult", "AccessKeyMetadata"], key).await?;
         let mut ended = 0;
-        for (id, _) in listed.into_iter().filter(|(id, is_active)| *is_active && *id != self.config.access_key_id) {
+        for (id, _) in listed.into_iter().filter(|(id, is_active)| *is_active && id != ours) {
             let query = Query::iam("UpdateAccessKey")
                 .with("UserName", user)
                 .with("AccessKeyId", &id)

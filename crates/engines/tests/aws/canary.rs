@@ -4,7 +4,6 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate_crypto::secret::SecretVec;
 use quorate_engines::Engine;
 use quorate_engines::conformance::{Target as _, order, principal};
 
@@ -62,7 +61,7 @@ async fn no_secret_shows() {
         shown += &format!("{:?}", engine.look(&[principal(name, None)]).await);
     }
     let wrong = quorate_engines::aws::AwsConfig {
-        passwords: SecretVec::new(b"wrong-canary-secret".to_vec()).into(),
+        passwords: Key { secret: "wrong-canary-secret".into(), ..moto.executor.clone() }.password().into(),
         ..moto.config(1)
     };
     let wrong = quorate_engines::aws::Aws::new(wrong).unwrap();

@@ -8,17 +8,15 @@ use quorate_engines::conformance::{Target as _, assert_ended, order, principal};
 use quorate_engines::{Cleaning, Engine, EngineError, Fenced, Passwords, Refusal};
 
 use crate::network::{Fault, answer, error, httpdate};
-use crate::server::{EXECUTOR, Moto, ROLE, user};
+use crate::server::{EXECUTOR, Key, Moto, ROLE, user};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_wrong_is_named() {
     let moto = Moto::start().await;
-    let with = |id: &str, passwords: Passwords| {
-        Aws::new(AwsConfig { access_key_id: id.into(), passwords, ..moto.config(1) }).unwrap()
-    };
-    let secret = |text: &str| SecretVec::new(text.as_bytes().to_vec());
-    let unknown = with("AKIAAAAAAAAAAAAAAAAA", secret(&moto.executor.secret).into());
-    let wrong = with(&moto.executor.id, secret("another-canary-secret").into());
+    let with = |passwords: Passwords| Aws::new(AwsConfig { passwords, ..moto.config(1) }).unwrap();
+    let key = |id: &str, secret: &str| Key { id: id.into(), secret: secret.into(), token: None }.password();
+    let unknown = with(key("AKIAAAAAAAAAAAAAAAAA", &moto.executor.secret).into());
+    let wrong = with(key(&moto.executor.id, "another-canary-secret").into());
     for (engine, code) in [(unknown, "InvalidClientTokenId"), (wrong, "SignatureDoesNotMatch")] {
         for error in [
             engine.bind().await.unwrap_err(),
@@ -33,13 +31,23 @@ async fn a_key_that_is_wrong_is_named() {
         assert!(engine.login_refused().is_some_and(|why| why.contains(code)));
     }
     // One of two is right.
-    let passwords = Passwords::one(1, secret("another-canary-secret"));
-    passwords.learn(2, secret(&moto.executor.secret));
-    let engine = with(&moto.executor.id, passwords);
+    let passwords = Passwords::one(1, key(&moto.executor.id, "another-canary-secret"));
+    passwords.learn(4, SecretVec::new(b"no key at all".to_vec()));
+    passwords.learn(2, moto.executor.password());
+    let engine = with(passwords);
     engine.visit().await.unwrap();
     assert_eq!(engine.let_in_with(), Some(2));
-    // It is taken away in the middle.
+    // Another one takes its place: what is made by one is ended by the other.
+    user(&moto, &engine, "h_key").await;
+    let next = moto.new_key(EXECUTOR).await;
+    engine.passwords().learn(3, next.password());
     moto.iam(&[("Action", "DeleteAccessKey"), ("UserName", EXECUTOR), ("AccessKeyId", &moto.executor.id)]).await;
+    let this = [principal("h_key", None)];
+    engine.refuse(&this).await.unwrap();
+    assert_ended(&engine, &this).await;
+    assert_eq!(engine.let_in_with(), Some(3));
+    // That is taken away in the middle.
+    moto.iam(&[("Action", "DeleteAccessKey"), ("UserName", EXECUTOR), ("AccessKeyId", &next.id)]).await;
     assert!(engine.refuse(&[principal("h_1", None)]).await.unwrap_err().is_login_refused());
     // A clock that is wrong is no wrong key.
     moto.network.refuse_older(Some(Duration::ZERO));
@@ -72,12 +80,12 @@ async fn another_account_is_noticed() {
     refused(engine.bind().await.unwrap_err());
     let binding = quorate_engines::Binding { pid: 1, backend_start_micros: 1 };
     refused(engine.fence("h_account", &binding).await.unwrap_err());
-    // Who does not say which one takes the first, and has another number for it.
-    let any = Aws::new(AwsConfig { account: None, ..moto.config(1) }).unwrap();
-    assert_ne!(any.timeline().await.unwrap(), timeline);
     moto.network.release();
-    refused(any.timeline().await.unwrap_err());
     assert_eq!(engine.timeline().await, Ok(timeline));
+    // Another user of the same account, whatever he may do.
+    let administrator = AwsConfig { passwords: moto.admin.password().into(), ..moto.config(1) };
+    let error = Aws::new(administrator).unwrap().visit().await.unwrap_err();
+    assert!(matches!(&error, EngineError::Refused { code, .. } if code == "executor"), "{error}");
 }
 
 /// What is answered to a create in another's name, or with another's key, is not handed out.

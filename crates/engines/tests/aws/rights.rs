@@ -360,9 +360,8 @@ async fn what_can_not_be_is_refused_before_anything_is_sent() {
         Aws::new(config).err()
     };
     for (change, field) in [
-        ((|c| c.access_key_id = "AKIA/x".into()) as fn(&mut AwsConfig), "user"),
+        ((|c| c.user = "AKIAIOSFODNN7EXAMPLE".into()) as fn(&mut AwsConfig), "user"),
         (|c| c.region = "EU".into(), "region"),
-        (|c| c.account = Some("12345".into()), "account"),
         (|c| c.target = "a/b".into(), "target"),
         (|c| c.iam.host = "a b".into(), "host"),
     ] {

@@ -46,9 +46,18 @@ impl Key {
         Self { id: text("access_key_id").unwrap(), secret: text("secret_access_key").unwrap(), token }
     }
 
+    /// As an executor has it.
+    pub(crate) fn password(&self) -> SecretVec {
+        SecretVec::new(format!("{}\t{}\n", self.id, self.secret).into_bytes())
+    }
+
     fn decode(password: &str) -> Option<Self> {
         Some(Self::of(&SecretFields::decode(&STANDARD.decode(password).ok()?)?))
     }
+}
+
+pub(crate) fn executor_arn() -> String {
+    format!("arn:aws:iam::{ACCOUNT}:user/{EXECUTOR}")
 }
 
 pub(crate) struct Moto {
@@ -117,7 +126,8 @@ impl Moto {
             r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"iam:ListGroups","Resource":"*"}]}"#;
         this.iam(&[("Action", "CreatePolicy"), ("PolicyName", "app"), ("PolicyDocument", read)]).await;
         let trust = format!(
-            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"arn:aws:iam::{ACCOUNT}:user/{EXECUTOR}"}},"Action":"sts:AssumeRole"}}]}}"#
+            r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Principal":{{"AWS":"{}"}},"Action":"sts:AssumeRole"}}]}}"#,
+            executor_arn()
         );
         this.iam(&[("Action", "CreateRole"), ("RoleName", "app"), ("AssumeRolePolicyDocument", &trust)]).await;
         this.iam(&[("Action", "PutRolePolicy"), ("RoleName", "app"), ("PolicyName", "read"), ("PolicyDocument", read)])
@@ -181,9 +191,8 @@ impl Moto {
             sts: endpoint.clone(),
             iam: endpoint,
             region: "eu-central-1".into(),
-            account: Some(ACCOUNT.into()),
-            access_key_id: self.executor.id.clone(),
-            passwords: SecretVec::new(self.executor.secret.clone().into_bytes()).into(),
+            user: executor_arn(),
+            passwords: self.executor.password().into(),
             tls: Tls::Disabled,
             target: "t1".into(),
             term,

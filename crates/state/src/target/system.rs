@@ -1,6 +1,7 @@
 //! What kind of system a target is, and what follows from that for its description, its roles and its leases.
 
 use super::{Role, TargetSpec};
+use crate::ids::Millis;
 use crate::lease::Form;
 use crate::outcome::Refusal;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -79,6 +80,14 @@ impl System {
     pub fn ends_early(self, groups: &[String]) -> bool {
         let says = |rule: &str| groups.iter().any(|g| g == rule || rule.ends_with(':') && g.starts_with(rule));
         self != Self::Aws || says("deny") || !(says("assume:") || says("federate"))
+    }
+
+    /// When what was issued under these groups dies, whoever ends its lease before; `None` where that ends it. `number` is the executor's for
+    /// the login, which is the second in which a session of STS ends; where it is not known yet, it lives as long as the lease may at most.
+    #[must_use]
+    pub fn dies_at(self, groups: &[String], number: Option<u32>, max_expires_at: Millis) -> Option<Millis> {
+        let ends = number.map_or(max_expires_at, |seconds| Millis::from(seconds).saturating_mul(1_000));
+        (!self.ends_early(groups)).then_some(ends)
     }
 
     /// Whether there is a login without any group, so that a target without roles can be proved.
@@ -334,6 +343,11 @@ mod tests {
                 max_ttl,
                 ..Role::default()
             };
+            assert_eq!(
+                System::Aws.dies_at(&groups(all), Some(1_900_000_000), 7),
+                (!early).then_some(1_900_000_000_000)
+            );
+            assert_eq!(System::Aws.dies_at(&groups(all), None, 7), (!early).then_some(7));
             assert_eq!(System::Aws.check_role(&role(900_000)), Ok(()), "{all:?}");
             assert_eq!(System::Aws.check_role(&role(900_001)).is_ok(), early, "{all:?}");
         }
