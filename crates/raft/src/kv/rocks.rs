@@ -1,6 +1,12 @@
 //! The store on RocksDB.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, ErrorKind, IteratorMode,
@@ -35,6 +41,8 @@ const STATE_BUFFER: usize = 64 << 20;
 pub struct RocksKv {
     db: Db,
     seal: Arc<dyn ValueSeal>,
+    /// Whether it was for want of room that something could not be written.
+    full: AtomicBool,
 }
 
 impl RocksKv {
@@ -47,7 +55,7 @@ impl RocksKv {
     pub fn open(path: &Path, seal: Arc<dyn ValueSeal>) -> Result<Self, KvError> {
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
         let db = Db::open_cf_descriptors(&Self::options(path)?, path, families).map_err(lost_part)?;
-        Ok(Self { db, seal })
+        Ok(Self { db, seal, full: AtomicBool::new(false) })
     }
 
     fn options(path: &Path) -> Result<Options, KvError> {
@@ -170,11 +178,11 @@ impl Kv for RocksKv {
             }
         }
         // Not synced: a `write(2)` to the write-ahead log, made durable by the next `sync`.
-        self.db.write(out).map_err(engine)
+        self.db.write(out).map_err(|error| first(engine(error), &self.full))
     }
 
     fn sync(&self) -> Result<(), KvError> {
-        self.db.flush_wal(true).map_err(engine)
+        self.db.flush_wal(true).map_err(|error| first(engine(error), &self.full))
     }
 }
 
@@ -201,9 +209,47 @@ fn engine(error: rocksdb::Error) -> KvError {
     }
 }
 
+/// What RocksDB says of every write to a file after one that failed, whatever that one failed for.
+const AFTERWARDS: &str = "Seen error. Skip writing buffer";
+
+/// What a failed write or sync failed for. One that only says that there was another before means the same as that: who wrote meanwhile may hear
+/// of it sooner than who was told why.
+fn first(error: KvError, full: &AtomicBool) -> KvError {
+    match error {
+        KvError::Engine(words) if words.contains(AFTERWARDS) => {
+            if full.load(Ordering::Relaxed) {
+                KvError::NoRoom(words)
+            } else {
+                KvError::Device(words)
+            }
+        }
+        KvError::NoRoom(words) => {
+            full.store(true, Ordering::Relaxed);
+            KvError::NoRoom(words)
+        }
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_after_one_that_failed_means_the_same_as_that() {
+        let full = AtomicBool::new(false);
+        let said = |words: &str| first(KvError::of_words(words.to_owned()), &full);
+        let after = "IO error: Seen error. Skip writing buffer.";
+        assert_eq!(
+            said(after),
+            KvError::Device(after.to_owned()),
+            "a sync failed, and whoever waits for it was not told yet"
+        );
+        assert_eq!(said("Busy: "), KvError::Engine("Busy: ".to_owned()));
+        let room = "IO error: No space left on device: While appending to file: 000009.log";
+        assert_eq!(said(room), KvError::NoRoom(room.to_owned()));
+        assert_eq!(said(after), KvError::NoRoom(after.to_owned()));
+    }
 
     struct Marked;
 
