@@ -383,9 +383,9 @@ fn audited(lab: &Lab, history: &Path) -> anyhow::Result<Event> {
         (_, 0) => Outcome::Void,
         _ => Outcome::Holds,
     };
-    let numbers = [("records, link by link", found.records), ("answered operations looked for", found.sought)];
+    let numbers = [("records, link by link", found.records), ("answers looked for", found.sought)];
     let numbers = numbers.map(|(what, number)| (what.to_owned(), u64::try_from(number).unwrap_or(u64::MAX)));
-    let by = "A1: audit logs hold, and what was answered stands in those of t members".to_owned();
+    let by = "A1, A2: audit logs hold, and nothing was answered but what t members have recorded".to_owned();
     let said = found.violations.iter().take(20).cloned().collect::<Vec<_>>().join("; ");
     Ok(Event::Judged { by, outcome, said, numbers: numbers.into() })
 }

@@ -33,11 +33,13 @@ pub(crate) async fn prepare(lab: &Lab, operator: &Operator) -> anyhow::Result<()
     Ok(())
 }
 
-fn name(subject: u8) -> String {
+/// What a subject is called, and its policy.
+pub(crate) fn name(subject: u8) -> String {
     format!("subject{subject}")
 }
 
-fn path(subject: u8) -> String {
+/// What it may open, or not.
+pub(crate) fn path(subject: u8) -> String {
     format!("app/chaos/subject{subject}")
 }
 
