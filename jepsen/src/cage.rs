@@ -18,8 +18,27 @@ pub(crate) const CONTROLLERS: &[&str] = &["cpu", "memory", "blkio"];
 pub(crate) const GROUPS: &str = "/sys/fs/cgroup";
 /// How long a run may take to come to its end once it is told to.
 const GRACE: Duration = Duration::from_secs(90);
+/// What a cage is made of, in the words of `unshare`.
+const NAMESPACES: &[&str] =
+    &["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"];
+/// What to do where there can be none.
+const NO_CAGE: &str = "no namespaces can be made here, and nothing is broken outside of them. Root needs CAP_SYS_ADMIN and CAP_NET_ADMIN: a \
+    container gets them by `--privileged`, or by `--cap-add SYS_ADMIN --cap-add NET_ADMIN` with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`; \
+    others need a kernel that lets them make namespaces of users (`user.max_user_namespaces`)";
 /// The exit status when the run proves nothing.
 pub(crate) const VOID: u8 = 2;
+
+/// Checks that there can be a cage here at all. Before anything else: that there is none is not to be taken for what a run has found.
+pub(crate) async fn possible() -> anyhow::Result<()> {
+    tool("unshare", &[namespaces().as_slice(), &["true"]].concat()).await.context(NO_CAGE)?;
+    Ok(())
+}
+
+/// Without root, one of users too, in which this one is root: enough for networks, not for disks.
+fn namespaces() -> Vec<&'static str> {
+    let users: &[&str] = if is_root() { &[] } else { &["--user", "--map-root-user"] };
+    [NAMESPACES, users].concat()
+}
 
 /// Runs this program again in a cage, with `inside` in the place of the command's name, and waits for it. Told to end, it tells the other.
 pub(crate) async fn enter(arguments: &[String]) -> anyhow::Result<ExitCode> {
@@ -31,13 +50,10 @@ pub(crate) async fn enter(arguments: &[String]) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let own = std::env::current_exe().context("cannot find this program's own file")?;
-    // Without root, in a namespace of users too, in which this one is root: enough for networks, not for disks.
-    let users: &[&str] = if is_root() { &[] } else { &["--user", "--map-root-user"] };
     let mut child = Command::new("setpriv")
         // When this process is killed, the kernel kills the cage.
-        .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"])
-        .args(["--mount-proc", "--propagation", "private"])
-        .args(users)
+        .args(["--pdeathsig", "KILL", "unshare"])
+        .args(namespaces())
         .arg(own)
         .arg("inside")
         .args(arguments)

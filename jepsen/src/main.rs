@@ -70,10 +70,11 @@ fn main() -> ExitCode {
 fn work(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Run(options) => {
-            let options = options.settle()?;
-            say(&format!("chaos: {}\nchaos: everything goes to {}\n", options.again(), options.folder()?.display()))?;
             // On this thread: the kernel ends the cage with the thread that has made it.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(cage::possible())?;
+            let options = options.settle()?;
+            say(&format!("chaos: {}\nchaos: everything goes to {}\n", options.again(), options.folder()?.display()))?;
             runtime.block_on(cage::enter(&options.arguments()?))
         }
         Command::Inside(options) => {

@@ -51,7 +51,8 @@ pub fn quorate() -> anyhow::Result<PathBuf> {
 }
 
 /// A program to run with root's rights: by itself, or by sudo without a password.
-pub(crate) fn as_root(program: &str) -> Command {
+#[must_use]
+pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

@@ -50,8 +50,13 @@ pub(crate) struct Node {
 impl Node {
     /// Starts its process as it is to be started now.
     pub(crate) fn start(&self) -> anyhow::Result<()> {
+        self.start_in(Path::new("/dev/null"))
+    }
+
+    /// The same in a control group, whose file of processes is named.
+    pub(crate) fn start_in(&self, group: &Path) -> anyhow::Result<()> {
         let environment = lock(&self.environment).clone();
-        self.process.start(&environment)?;
+        self.process.start_in(&environment, group)?;
         if self.pretends { trace::pretend(self) } else { Ok(()) }
     }
 

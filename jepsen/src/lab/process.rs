@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -36,14 +36,21 @@ impl Process {
 
     /// Starts it, with more in its environment.
     pub(crate) fn start(&self, environment: &BTreeMap<String, String>) -> anyhow::Result<()> {
+        self.start_in(environment, Path::new("/dev/null"))
+    }
+
+    /// The same in a control group, whose file of processes is named: from its first page on.
+    pub(crate) fn start_in(&self, environment: &BTreeMap<String, String>, group: &Path) -> anyhow::Result<()> {
         let mut child = lock(&self.child);
         if let Some(running) = child.as_mut() {
             anyhow::ensure!(running.try_wait()?.is_some(), "{} runs already", self.name);
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let started = Command::new("nsenter")
+        let started = Command::new("sh")
+            // Each becomes the next: the id is the program's.
+            .args(["-c", "echo $$ > \"$0\" && exec nsenter \"$@\""])
+            .arg(group)
             .arg(format!("--net=/run/netns/{}", self.namespace))
-            // It becomes the program: the id is the program's.
             .arg(&self.program)
             .args(&self.arguments)
             .envs(environment)

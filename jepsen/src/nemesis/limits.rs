@@ -88,7 +88,7 @@ pub(crate) async fn cpu(at: &At<'_>) -> anyhow::Result<Seen> {
 
 /// Members start anew with little memory: the kernel takes back what it can, and kills the process when that is not enough.
 pub(crate) async fn memory(at: &At<'_>) -> anyhow::Result<Seen> {
-    let most = Random::of(at.planned.seed, "memory", 0).between(12, 48);
+    let most = Random::of(at.planned.seed, "memory", 0).between(12, 32);
     at.begins(format!("{most} MiB of memory"));
     let mut groups = Vec::new();
     for victim in at.victims {
@@ -96,9 +96,7 @@ pub(crate) async fn memory(at: &At<'_>) -> anyhow::Result<Seen> {
         let group = Group::create("memory", at, node)?;
         group.set("memory.limit_in_bytes", most << 20)?;
         node.process.kill().await?;
-        node.start()?;
-        // What it has taken in this moment is not counted.
-        group.takes(node)?;
+        node.start_in(&group.folder.join("cgroup.procs"))?;
         groups.push(group);
     }
     at.lasts().await;
