@@ -136,6 +136,10 @@ impl Options {
         if let Some(kind) = target {
             anyhow::bail!("the nemesis {} needs the workload `lease`: without it there is no database", kind.name());
         }
+        let alone = self.nemeses.0.iter().find(|kind| Kind::ALONE.contains(kind));
+        if let Some(kind) = alone.filter(|_| self.nemeses.0.len() > 1) {
+            anyhow::bail!("the nemesis {} is for a run of its own", kind.name());
+        }
         self.without_disks = !cage::is_root();
         if self.without_disks {
             let taken = self.nemeses.0.iter().filter(|kind| kind.takes_root()).map(|kind| kind.name());

@@ -68,6 +68,9 @@ pub(crate) fn judge(entries: &[Entry], mut out_of_time: impl FnMut() -> bool) ->
         verdicts.push(leases(&all));
     }
     verdicts.extend([answers(&all), agreement(entries, &run), ends(entries), recovery(entries, &all)]);
+    if run.nemeses == [Kind::Rolling.name()] {
+        verdicts.push(undisturbed(entries, &all));
+    }
     verdicts.extend(entries.iter().filter_map(outside));
     verdicts.push(enough(entries, &all, &run, &faults));
     let any = |outcome| verdicts.iter().any(|verdict| verdict.outcome == outcome);
@@ -210,6 +213,15 @@ fn recovery(entries: &[Entry], all: &[Operation]) -> Verdict {
         late.len()
     );
     verdict(rule, on, failed, undecided)
+}
+
+/// R1: an operator restarts all members one after the other, and no client notices.
+fn undisturbed(entries: &[Entry], all: &[Operation]) -> Verdict {
+    let rounds = tally(entries).get(Kind::Rolling.name()).map_or(0, |tally| tally.effective);
+    let failed = all.iter().filter(|operation| !operation.answered());
+    let failed = failed.map(|o| format!("operation {} ({}): {:?}", o.number, o.action.name(), o.back));
+    let on = format!("{rounds} times all members restarted one after the other; {} operations", all.len());
+    verdict("R1: restarts of all members one after the other are no client's error", on, failed.collect(), Vec::new())
 }
 
 /// What a checker outside of this program has said.
@@ -379,6 +391,32 @@ mod tests {
             Outcome::Violated,
             "bad_answer",
         );
+    }
+
+    #[test]
+    fn one_error_while_members_are_restarted_is_a_violation() {
+        let rolling = |e: &mut Vec<Event>| {
+            let Event::Run(run) = &mut e[0] else { panic!("the run") };
+            run.nemeses = vec!["rolling".to_owned()];
+            e[2] = Event::Fault { fault: 1, kind: "rolling".to_owned(), what: String::new(), victims: vec![1, 2] };
+        };
+        let mut events = good();
+        rolling(&mut events);
+        assert_eq!(judged(events).outcome, Outcome::Holds);
+        let lost = |e: &mut Vec<Event>| {
+            rolling(e);
+            let asked = Event::Invoke { op: 3, client: 1, action: Action::Get { key: "k".to_owned() } };
+            e.insert(5, Event::Return { op: 3, answer: Answer::Unanswered { code: "no_leader".to_owned() } });
+            e.insert(5, asked);
+        };
+        broken(lost, Outcome::Violated, "operation 3 (get)");
+        // Where faults are at work that no client is promised anything in, it is none.
+        let mut events = good();
+        lost(&mut events);
+        let Event::Run(run) = &mut events[0] else { panic!("the run") };
+        run.nemeses = vec!["kill".to_owned()];
+        events[2] = Event::Fault { fault: 1, kind: "kill".to_owned(), what: String::new(), victims: vec![1] };
+        assert_eq!(judged(events).outcome, Outcome::Holds);
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Process {
         lock(&self.child).as_ref().map(Child::id)
     }
 
+    /// What it has written to its log, in all of its lives.
+    pub(crate) fn said(&self) -> anyhow::Result<String> {
+        std::fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
+    }
+
     /// How it has ended, if it has.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         lock(&self.child).as_mut().and_then(|child| child.try_wait().ok().flatten())

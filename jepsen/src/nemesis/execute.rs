@@ -107,6 +107,8 @@ async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
         Kind::GrayDisk => disk::gray(&at).await,
         Kind::FullDisk => disk::full(&at).await,
         Kind::Rot => disk::rot(&at).await,
+        Kind::Forget => process::forget(&at).await,
+        Kind::Rolling => process::rolling(&at).await,
         Kind::Cpu => limits::cpu(&at).await,
         Kind::Memory => limits::memory(&at).await,
         Kind::Custodian => target::custodian(&at).await,

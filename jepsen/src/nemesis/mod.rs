@@ -30,12 +30,14 @@ pub(crate) enum Kind {
     GrayDisk,
     FullDisk,
     Rot,
+    Forget,
     Cpu,
     Memory,
     Custodian,
     TargetDown,
     TargetPause,
     TargetReset,
+    Rolling,
 }
 
 /// What a fault takes hold of: two faults that take hold of the same are not at work at one member at once.
@@ -63,7 +65,7 @@ struct Card {
 }
 
 impl Kind {
-    /// All, in the order of the help.
+    /// All that `all` stands for, in the order of the help.
     pub(crate) const ALL: &[Self] = &[
         Self::Kill,
         Self::Pause,
@@ -80,6 +82,7 @@ impl Kind {
         Self::GrayDisk,
         Self::FullDisk,
         Self::Rot,
+        Self::Forget,
         Self::Cpu,
         Self::Memory,
         Self::Custodian,
@@ -87,6 +90,14 @@ impl Kind {
         Self::TargetPause,
         Self::TargetReset,
     ];
+
+    /// Those that are only at work alone: what is promised with them is promised with nothing else at work.
+    pub(crate) const ALONE: &[Self] = &[Self::Rolling];
+
+    /// Every one.
+    pub(crate) fn every() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().chain(Self::ALONE).copied()
+    }
 
     fn card(self) -> Card {
         let card = |name, grip, about| Card { name, grip, about };
@@ -164,6 +175,11 @@ impl Kind {
                 Grip::Process,
                 "bits flipped in, or ends cut off, files of one stopped member, not twice in a run; counted in bytes that differ",
             ),
+            Self::Forget => card(
+                "forget-state",
+                Grip::Process,
+                "the applied state of a minority is dropped, and rebuilt under the same identity; counted by the states dropped",
+            ),
             Self::Cpu => card(
                 "cpu",
                 Grip::Process,
@@ -172,7 +188,7 @@ impl Kind {
             Self::Memory => card(
                 "memory",
                 Grip::Process,
-                "another start with 12 to 48 MiB of memory; counted by the kernel's refusals and by its kills",
+                "another start with 12 to 32 MiB of memory; counted by the kernel's refusals and by its kills",
             ),
             Self::Custodian => card(
                 "custodian",
@@ -188,6 +204,11 @@ impl Kind {
                 "target-pause",
                 Grip::Target,
                 "every process of the database is stopped; counted by those that are",
+            ),
+            Self::Rolling => card(
+                "rolling",
+                Grip::Process,
+                "alone: all members are asked to end and started again, one after the other, again and again; counted by rounds in which all came back",
             ),
             Self::TargetReset => card(
                 "target-reset",
@@ -209,8 +230,8 @@ impl Kind {
 
     /// The kind of a name.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name).ok_or_else(|| {
-            let known: Vec<&str> = Self::ALL.iter().map(|kind| kind.name()).collect();
+        Self::every().find(|kind| kind.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Self::every().map(Self::name).collect();
             format!("there is no nemesis `{name}`; there are: {}", known.join(", "))
         })
     }
@@ -231,6 +252,9 @@ impl Kind {
         match self {
             Self::Custodian | Self::TargetDown | Self::TargetPause | Self::TargetReset => 0,
             Self::Rot | Self::Flap => 1,
+            Self::Rolling => nodes,
+            // A state is taken over only from a majority that vouches for it.
+            Self::Forget => minority,
             // t members with a wrong clock are right, by the rule that cluster time goes by.
             Self::Clock => minority,
             Self::Kill | Self::Pause | Self::Power | Self::DeadDisk | Self::FullDisk | Self::GrayDisk | Self::Reset => {
@@ -263,7 +287,8 @@ pub(crate) struct Planned {
     pub(crate) seed: u64,
 }
 
-/// Milliseconds of a round: faults in the first part of it, which overlap, and none at its end, so that something is done meanwhile.
+/// Milliseconds until the first fault, and of a round: faults in the first part of it, which overlap, and none at its end, so that something is done meanwhile.
+const FIRST: u64 = 1_500;
 const ROUND: u64 = 12_000;
 const BUSY: u64 = 8_500;
 const SHORTEST: u64 = 600;
@@ -273,8 +298,13 @@ const LONGEST: u64 = 5_000;
 /// out by chance.
 pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Planned> {
     let mut random = Random::of(seed, "faults", 0);
+    if kinds == [Kind::Rolling] {
+        let (victims, seed) = (Victims::Members((1..=nodes).collect()), random.next());
+        let lasts = length.saturating_sub(FIRST);
+        return vec![Planned { number: 1, at: FIRST, lasts, kind: Kind::Rolling, victims, seed }];
+    }
     let (mut all, mut deck): (Vec<Planned>, Vec<Kind>) = (Vec::new(), Vec::new());
-    let mut begin = 1_500;
+    let mut begin = FIRST;
     while begin + BUSY <= length && !kinds.is_empty() {
         for _ in 0..random.between(2, 5) {
             if deck.is_empty() {
@@ -347,10 +377,18 @@ mod tests {
     }
 
     #[test]
+    fn rolling_restarts_are_of_all_members_for_the_whole_time() {
+        let all = plan(7, &[Kind::Rolling], 3, 60_000);
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].victims, Victims::Members(vec![1, 2, 3]));
+        assert_eq!(all[0].at + all[0].lasts, 60_000);
+    }
+
+    #[test]
     fn a_kind_has_one_name() {
-        let names: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-        assert_eq!(names.len(), Kind::ALL.len());
-        assert!(Kind::ALL.iter().all(|kind| Kind::parse(kind.name()) == Ok(*kind)));
+        let names: BTreeSet<&str> = Kind::every().map(Kind::name).collect();
+        assert_eq!(names.len(), Kind::every().count());
+        assert!(Kind::every().all(|kind| Kind::parse(kind.name()) == Ok(kind)));
         assert!(Kind::parse("gremlin").unwrap_err().contains("kill"));
     }
 }

@@ -2,6 +2,9 @@
 
 use super::Grip;
 use super::execute::{At, Seen};
+use crate::cage::tool;
+use crate::history::Event;
+use crate::lab::{Lab, Node};
 use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -72,4 +75,95 @@ pub(crate) async fn flap(at: &At<'_>) -> anyhow::Result<Seen> {
     }
     let terms = at.lab.leader().1.saturating_sub(first);
     Ok(Seen::from([("terms that followed".to_owned(), terms.min(stopped))]))
+}
+
+/// How long a member that is asked to end may take for it, and to be back with all that the others have.
+const ENDS: Duration = Duration::from_secs(60);
+const BACK: Duration = Duration::from_secs(60);
+
+/// All members are asked to end and started again, one after the other, whoever leads last, and each only when the one before is back: as an
+/// operator does with a new release. Again and again; each time is a fault of its own.
+pub(crate) async fn rolling(at: &At<'_>) -> anyhow::Result<Seen> {
+    let deadline = Instant::now() + Duration::from_millis(at.planned.lasts);
+    let mut number = at.planned.number;
+    while Instant::now() < deadline && !*at.lab.stop.borrow() {
+        let (fault, kind) = (number, at.planned.kind.name().to_owned());
+        let what = "restarted one after the other".to_owned();
+        at.recorder.note(Event::Fault { fault, kind, what, victims: at.victims.to_vec() });
+        let (leader, term) = at.lab.leader();
+        let mut order: Vec<u8> = at.victims.iter().copied().filter(|member| *member != leader).collect();
+        order.push(leader);
+        let mut restarted = 0;
+        for member in order {
+            let node = at.lab.node(member)?;
+            node.process.signal(Signal::TERM)?;
+            let status = node.process.gone(ENDS).await?;
+            if !status.success() {
+                at.recorder.note(Event::Died { member, how: format!("asked to end, it ended with {status}") });
+            }
+            node.start()?;
+            back(at.lab, node).await?;
+            restarted += 1;
+        }
+        let terms = at.lab.leader().1.saturating_sub(term);
+        let seen = Seen::from([
+            ("members that ended when asked to, and came back".to_owned(), restarted),
+            ("terms that followed".to_owned(), terms),
+        ]);
+        at.recorder.note(Event::Healed { fault, seen, note: String::new() });
+        number += 1;
+    }
+    Ok(Seen::new())
+}
+
+/// Waits until a member has applied all that any of the others has.
+async fn back(lab: &Lab, node: &Node) -> anyhow::Result<()> {
+    let observer = lab.observer()?;
+    let deadline = Instant::now() + BACK;
+    loop {
+        let all = observer.status().await;
+        let applied = |own: bool| {
+            let of = all.iter().filter(|(member, _)| (*member == node.index) == own);
+            of.filter_map(|(_, status)| status.as_ref().ok()).filter(|s| s.leader != 0).map(|s| s.applied).max()
+        };
+        if let (Some(own), Some(others)) = (applied(true), applied(false))
+            && own >= others
+        {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "{} does not come back", node.name);
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What a member's log says when it has taken a state over from another one.
+const TAKEN_OVER: &str = "a snapshot that members vouch for is taken over";
+
+/// The state of members is dropped, and they start without: it comes back under the same identity from their logs, or from the others.
+pub(crate) async fn forget(at: &At<'_>) -> anyhow::Result<Seen> {
+    at.begins("the applied state is dropped");
+    let mut before = Vec::new();
+    for victim in at.victims {
+        let node = at.lab.node(*victim)?;
+        node.process.kill().await?;
+        let config = node.disk.path().join("data/node.toml").display().to_string();
+        tool(&at.lab.program.display().to_string(), &["member", "forget-state", "--config", &config]).await?;
+        before.push(node.process.said()?.matches(TAKEN_OVER).count());
+    }
+    at.lasts().await;
+    for victim in at.victims {
+        at.lab.node(*victim)?.start()?;
+    }
+    let mut seen = Seen::from([("states dropped".to_owned(), u64::try_from(at.victims.len())?)]);
+    for (victim, before) in at.victims.iter().zip(before) {
+        let node = at.lab.node(*victim)?;
+        let deadline = Instant::now() + Duration::from_secs(8);
+        // Where no others are there to take it from it comes later: that all members have the same in the end is checked anyway.
+        while Instant::now() < deadline && node.process.said()?.matches(TAKEN_OVER).count() == before {
+            sleep(Duration::from_millis(200)).await;
+        }
+        let taken = node.process.said()?.matches(TAKEN_OVER).count() > before;
+        *seen.entry("states taken over from another member".to_owned()).or_default() += u64::from(taken);
+    }
+    Ok(seen)
 }
