@@ -12,6 +12,7 @@ mod fragments;
 mod history;
 mod hold;
 mod lab;
+mod mutants;
 mod nemesis;
 mod observe;
 mod random;
@@ -54,6 +55,8 @@ enum Command {
         /// `history.jsonl` of a run.
         history: PathBuf,
     },
+    /// Run every mutant, and the same without it: the first has to be found out by its rule, the second to break none. Prints a table.
+    Mutants(mutants::Options),
     /// List the nemeses, and by what each is seen to bite.
     List,
 }
@@ -97,8 +100,13 @@ fn work(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { history } => judge(&history),
+        Command::Mutants(options) => {
+            let (table, outcome) = mutants::all(&options)?;
+            say(&table)?;
+            Ok(exit(outcome))
+        }
         Command::List => {
-            for kind in Kind::ALL {
+            for kind in Kind::every() {
                 say(&format!("{:<13} {}\n", kind.name(), kind.about()))?;
             }
             Ok(ExitCode::SUCCESS)
@@ -113,11 +121,15 @@ fn judge(path: &Path) -> anyhow::Result<ExitCode> {
     let judgement = check::judge(&entries, || Instant::now() > deadline);
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     say(&report::write(folder, &entries, &judgement)?)?;
-    Ok(match judgement.outcome {
+    Ok(exit(judgement.outcome))
+}
+
+fn exit(outcome: Outcome) -> ExitCode {
+    match outcome {
         Outcome::Holds => ExitCode::SUCCESS,
         Outcome::Violated => ExitCode::FAILURE,
         Outcome::Void => ExitCode::from(cage::VOID),
-    })
+    }
 }
 
 fn say(text: &str) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use crate::fragments;
 use crate::history::{self, Event, Floors, Outcome, Recorder, Run, operations};
 use crate::lab::setup::{self, Wanted};
 use crate::lab::{HOME, Lab};
+use crate::mutants::{self, Mutant};
 use crate::nemesis::{Kind, execute, plan};
 use crate::observe;
 use crate::random::Random;
@@ -58,9 +59,9 @@ pub(crate) struct Options {
     /// The run is void with fewer answered operations; 5 for each second otherwise.
     #[arg(long, value_name = "N")]
     least_operations: Option<u64>,
-    /// Break the members themselves, to see that it is found out: `no-sync`, whose syncs do nothing and say that they have. A power cut of all
-    /// members then loses what was acknowledged, and the run must end with 1.
-    #[arg(long, value_name = "MUTANT", value_parser = ["no-sync"])]
+    /// Break the members themselves, to see that it is found out: the run must end with 1 then. All but `no-sync` take a program that was
+    /// built with `--features failpoints`; `chaos mutants` tries all.
+    #[arg(long, value_name = "MUTANT", value_parser = mutants::names())]
     mutant: Option<String>,
     /// That nothing can be mounted, because this is not root.
     #[arg(long, hide = true)]
@@ -232,7 +233,7 @@ pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
         clocks: options.nemeses.0.contains(&Kind::Clock),
         database: options.workloads.lease,
         disks: !options.without_disks,
-        pretends: options.mutant.is_some(),
+        mutant: options.mutant.as_deref().and_then(Mutant::named),
     };
     let made = tokio::select! {
         made = tokio::time::timeout(SET_UP, setup::set_up(&wanted, stop.clone())) => made,

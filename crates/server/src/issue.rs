@@ -86,6 +86,8 @@ impl Core {
         let core = Arc::clone(self);
         let issued = tokio::spawn(async move {
             let _guard = guard;
+            #[cfg(feature = "failpoints")]
+            core.created_early(id, &command).await?;
             let done = core.propose(command).await?;
             if let Outcome::Intent { lease, .. } = done.outcome {
                 injected("lease.p1")?;
@@ -150,7 +152,7 @@ impl Core {
     }
 
     /// P2. Returns the number of what was made, and what the target issued, sealed to who asked: nothing of it is kept in clear.
-    async fn create_at_target(
+    pub(crate) async fn create_at_target(
         self: &Arc<Self>,
         id: &LeaseId,
         found: &Lease,

@@ -47,8 +47,11 @@ impl VaultMachine {
 impl Machine for VaultMachine {
     fn apply(&self, view: &dyn View, entry: Entry<'_>) -> Result<Effect, MachineError> {
         let at = Position { index: entry.index, term: entry.term };
+        let state = Applied(view);
+        #[cfg(feature = "failpoints")]
+        let state = crate::planted::Forgetful(state);
         let (mut writes, outcome) =
-            apply(&Applied(view), &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
+            apply(&state, &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
         // A test damages this member's state: what it says of itself is no longer what the others have.
         if let Some(Some(hash)) = writes.get_mut(&hash_key())
             && failpoint::hit("machine.damage").is_err()

@@ -134,12 +134,8 @@ impl Core {
             });
             Ok((decided.collect::<Result<Vec<_>, _>>()?, found(store, index)?))
         })?;
-        let receipts: Vec<_> = decided
-            .iter()
-            .zip(&asks)
-            .map(|(decided, ask)| self.audit.append(self.decision_record(principal, ask, decided), decided.class))
-            .collect();
-        on_disk(try_join_all(receipts)).await?;
+        let entries = decided.iter().zip(&asks).map(|(d, ask)| (self.decision_record(principal, ask, d), d.class));
+        self.record_all(entries.collect()).await?;
         let recorded = decided.into_iter().zip(asks).map(|(d, ask)| match d.verdict {
             Ok(grant) => Ok(Recorded { kind: grant.kind(), index: d.index, authority_version: d.authority_version }),
             Err(refused) => Err(refusal(&ask, principal, &refused)),
@@ -153,8 +149,16 @@ impl Core {
         let entry = self.decision_entry(mandate.bearer(), &ask, index).decision(Decision::Allow, "administrators");
         // It may be what keeps thieves of a CA's key out: it must not wait for room.
         let class = if lessens(mandate.kind()) { Class::Essential } else { Class::Normal };
-        on_disk(self.audit.append(entry, class)).await?;
+        self.record_all(vec![(entry, class)]).await?;
         Ok(Recorded { kind: mandate.kind(), index, authority_version })
+    }
+
+    /// Records decisions, and waits until all of them are on disk.
+    async fn record_all(&self, entries: Vec<(Entry, Class)>) -> Result<(), Failure> {
+        #[cfg(feature = "failpoints")]
+        let entries = crate::planted::kept_back(entries);
+        let receipts = entries.into_iter().map(|(entry, class)| self.audit.append(entry, class));
+        on_disk(try_join_all(receipts)).await.map(drop)
     }
 
     fn decide(

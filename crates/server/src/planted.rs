@@ -1,11 +1,18 @@
-//! Bugs that a test plants, compiled in by the feature `failpoints` only, so that the independent auditor of leases (`tests/auditor`) is
-//! shown to catch them. A line `bug.NAME=on` in the file that `FAILPOINT_FILE` names plants one for as long as it stands there.
+//! Bugs that a test plants, compiled in by the feature `failpoints` only, so that the independent auditor of leases (`tests/auditor`) and the
+//! checkers of `jepsen` are shown to catch them. A line `bug.NAME=on` in the file that `FAILPOINT_FILE` names plants one for as long as it stands there.
 //!
 //! | bug | what is broken | what it must be caught as |
 //! |---|---|---|
 //! | `bug.fence` | an intent is proved revoked while its CREATE is on the way (`driver.rs`) | orphan |
 //! | `bug.number` | the role is dropped first, and its sessions are killed and looked for by name | ghost |
 //! | `bug.adopt` | a stray is dropped at the target, and not proposed to the log | early death, once what the leader knows is old |
+//! | `bug.early` | CREATE comes before the intent is in the log (`issue.rs`) | orphan |
+//! | `bug.sessions` | no session is killed or looked for (`gone.rs`) | survivor; sessions after an end |
+//! | `bug.stale` | a member answers from whatever it has applied (`open.rs`) | registers and policies that are not linearizable |
+//! | `bug.twice` | the table of requests is never read (`machine.rs`) | one put that takes effect twice |
+//! | `bug.unrecorded` | decisions are acted on before they are recorded (`pipeline.rs`) | answers that are in no audit log |
+//!
+//! The last five are those of `chaos mutants` (`jepsen/README.md`).
 //!
 //! `bug.number` breaks nothing at a target that knows principals by their names, as MariaDB and Redis do; the others are planted there too
 //! (`tests/tests/e2e_auditor/sabotage.rs`).
@@ -16,14 +23,25 @@
 use crate::core::Core;
 use crate::driver::clean;
 use crate::failpoint::planted;
+use crate::store::Applied;
 use crate::trouble::Troubles;
+use quorate_api::status::Failure;
+use quorate_audit::{Class, Entry};
 use quorate_engines::{Engine, Principal};
+use quorate_state::command::Command;
+use quorate_state::ids::LeaseId;
 use quorate_state::lease;
-use std::collections::BTreeSet;
-use std::time::Duration;
+use quorate_state::machine::{Position, apply};
+use quorate_state::store::{Pair, Store, StoreError, Table, Writes};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How old what a stale leader knows of leases is when it lists the target.
 const STALE: Duration = Duration::from_millis(2_500);
+
+/// How long a decision is acted on before it is recorded, and a login there before its intent.
+const BEFORE: Duration = Duration::from_secs(2);
 
 /// The role goes first, and what is left to kill and to look for is its name.
 pub(crate) async fn by_name(target: &str, engine: &dyn Engine, principals: Vec<Principal>) -> Vec<Principal> {
@@ -65,5 +83,71 @@ pub(crate) fn strays(
     match stale {
         Some(known) => listed.iter().filter(|p| !known.contains(&p.name)).cloned().collect(),
         None => unknown,
+    }
+}
+
+/// Those records whose time has come: all others, the new ones too, are kept back, and gone if this process ends before.
+pub(crate) fn kept_back(entries: Vec<(Entry, Class)>) -> Vec<(Entry, Class)> {
+    static BACK: Mutex<VecDeque<(Instant, Entry, Class)>> = Mutex::new(VecDeque::new());
+    if !planted("bug.unrecorded") {
+        return entries;
+    }
+    let mut back = BACK.lock().unwrap_or_else(PoisonError::into_inner);
+    back.extend(entries.into_iter().map(|(entry, class)| (Instant::now(), entry, class)));
+    let due = back.iter().take_while(|(since, ..)| since.elapsed() > BEFORE).count();
+    back.drain(..due).map(|(_, entry, class)| (entry, class)).collect()
+}
+
+/// The state as `apply` reads it, without the table of requests: each is new to it.
+pub(crate) struct Forgetful<'a>(pub(crate) Applied<'a>);
+
+impl Store for Forgetful<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if key.first() == Some(&(Table::Request as u8)) && planted("bug.twice") {
+            return Ok(None);
+        }
+        self.0.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        self.0.scan(from, to, limit)
+    }
+}
+
+/// What a command would write, over the state as it is.
+struct Foreseen<'a>(&'a dyn Store, Writes);
+
+impl Store for Foreseen<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.1.get(key).map_or_else(|| self.0.get(key), |value| Ok(value.clone()))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
+        self.0.scan(from, to, limit)
+    }
+}
+
+impl Core {
+    /// Makes the login that a request for a lease will be about, long before the log has heard of it.
+    pub(crate) async fn created_early(
+        self: &std::sync::Arc<Self>,
+        id: LeaseId,
+        command: &Command,
+    ) -> Result<(), Failure> {
+        if !planted("bug.early") {
+            return Ok(());
+        }
+        let status = self.raft.watch().borrow().clone();
+        let foreseen = self.read(|store, index| {
+            let at = Position { index: index + 1, term: status.term };
+            let (writes, _) = apply(store, &self.cluster, at, &command.encode())?;
+            lease::lease(&Foreseen(store, writes), &id)
+        })?;
+        if let Some(foreseen) = foreseen {
+            // What the target says of it, it says again.
+            drop(self.create_at_target(&id, &foreseen, status.term).await);
+            tokio::time::sleep(BEFORE).await;
+        }
+        Ok(())
     }
 }

@@ -4,8 +4,9 @@ use super::database::Database;
 use super::disk::Disk;
 use super::network::{self, Network, address, namespace};
 use super::process::Process;
-use super::{Customer, FOLDERS, HOME, Lab, Node};
+use super::{Customer, FOLDERS, HOME, Lab, Node, lock};
 use crate::cage::Stop;
+use crate::mutants::Mutant;
 use crate::nemesis::clock;
 use crate::nemesis::cuts::End;
 use anyhow::Context as _;
@@ -98,8 +99,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) database: bool,
     /// Whether disks can be mounted.
     pub(crate) disks: bool,
-    /// Whether members are mutants whose syncs do nothing.
-    pub(crate) pretends: bool,
+    /// In which way members are broken themselves.
+    pub(crate) mutant: Option<&'static Mutant>,
 }
 
 /// Makes a cluster.
@@ -171,8 +172,11 @@ async fn member(operator: &Operator, index: u8, wanted: &Wanted<'_>) -> anyhow::
     let log = wanted.logs.join(format!("{name}.log"));
     let space = namespace(End::Member(index)).unwrap_or_default();
     let process = Process::new(&name, &space, wanted.program.to_owned(), &arguments, log);
-    let (environment, held) = (Mutex::default(), Mutex::new(BTreeSet::new()));
-    Ok(Node { index, name, process, disk, environment, held, pretends: wanted.pretends })
+    let (environment, held) = (Mutex::<BTreeMap<String, String>>::default(), Mutex::new(BTreeSet::new()));
+    let planted = wanted.mutant.map(Mutant::plant).transpose()?.flatten();
+    lock(&environment).extend(planted);
+    let pretends = wanted.mutant.is_some_and(Mutant::pretends);
+    Ok(Node { index, name, process, disk, environment, held, pretends })
 }
 
 fn card(operator: &Operator, index: u8) -> String {
