@@ -36,7 +36,7 @@ pub(crate) const ALL: &[Mutant] = &[
         name: "stale-reads",
         about: "a member opens from whatever it has applied, without a look at its log",
         planted: Some("bug.stale=on"),
-        run: ["kill,pause,partition", "register,policy", "0.5"],
+        run: ["kill,pause,partition,power", "register,policy", "0.6"],
         rule: "K1-K3",
     },
     Mutant {

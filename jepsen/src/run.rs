@@ -132,7 +132,7 @@ impl Options {
         let seed = *self.seed.get_or_insert_with(|| Random::new(drawn()).between(1, 1 << 32));
         let beside = || std::env::current_exe().ok().map(|own| own.with_file_name("quorate"));
         let program = self.program.take().or_else(beside).context("no program")?;
-        let needs = [Kind::TargetDown, Kind::TargetPause, Kind::TargetReset];
+        let needs = [Kind::TargetDown, Kind::TargetPause, Kind::TargetSlow, Kind::TargetReset];
         let target = self.nemeses.0.iter().find(|kind| needs.contains(kind)).filter(|_| !self.workloads.lease);
         if let Some(kind) = target {
             anyhow::bail!("the nemesis {} needs the workload `lease`: without it there is no database", kind.name());
@@ -233,6 +233,7 @@ pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
         clocks: options.nemeses.0.contains(&Kind::Clock),
         database: options.workloads.lease,
         disks: !options.without_disks,
+        patient: options.nemeses.0.contains(&Kind::Rolling),
         mutant: options.mutant.as_deref().and_then(Mutant::named),
     };
     let made = tokio::select! {
@@ -347,19 +348,20 @@ async fn work(options: &Options, lab: &Arc<Lab>, recorder: &Recorder, mut stop: 
     }
     let back = observe::settled(lab, recorder, &attested, RECOVERY);
     let (paths, back) = tokio::join!(clients.end(), back);
-    let paths = paths?;
-    if back? {
+    let (paths, back) = (paths?, back?);
+    if back {
         recorder.note(Event::Phase { name: "settled".to_owned() });
         last(lab, recorder, &paths, options.clients).await?;
     }
     if let Some(auditor) = auditor {
         auditor.end(recorder).await?;
     }
-    // After the last operations: what is stored does not change any more.
-    observe::settled(lab, recorder, &attested, RECOVERY).await?;
-    let client = lab.client("chaos")?;
-    for key in paths.all() {
-        recorder.note(register::kept(&client, &key).await?);
+    // After the last operations: what is stored does not change any more. A cluster that has not come back has nobody to say what that is.
+    if back && observe::settled(lab, recorder, &attested, RECOVERY).await? {
+        let client = lab.client("chaos")?;
+        for key in paths.all() {
+            recorder.note(register::kept(&client, &key).await?);
+        }
     }
     recorder.note(fragments::judge(lab)?);
     recorder.flush()?;

@@ -1,5 +1,5 @@
-//! A short run of `chaos` (`jepsen/README.md`) in every `make test`: the real program, in a cage of its own, with all its checkers. A run that
-//! is void fails as one does that has found something: what nobody looked at is not known to hold.
+//! A short run of `chaos` (`jepsen/README.md`) in every `make test`: the real program, in a cage of its own, with all its checkers; and the same with
+//! members that are broken on purpose. A run that is void fails as one does that has found something: what nobody looked at is not known to hold.
 //!
 //! Takes root, or sudo without a password, and a machine that lets root make namespaces; where it cannot, it fails and says what to do.
 #![allow(
@@ -61,11 +61,13 @@ fn kills_pauses_partitions_and_power_cuts_break_no_rule() {
     println!("{report}");
 }
 
+/// The bug is in a build with failpoints only: what was decided is done, and recorded two seconds later.
 #[test]
-fn members_that_do_not_sync_are_found_out_by_the_same_plan() {
-    let report = run(&["--workloads", "register,policy", "--mutant", "no-sync"], VIOLATED);
+fn answers_that_come_before_their_records_are_found_out_by_the_same_plan() {
+    let report = run(&["--workloads", "register,policy", "--mutant", "answer-before-audit"], VIOLATED);
     let rule = report.lines().find(|line| line.starts_with("| A1, A2:")).unwrap_or_default();
-    assert!(rule.contains("VIOLATED"), "what was answered is in no audit log after the power cut:\n{report}");
+    assert!(rule.contains("VIOLATED"), "it is the audit logs that show it:\n{report}");
+    println!("{report}");
 }
 
 #[test]

@@ -86,6 +86,8 @@ pub(crate) struct Lab {
     /// Members that are out for good: their logs were damaged, and they have said so.
     lost: Mutex<BTreeSet<u8>>,
     pub(crate) stop: Stop,
+    /// Whether clients wait as long as the SDK would by itself.
+    pub(crate) patient: bool,
 }
 
 /// How callers reach the custodian.
@@ -145,6 +147,13 @@ impl Lab {
     /// A client of all members as the caller of an identity file, from an address that partitions from clients cut off.
     pub(crate) fn client(&self, identity: &str) -> anyhow::Result<Client> {
         self.connect(self.profile.clone(), identity, network::CLIENTS)
+    }
+
+    /// The same for a workload, whose operations are given up after `limit`: faults may leave nobody to answer. Where every operation has to be
+    /// answered, it waits as long as the SDK does by itself.
+    pub(crate) fn worker(&self, identity: &str, limit: Duration) -> anyhow::Result<Client> {
+        let client = self.client(identity)?;
+        Ok(if self.patient { client } else { client.with_timeout(limit) })
     }
 
     /// The same as somebody who watches: nothing cuts it off but what cuts off the member itself.

@@ -40,10 +40,10 @@ pub(crate) fn namespace(end: End) -> Option<String> {
     }
 }
 
-/// Who holds the packets of a member back.
+/// Who holds somebody's packets back.
 #[derive(Debug)]
 pub(crate) struct Holder {
-    member: u8,
+    space: String,
     child: Child,
     said: Lines<BufReader<ChildStdout>>,
 }
@@ -119,13 +119,15 @@ impl Network {
         Ok(u64::try_from(said.lines().filter(|line| !line.trim().is_empty()).count())?)
     }
 
-    /// Has packets that arrive at a member wait, until [`Network::let_go`]. Times in milliseconds.
-    pub(crate) async fn hold(&self, member: u8, delay: u64, jitter: u64, seed: u64) -> anyhow::Result<Holder> {
+    /// Has packets that arrive at somebody wait, until [`Network::let_go`]. Times in milliseconds.
+    pub(crate) async fn hold(&self, whose: End, delay: u64, jitter: u64, seed: u64) -> anyhow::Result<Holder> {
+        let name = namespace(whose).context("packets of clients are not held back")?;
+        let space = format!("--net=/run/netns/{name}");
         let own = std::env::current_exe().context("cannot find this program's own file")?;
         let numbers = [delay, jitter, seed].map(|number| number.to_string());
         let [delay, jitter, seed] = &numbers;
         let mut child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/n{member}"))
+            .arg(&space)
             .arg(own)
             .args(["hold", "--delay", delay, "--jitter", jitter, "--seed", seed])
             .stdin(Stdio::piped())
@@ -134,13 +136,13 @@ impl Network {
             .context("cannot hold packets")?;
         let mut said = BufReader::new(child.stdout.take().context("no output")?).lines();
         anyhow::ensure!(said.next_line().await?.as_deref() == Some("ready"), "packets cannot be held");
-        queue(member, "--append").await?;
-        Ok(Holder { member, child, said })
+        queue(&space, "--append").await?;
+        Ok(Holder { space, child, said })
     }
 
     /// Lets them go; how many were held, and how many of them were overtaken.
     pub(crate) async fn let_go(&self, mut holder: Holder) -> anyhow::Result<(u64, u64)> {
-        queue(holder.member, "--delete").await?;
+        queue(&holder.space, "--delete").await?;
         drop(holder.child.stdin.take());
         let line = holder.said.next_line().await?.context("the holder of packets has ended")?;
         holder.child.wait().await?;
@@ -173,11 +175,10 @@ impl Network {
 }
 
 /// Appends or deletes the rule that has arriving packets wait. It is one of iptables: nft's own word for it is not in every kernel.
-async fn queue(member: u8, what: &str) -> anyhow::Result<()> {
-    let space = format!("--net=/run/netns/n{member}");
+async fn queue(space: &str, what: &str) -> anyhow::Result<()> {
     let number = QUEUE.to_string();
     let rule = ["INPUT", "--jump", "NFQUEUE", "--queue-num", &number, "--queue-bypass"];
-    tool("nsenter", &[[space.as_str(), "iptables", "--wait", what].as_slice(), &rule].concat()).await?;
+    tool("nsenter", &[[space, "iptables", "--wait", what].as_slice(), &rule].concat()).await?;
     Ok(())
 }
 

@@ -99,6 +99,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) database: bool,
     /// Whether disks can be mounted.
     pub(crate) disks: bool,
+    /// Whether clients wait as long as the SDK would by itself.
+    pub(crate) patient: bool,
     /// In which way members are broken themselves.
     pub(crate) mutant: Option<&'static Mutant>,
 }
@@ -151,6 +153,7 @@ pub(crate) async fn set_up(wanted: &Wanted<'_>, stop: Stop) -> anyhow::Result<(L
         held: Mutex::default(),
         lost: Mutex::default(),
         stop,
+        patient: wanted.patient,
     };
     Ok((lab, operator))
 }

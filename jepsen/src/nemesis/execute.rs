@@ -114,6 +114,7 @@ async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
         Kind::Custodian => target::custodian(&at).await,
         Kind::TargetDown => target::down(&at).await,
         Kind::TargetPause => target::pause(&at).await,
+        Kind::TargetSlow => target::slow(&at).await,
         Kind::TargetReset => target::reset(&at).await,
     };
     let fault = planned.number;

@@ -36,6 +36,7 @@ pub(crate) enum Kind {
     Custodian,
     TargetDown,
     TargetPause,
+    TargetSlow,
     TargetReset,
     Rolling,
 }
@@ -88,6 +89,7 @@ impl Kind {
         Self::Custodian,
         Self::TargetDown,
         Self::TargetPause,
+        Self::TargetSlow,
         Self::TargetReset,
     ];
 
@@ -210,6 +212,11 @@ impl Kind {
                 Grip::Process,
                 "alone: all members are asked to end and started again, one after the other, again and again; counted by rounds in which all came back",
             ),
+            Self::TargetSlow => card(
+                "target-slow",
+                Grip::Target,
+                "packets to the database come 0.1 to 1 s late, and in another order; counted by who holds them",
+            ),
             Self::TargetReset => card(
                 "target-reset",
                 Grip::Target,
@@ -250,7 +257,7 @@ impl Kind {
     fn most(self, nodes: u8) -> u8 {
         let minority = nodes.saturating_sub(1) / 2;
         match self {
-            Self::Custodian | Self::TargetDown | Self::TargetPause | Self::TargetReset => 0,
+            Self::Custodian | Self::TargetDown | Self::TargetPause | Self::TargetSlow | Self::TargetReset => 0,
             Self::Rot | Self::Flap => 1,
             Self::Rolling => nodes,
             // A state is taken over only from a majority that vouches for it.

@@ -2,6 +2,7 @@
 
 use super::cuts::End;
 use super::execute::{At, Seen};
+use crate::random::Random;
 use anyhow::Context as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,6 +38,18 @@ pub(crate) async fn pause(at: &At<'_>) -> anyhow::Result<Seen> {
     at.lasts().await;
     database.thaw();
     Ok(Seen::from([("processes that stood still".to_owned(), stopped)]))
+}
+
+/// The database hears everything late.
+pub(crate) async fn slow(at: &At<'_>) -> anyhow::Result<Seen> {
+    at.lab.database.as_ref().context(NONE)?;
+    let mut random = Random::of(at.planned.seed, "delay", 0);
+    let (delay, jitter) = (random.between(100, 600), random.between(0, 400));
+    at.begins(format!("packets come to the database {delay} to {} ms late", delay + jitter));
+    let holder = at.lab.network.hold(End::Target, delay, jitter, random.next()).await?;
+    at.lasts().await;
+    let (held, _) = at.lab.network.let_go(holder).await?;
+    Ok(Seen::from([("packets held back".to_owned(), held)]))
 }
 
 /// Connections to the database are reset, many times: some of them after a commit and before its answer.

@@ -27,12 +27,13 @@ pub(crate) async fn work(
     number: u32,
     seed: u64,
 ) -> anyhow::Result<()> {
-    let client = lab.client("chaos")?.with_timeout(PATIENCE);
+    let client = lab.worker("chaos", PATIENCE)?;
     let mut random = Random::of(seed, "lease", u64::from(number));
     let user = User { client, recorder, number };
     while !over.load(Ordering::Relaxed) {
         let role = random.pick(&ROLES).copied().unwrap_or_default();
-        let ttl = random.between(3_000, 9_000);
+        // Short, so that many end; but not where each has to come about, however slow the machine.
+        let ttl = if lab.patient { random.between(20_000, 35_000) } else { random.between(3_000, 9_000) };
         let Some(credential) = user.issue(role, ttl).await else {
             sleep(Duration::from_millis(random.between(100, 500))).await;
             continue;
@@ -91,7 +92,9 @@ impl User {
             Err(failure) => {
                 // That a login did not come about is no refusal by a rule: its lease is ended by the vault, and watched.
                 let said = match answer(&failure, true) {
-                    Answer::Refused { code } if code == "lease_failed" => Answer::Unknown { code },
+                    Answer::Refused { code } if code == "lease_failed" => {
+                        Answer::Unknown { code: format!("{code}: {}", failure.message) }
+                    }
                     said => said,
                 };
                 self.ends(op, said);

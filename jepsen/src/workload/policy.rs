@@ -45,7 +45,7 @@ pub(crate) fn path(subject: u8) -> String {
 
 /// The administrator: one policy for each subject, written anew again and again.
 pub(crate) async fn rule(lab: Arc<Lab>, recorder: Recorder, over: Arc<AtomicBool>, seed: u64) -> anyhow::Result<()> {
-    let client = lab.client("admin")?.with_timeout(PATIENCE);
+    let client = lab.worker("admin", PATIENCE)?;
     let key = administrator()?;
     let mut random = Random::of(seed, "policy", 0);
     while !over.load(Ordering::Relaxed) {
@@ -82,7 +82,7 @@ pub(crate) async fn try_on(
     subject: u8,
     seed: u64,
 ) -> anyhow::Result<()> {
-    let client = lab.client(&name(subject))?.with_timeout(PATIENCE);
+    let client = lab.worker(&name(subject), PATIENCE)?;
     let mut random = Random::of(seed, "subject", u64::from(subject));
     while !over.load(Ordering::Relaxed) {
         let op = recorder.number();

@@ -80,7 +80,7 @@ pub(crate) async fn work(
     number: u32,
     seed: u64,
 ) -> anyhow::Result<()> {
-    let client = lab.client("chaos")?.with_timeout(PATIENCE);
+    let client = lab.worker("chaos", PATIENCE)?;
     let mut random = Random::of(seed, "register", u64::from(number));
     // The newest version of a path that this client has seen.
     let mut known: BTreeMap<String, u64> = BTreeMap::new();
