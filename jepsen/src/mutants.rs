@@ -29,8 +29,8 @@ pub(crate) const ALL: &[Mutant] = &[
         name: "no-sync",
         about: "syncs do nothing, and say that they have",
         planted: None,
-        run: ["kill,pause,partition,power", "register,policy", "0.6"],
-        rule: "K1-K3",
+        run: ["kill,power", "register,policy", "0.4"],
+        rule: "A1, A2",
     },
     Mutant {
         name: "stale-reads",
@@ -51,7 +51,7 @@ pub(crate) const ALL: &[Mutant] = &[
         about: "what was decided is done, and recorded two seconds later",
         planted: Some("bug.unrecorded=on"),
         run: ["kill,pause,partition", "register,policy", "0.5"],
-        rule: "A1",
+        rule: "A1, A2",
     },
     Mutant {
         name: "no-session-kill",

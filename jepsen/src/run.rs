@@ -363,9 +363,9 @@ async fn work(options: &Options, lab: &Arc<Lab>, recorder: &Recorder, mut stop: 
             recorder.note(register::kept(&client, &key).await?);
         }
     }
-    recorder.note(fragments::judge(lab)?);
     recorder.flush()?;
     recorder.note(audited(lab, &folder.join("history.jsonl"))?);
+    recorder.note(fragments::judge(lab)?);
     recorder.note(Event::Phase { name: "end".to_owned() });
     dead.abort();
     watchers.abort_all();
@@ -377,7 +377,9 @@ fn audited(lab: &Lab, history: &Path) -> anyhow::Result<Event> {
     let mut logs = BTreeMap::new();
     for node in &lab.nodes {
         let mut files = BTreeMap::new();
-        for entry in std::fs::read_dir(node.disk.path().join("data/audit"))? {
+        // A log that is gone has recorded nothing.
+        let folder = std::fs::read_dir(node.disk.path().join("data/audit"));
+        for entry in folder.into_iter().flatten() {
             let entry = entry?;
             files.insert(entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?);
         }

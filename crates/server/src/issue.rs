@@ -77,6 +77,8 @@ impl Drop for CreatingGuard {
 impl Core {
     /// P1 to P3 for one stamped request. Returns when the lease is active; an intent that cannot become active ends.
     pub(crate) async fn issue(self: &Arc<Self>, id: LeaseId, command: Command) -> Result<Done, Failure> {
+        #[cfg(feature = "failpoints")]
+        self.created_early(id, &command).await?;
         let Some(guard) = self.creating.begin(id) else {
             // The same request is under way already: whichever is committed first is the intent.
             let done = self.propose(command).await?;
@@ -86,8 +88,6 @@ impl Core {
         let core = Arc::clone(self);
         let issued = tokio::spawn(async move {
             let _guard = guard;
-            #[cfg(feature = "failpoints")]
-            core.created_early(id, &command).await?;
             let done = core.propose(command).await?;
             if let Outcome::Intent { lease, .. } = done.outcome {
                 injected("lease.p1")?;

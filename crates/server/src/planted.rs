@@ -128,7 +128,7 @@ impl Store for Foreseen<'_> {
 }
 
 impl Core {
-    /// Makes the login that a request for a lease will be about, long before the log has heard of it.
+    /// Makes the login that a request for a lease will be about, long before the log has heard of it: also where the same request comes by two ways.
     pub(crate) async fn created_early(
         self: &std::sync::Arc<Self>,
         id: LeaseId,

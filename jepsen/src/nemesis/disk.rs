@@ -1,5 +1,6 @@
 //! Faults of disks.
 
+use super::Grip;
 use super::execute::{At, Seen};
 use super::trace::Trace;
 use crate::cage::tool;
@@ -138,7 +139,7 @@ pub(crate) async fn full(at: &At<'_>) -> anyhow::Result<Seen> {
 /// log stays out, and nothing brings a member back yet.
 pub(crate) async fn rot(at: &At<'_>) -> anyhow::Result<Seen> {
     let Some(victim) = at.victims.first().copied() else { return Ok(Seen::new()) };
-    if (1..=at.lab.size()).any(|member| at.lab.is_lost(member)) {
+    if (1..=at.lab.size()).any(|member| at.lab.is_lost(member)) || !at.lab.seize(Grip::State) {
         return Ok(Seen::new());
     }
     let node = at.lab.node(victim)?;
@@ -161,6 +162,7 @@ pub(crate) async fn rot(at: &At<'_>) -> anyhow::Result<Seen> {
         Some(status) => rebuilt(at, node, &data.join("node.toml"), status.code()).await?,
     };
     seen.insert(how, 1);
+    at.lab.release(Grip::State);
     Ok(seen)
 }
 

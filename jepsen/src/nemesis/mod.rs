@@ -56,6 +56,8 @@ pub(crate) enum Grip {
     Target,
     /// No member: the custodian.
     Custodian,
+    /// No member: that all others have their states. What takes one away waits for the one before.
+    State,
 }
 
 /// What there is to know of a kind.
@@ -317,6 +319,13 @@ pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Pla
             if deck.is_empty() {
                 deck = kinds.to_vec();
                 random.shuffle(&mut deck);
+                // Who has rotted may stay out, and then no other one may lose its state: the last card is taken first.
+                let place = |kind| deck.iter().position(|other| *other == kind);
+                if let (Some(rot), Some(forget)) = (place(Kind::Rot), place(Kind::Forget))
+                    && rot > forget
+                {
+                    deck.swap(rot, forget);
+                }
             }
             let Some(kind) = deck.pop() else { break };
             let at = random.between(0, BUSY - SHORTEST);
