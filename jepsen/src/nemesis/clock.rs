@@ -8,11 +8,15 @@ use anyhow::Context as _;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Where Debian has it.
 const LIBRARIES: &[&str] = &["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
 /// A clock that is off by less was not seen to be wrong, in milliseconds.
 const OFF: u64 = 2_000;
+/// How long it may take until a record shows it.
+const SHOWN: Duration = Duration::from_secs(4);
 
 /// Has all members start with a clock that can be moved later.
 pub(crate) fn prepare(nodes: &[Node]) -> anyhow::Result<()> {
@@ -61,12 +65,19 @@ pub(crate) async fn wrong(at: &At<'_>) -> anyhow::Result<Seen> {
         set(at.lab.node(*victim)?, &how)?;
     }
     at.lasts().await;
+    // Its clock is believed for a second, and it writes no record while another fault has it down.
+    let deadline = Instant::now() + SHOWN;
     let mut off = 0;
+    while off == 0 && Instant::now() < deadline && !*at.lab.stop.borrow() {
+        for victim in &victims {
+            let node = at.lab.node(*victim)?;
+            let said = last_record(&node.disk.path().join("data/audit")).unwrap_or(0);
+            off += u64::from(said != 0 && said.abs_diff(now()) > OFF);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
     for victim in &victims {
-        let node = at.lab.node(*victim)?;
-        let said = last_record(&node.disk.path().join("data/audit")).unwrap_or(0);
-        off += u64::from(said != 0 && said.abs_diff(now()) > OFF);
-        set(node, "+0")?;
+        set(at.lab.node(*victim)?, "+0")?;
     }
     Ok(Seen::from([("members whose records show a wrong clock".to_owned(), off)]))
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long a fault waits for victims that others have hold of.
-const HELD: Duration = Duration::from_secs(4);
+const HELD: Duration = Duration::from_secs(6);
 
 /// What was seen of a fault at its victims, by name.
 pub(crate) type Seen = BTreeMap<String, u64>;

@@ -319,12 +319,9 @@ pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Pla
             if deck.is_empty() {
                 deck = kinds.to_vec();
                 random.shuffle(&mut deck);
-                // Who has rotted may stay out, and then no other one may lose its state: the last card is taken first.
-                let place = |kind| deck.iter().position(|other| *other == kind);
-                if let (Some(rot), Some(forget)) = (place(Kind::Rot), place(Kind::Forget))
-                    && rot > forget
-                {
-                    deck.swap(rot, forget);
+                // Who has rotted may stay out, and of the others some can then do less harm: the last card is taken first, and this one last.
+                if let Some(rot) = deck.iter().position(|kind| *kind == Kind::Rot) {
+                    deck.swap(0, rot);
                 }
             }
             let Some(kind) = deck.pop() else { break };

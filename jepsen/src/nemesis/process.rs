@@ -46,6 +46,9 @@ pub(crate) async fn pause(at: &At<'_>) -> anyhow::Result<Seen> {
     Ok(Seen::from([("processes that stood still".to_owned(), stood)]))
 }
 
+/// How long the others may take to elect somebody, on a machine that does much else.
+const ELECTED: Duration = Duration::from_secs(6);
+
 /// Whoever leads is stopped until another one does, and then the other one, and so on.
 pub(crate) async fn flap(at: &At<'_>) -> anyhow::Result<Seen> {
     at.begins("whoever leads is stopped, one after the other");
@@ -60,7 +63,7 @@ pub(crate) async fn flap(at: &At<'_>) -> anyhow::Result<Seen> {
         if held || node.seize(Grip::Process) {
             if node.process.runs() {
                 node.process.signal(Signal::STOP)?;
-                let next = Instant::now() + Duration::from_millis(2_500);
+                let next = Instant::now() + ELECTED;
                 while at.lab.leader().1 == term && Instant::now() < next {
                     sleep(Duration::from_millis(50)).await;
                 }
