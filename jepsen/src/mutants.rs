@@ -33,13 +33,6 @@ pub(crate) const ALL: &[Mutant] = &[
         rule: "A1, A2",
     },
     Mutant {
-        name: "stale-reads",
-        about: "a member opens from whatever it has applied, without a look at its log",
-        planted: Some("bug.stale=on"),
-        run: ["kill,pause,partition,power", "register,policy", "0.6"],
-        rule: "K1-K3",
-    },
-    Mutant {
         name: "no-request-table",
         about: "a request that comes again takes effect again",
         planted: Some("bug.twice=on"),

@@ -8,11 +8,10 @@
 //! | `bug.adopt` | a stray is dropped at the target, and not proposed to the log | early death, once what the leader knows is old |
 //! | `bug.early` | CREATE comes before the intent is in the log (`issue.rs`) | orphan |
 //! | `bug.sessions` | no session is killed or looked for (`gone.rs`) | survivor; sessions after an end |
-//! | `bug.stale` | a member answers from whatever it has applied (`open.rs`) | registers and policies that are not linearizable |
 //! | `bug.twice` | the table of requests is never read (`machine.rs`) | one put that takes effect twice |
 //! | `bug.unrecorded` | decisions are acted on before they are recorded (`pipeline.rs`) | answers that are in no audit log |
 //!
-//! The last five are those of `chaos mutants` (`jepsen/README.md`).
+//! The last four are those of `chaos mutants` (`jepsen/README.md`).
 //!
 //! `bug.number` breaks nothing at a target that knows principals by their names, as MariaDB and Redis do; the others are planted there too
 //! (`tests/tests/e2e_auditor/sabotage.rs`).

@@ -31,7 +31,7 @@ pub(crate) const NAMESPACE: &str = "default";
 /// Below it, in the mount of class cluster and in that of class customer.
 pub(crate) const FOLDERS: [&str; 2] = ["app/chaos", "vault/chaos"];
 /// How long a member may take to say how it is.
-const STATUS: Duration = Duration::from_millis(700);
+const STATUS: Duration = Duration::from_secs(2);
 
 /// One member.
 #[derive(Debug)]

@@ -94,8 +94,8 @@ pub(crate) async fn rolling(at: &At<'_>) -> anyhow::Result<Seen> {
         let what = "restarted one after the other".to_owned();
         at.recorder.note(Event::Fault { fault, kind, what, victims: at.victims.to_vec() });
         let (leader, term) = at.lab.leader();
-        let mut order: Vec<u8> = at.victims.iter().copied().filter(|member| *member != leader).collect();
-        order.push(leader);
+        let mut order = at.victims.to_vec();
+        order.sort_by_key(|member| *member == leader);
         let mut restarted = 0;
         for member in order {
             let node = at.lab.node(member)?;
