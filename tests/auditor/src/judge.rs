@@ -124,6 +124,8 @@ struct Record {
     overrun: Option<Span>,
     /// When the last look began that saw it alive, and when the first after that one was over, which did not.
     last: Option<(Moment, Option<Moment>)>,
+    /// What that look saw: whether it could log in, and how many sessions it had.
+    last_with: (bool, usize),
 }
 
 /// Takes observations in the order of their ends, and keeps what follows from them.
@@ -263,6 +265,7 @@ impl Judge {
         record.watched = true;
         record.alive.push(at);
         record.last = Some((at.from, None));
+        record.last_with = (can_login, sessions);
         if record.revoked.is_none_or(|since| since >= at.from) {
             return;
         }
@@ -386,13 +389,16 @@ impl Judge {
             }
             // What the vault called revoked, and was seen alive, is told already.
             if millis > bound && !self.violations.keys().any(|(_, whose)| whose == name) {
-                overdue.push((name.clone(), over, seen, millis, bound));
+                overdue.push((name.clone(), over, seen, millis, bound, record.last_with));
             }
         }
-        for (name, over, seen, millis, bound) in overdue {
+        for (name, over, seen, millis, bound, (can_login, sessions)) in overdue {
             self.finds("survivor", &name, over.to, || {
-                let ended_at = over.from / 1_000;
-                format!("alive {seen} to {millis} ms after its end at {ended_at}, and {bound} ms is the bound")
+                let (ended_at, login) = (over.from / 1_000, if can_login { "a login" } else { "no login" });
+                format!(
+                    "alive {seen} to {millis} ms after its end at {ended_at}, and {bound} ms is the bound; \
+                     seen last with {login} and {sessions} sessions"
+                )
             });
         }
         let watched = || self.records.values().filter(|r| r.watched);

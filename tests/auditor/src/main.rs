@@ -1,10 +1,11 @@
-//! An auditor that trusts nobody: it looks at a PostgreSQL, a MariaDB or a Redis as whoever administers it, asks the vault by its public
-//! command line what leases there are, and says what cannot both be right. It shares no code with the vault.
+//! An auditor that trusts nobody: it looks at a target of any kind as whoever administers it, asks the vault by its public command line what
+//! leases there are, and says what cannot both be right. It shares no code with the vault.
 //!
 //! ```text
 //! quorate-auditor --target "host=/run/postgresql user=postgres" --prefix q80651021_ --program quorate --json report.json
 //! quorate-auditor --mariadb "socket=/run/mysqld/mysqld.sock" --prefix q80651021_ --program quorate --json report.json
 //! quorate-auditor --redis 127.0.0.1:6379 --redis-user admin --redis-password-file p --prefix q80651021_ --program quorate --json report.json
+//! quorate-auditor --webhook users.sqlite --prefix q80651021_ --program quorate --json report.json
 //! ```
 //! It runs until `--for` is over or somebody sends SIGTERM or SIGINT, prints a table, and ends with 0 if everything is right, with 1 if
 //! something is not, with 2 if it saw too little to say, and with 3 if it could not begin.
@@ -35,7 +36,7 @@ const LOOKS: u32 = 3;
 const LAST: usize = 20;
 
 #[derive(Debug, clap::Parser)]
-#[command(about = "Compares what is at a PostgreSQL, a MariaDB or a Redis with what the vault says of its leases")]
+#[command(about = "Compares what is at a target with what the vault says of its leases")]
 struct Arguments {
     #[command(flatten)]
     place: Place,
