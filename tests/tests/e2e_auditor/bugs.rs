@@ -11,8 +11,8 @@ use quorate_tests::{Cluster, Options};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a revocation may take.
-pub(crate) const ENDED: Duration = Duration::from_secs(20);
+/// How long a revocation may take: an API server's is 15 s long at least.
+pub(crate) const ENDED: Duration = Duration::from_secs(60);
 /// How long what a bug does is given to be seen: several looks of the auditor, and answers of the vault.
 pub(crate) const SEEN: Duration = Duration::from_millis(1_500);
 /// A database may give up on a CREATE before the story comes to its point.

@@ -19,6 +19,25 @@ mod servers;
 mod three;
 mod users;
 
+// What the engines' own tests have of these targets, which has more than is used here.
+#[allow(dead_code, reason = "shared")]
+#[path = "../../../crates/engines/tests/rabbitmq/amqp.rs"]
+mod amqp;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../../crates/engines/tests/kubernetes/server.rs"]
+mod api_server;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../../crates/engines/tests/kubernetes/cluster.rs"]
+mod cluster;
+#[path = "../../../crates/engines/tests/kubernetes/jwt.rs"]
+mod jwt;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../../crates/engines/tests/aws/server.rs"]
+mod moto;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../../crates/engines/tests/aws/network.rs"]
+mod network;
+
 /// SplitMix64: the same choices for the same seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(pub(crate) u64);

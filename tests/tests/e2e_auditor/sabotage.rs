@@ -1,11 +1,11 @@
-//! A MariaDB and a Redis into which somebody meddles who administers them, and the planted bugs of `bugs.rs` that matter there: the auditor names
-//! what is wrong, and whose it is.
+//! Targets of other kinds than PostgreSQL into which somebody meddles who administers them, and the planted bugs of `bugs.rs` that matter at a
+//! MariaDB and a Redis: the auditor names what is wrong, and whose it is.
 //!
-//! `bug.number` is none at these: they know an account by nothing but its name, which its sessions keep. And `bug.fence` takes a create that is
+//! `bug.number` is none at these two: they know an account by nothing but its name, which its sessions keep. And `bug.fence` takes a create that is
 //! on the way for long, which Redis has none of: it does one thing at a time.
 
 use crate::bugs::{ENDED, SEEN, Scene, Stage};
-use crate::servers::{MariaDb, Redis, Server};
+use crate::servers::{Aws, Kubernetes, MariaDb, RabbitMq, Redis, Server, Webhook};
 use mysql_async::prelude::Queryable as _;
 use quorate_api::client::Credential;
 use quorate_state::lease::principal_prefix;
@@ -25,7 +25,8 @@ async fn an_auditor_catches_what_is_wrong_at_mariadb_and_redis() {
     }
     let [at_maria, at_redis] = &scenes;
 
-    let meddled = meddle(&stage, at_maria, &maria).await;
+    let ended = two_ended(&stage, at_maria, &maria).await;
+    let meddled = meddle(&stage, at_maria, &maria, ended).await;
     maria.make(&meddled.left).await;
     let session = maria.enter(&meddled.left).await;
     maria.unmake(&meddled.left).await;
@@ -33,7 +34,8 @@ async fn an_auditor_catches_what_is_wrong_at_mariadb_and_redis() {
     meddled.must_be_found(&stage, &maria, Some("ghost")).await;
     session.disconnect().await.unwrap();
 
-    let meddled = meddle(&stage, at_redis, &redis).await;
+    let ended = two_ended(&stage, at_redis, &redis).await;
+    let meddled = meddle(&stage, at_redis, &redis, ended).await;
     redis.make(&meddled.left).await;
     let session = redis.enter(&meddled.left).await.hold();
     redis.unmake(&meddled.left).await;
@@ -51,6 +53,50 @@ async fn an_auditor_catches_what_is_wrong_at_mariadb_and_redis() {
     stage.plant("");
 
     stage.knows_too_little(&scenes).await;
+}
+
+/// The same at the others, where nothing is planted: what is there is looked at, and not how it came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auditor_catches_what_is_wrong_at_four_more() {
+    let stage = Stage::set().await;
+    let (rabbit, kube, aws, hook) = tokio::join!(
+        RabbitMq::beside(&stage.cluster),
+        Kubernetes::beside(&stage.cluster),
+        Aws::beside(&stage.cluster),
+        Webhook::beside(&stage.cluster)
+    );
+    let at_rabbit = scene(&stage, &rabbit).await;
+    let at_kube = scene(&stage, &kube).await;
+    let at_aws = scene(&stage, &aws).await;
+    let at_hook = scene(&stage, &hook).await;
+    // Some of them take their time for it.
+    let (in_rabbit, in_kube, in_aws, in_hook) = tokio::join!(
+        two_ended(&stage, &at_rabbit, &rabbit),
+        two_ended(&stage, &at_kube, &kube),
+        two_ended(&stage, &at_aws, &aws),
+        two_ended(&stage, &at_hook, &hook)
+    );
+
+    let meddled = meddle(&stage, &at_rabbit, &rabbit, in_rabbit).await;
+    rabbit.make(&meddled.left).await;
+    let session = rabbit.enter_for_good(&meddled.left).await;
+    rabbit.unmake(&meddled.left).await;
+    // It does not agree that it is closed, and is counted until it does.
+    meddled.must_be_found(&stage, &rabbit, Some("ghost")).await;
+    drop(session);
+
+    let meddled = meddle(&stage, &at_hook, &hook, in_hook).await;
+    hook.make(&meddled.left).await;
+    let session = hook.enter(&meddled.left);
+    hook.unmake(&meddled.left).await;
+    assert!(session.is_let_in().await, "with the account the session does not go");
+    meddled.must_be_found(&stage, &hook, Some("ghost")).await;
+
+    // These know no sessions.
+    let meddled = meddle(&stage, &at_kube, &kube, in_kube).await;
+    meddled.must_be_found(&stage, &kube, None).await;
+    let meddled = meddle(&stage, &at_aws, &aws, in_aws).await;
+    meddled.must_be_found(&stage, &aws, None).await;
 }
 
 /// Somebody who may have leases at a server.
@@ -76,24 +122,31 @@ struct Meddled {
     left: String,
 }
 
-async fn meddle<S: Server>(stage: &Stage, scene: &Scene, server: &S) -> Meddled {
+/// The logins of two leases that were revoked.
+async fn two_ended<S: Server>(stage: &Stage, scene: &Scene, server: &S) -> [String; 2] {
+    let (one, other) = (stage.issue(scene).await, stage.issue(scene).await);
+    tokio::join!(stage.revoke(one.lease), stage.revoke(other.lease));
+    let ended = [one.username, other.username];
+    for login in &ended {
+        until_gone(server, login).await;
+    }
+    ended
+}
+
+async fn meddle<S: Server>(stage: &Stage, scene: &Scene, server: &S, [anew, left]: [String; 2]) -> Meddled {
     let prefix = principal_prefix(&stage.cluster.profile().cluster, S::TARGET);
     let strangers = [1, 2].map(|n| format!("{prefix}{n:032x}"));
     let auditor = stage.audit(scene);
     server.make(&strangers[0]).await;
-    let (anew, left, taken) = (stage.issue(scene).await, stage.issue(scene).await, stage.issue(scene).await);
-    for ended in [&anew, &left] {
-        stage.revoke(ended.lease).await;
-        until_gone(server, &ended.username).await;
-    }
-    // The auditor has heard that these are revoked, and the last one active.
+    let taken = stage.issue(scene).await;
+    // The auditor has heard that those are revoked, and this one active.
     tokio::time::sleep(SEEN).await;
-    server.make(&anew.username).await;
+    server.make(&anew).await;
     server.unmake(&taken.username).await;
     // Whatever the vault's own search does with the first, which comes once a minute.
     server.make(&strangers[1]).await;
     tokio::time::sleep(SEEN).await;
-    Meddled { auditor, strangers, anew: anew.username, taken, left: left.username }
+    Meddled { auditor, strangers, anew, taken, left }
 }
 
 impl Meddled {

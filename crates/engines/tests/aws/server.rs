@@ -62,7 +62,7 @@ pub(crate) fn executor_arn() -> String {
 
 pub(crate) struct Moto {
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
     pub(crate) admin: Key,
     pub(crate) executor: Key,
     pub(crate) network: Network,
@@ -254,7 +254,7 @@ fn encoded(value: &str) -> String {
 }
 
 /// A request with Signature Version 4, as AWS documents it, and by no code of the engine's.
-fn signed(key: &Key, service: &str, host: &str, body: &str) -> Vec<u8> {
+pub(crate) fn signed(key: &Key, service: &str, host: &str, body: &str) -> Vec<u8> {
     const FORM: &str = "application/x-www-form-urlencoded";
     let mac = |key: &[u8], text: &str| {
         Hmac::<Sha256>::new_from_slice(key).unwrap().chain_update(text).finalize().into_bytes().to_vec()
