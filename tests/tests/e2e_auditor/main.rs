@@ -12,7 +12,9 @@
 
 mod bugs;
 mod churn;
+mod four;
 mod kills;
+mod places;
 mod points;
 mod sabotage;
 mod servers;

@@ -1,63 +1,28 @@
 //! The churn of `churn.rs` at three targets at once, a PostgreSQL, a MariaDB and a Redis, each with an auditor of its own: 45 seconds of it, or
 //! `QUORATE_MINUTES`. `QUORATE_SEED` repeats a run's choices.
 
-use crate::Random;
-use crate::kills::kill;
+use crate::places::{Churn, Least, settle};
 use crate::servers::{self, Server};
-use crate::users::{self, Book, Users, purge, take};
-use quorate_api::client::{Client, Credential};
-use quorate_state::lease::{Selector, principal_prefix};
-use quorate_tests::auditor::{Audit, Auditor, postgres};
+use crate::users;
+use quorate_tests::auditor::postgres;
 use quorate_tests::footprint::TARGET;
-use quorate_tests::{Cluster, Options, now};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
+use quorate_tests::{Cluster, Options};
 
-/// How long after its end a credential may live, in milliseconds, and how long with the loss of a leader in between.
-const BOUND: u64 = 5_000;
-const FAILOVER_BOUND: u64 = 7_000;
-/// How long it lasts, in seconds, when nobody says.
-const SECONDS: u64 = 45;
-/// How long a request may wait for a cluster without a leader.
-const REQUEST: Duration = Duration::from_secs(8);
-/// How long everything may take to end.
-const SETTLE: Duration = Duration::from_secs(25);
 /// The role of `quorate dev` at its PostgreSQL.
 const READER: &str = "reader";
-
-/// One of the targets: what is done there, and who watches.
-struct Place {
-    target: &'static str,
-    book: Arc<Book>,
-    auditor: Auditor,
-    tasks: Vec<JoinHandle<()>>,
-}
+const LEAST: Least = Least { leases: 15, sessions: 15, pause: 2_000, bounds: [5_000, 7_000] };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_auditor_at_each_of_three_targets_finds_nothing_wrong() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("QUORATE_SEED").unwrap_or_else(now);
-    let seconds = number("QUORATE_MINUTES").map_or(SECONDS, |minutes| minutes * 60);
-    println!("QUORATE_SEED={seed}, for {seconds} s");
     let cluster = Cluster::start(&Options::default()).await.unwrap();
     let (maria, redis) = tokio::join!(servers::MariaDb::beside(&cluster), servers::Redis::beside(&cluster));
-    let people = people(&cluster).await;
-    let churn = Churn { cluster: &cluster, people, seed, seconds };
-    let places = [
-        churn.begin::<users::Postgres>(TARGET, READER, &postgres(&cluster).unwrap()),
-        churn.begin::<users::MariaDb>(servers::MariaDb::TARGET, servers::MariaDb::ROLE, &maria.place()),
-        churn.begin::<users::Redis>(servers::Redis::TARGET, servers::Redis::ROLE, &redis.place()),
-    ];
-
-    let kills = kill(&cluster, Duration::from_secs(seconds), &mut Random(seed)).await;
-    places.iter().for_each(|place| place.book.stop.store(true, Ordering::Relaxed));
-    println!("seed {seed}: {kills:?}");
-    let [pg, my, cache] = places;
-    let pg = pg.ends(seed).await;
-    let my = my.ends(seed).await;
-    let cache = cache.ends(seed).await;
+    let churn = Churn::of(&cluster).await;
+    let place = postgres(&cluster).unwrap();
+    let pg = churn.begin::<users::Postgres>(TARGET, READER, &place, &LEAST);
+    let my = churn.begin::<users::MariaDb>(servers::MariaDb::TARGET, servers::MariaDb::ROLE, &maria.place(), &LEAST);
+    let cache = churn.begin::<users::Redis>(servers::Redis::TARGET, servers::Redis::ROLE, &redis.place(), &LEAST);
+    let seed = churn.kill(&[&pg, &my, &cache]).await;
+    let (pg, my, cache) = (pg.ends(seed).await, my.ends(seed).await, cache.ends(seed).await);
     settle(&cluster, &maria, seed).await;
     settle(&cluster, &redis, seed).await;
 
@@ -73,140 +38,4 @@ async fn an_auditor_at_each_of_three_targets_finds_nothing_wrong() {
         let let_in = servers::redis::Wire::login(&credential).await.is_ok();
         assert!(!let_in, "seed {seed}: {} is refused", credential.username);
     }
-}
-
-/// What is the same everywhere.
-struct Churn<'a> {
-    cluster: &'a Cluster,
-    /// Identities that may have leases of every role.
-    people: Vec<String>,
-    seed: u64,
-    seconds: u64,
-}
-
-impl Churn<'_> {
-    /// Has everybody take leases at a target, and somebody end all of them now and then, and an auditor look.
-    fn begin<U: Users + 'static>(&self, target: &'static str, role: &str, place: &[String]) -> Place {
-        // Floors that a slow machine reaches too, in the time that nobody asked to be longer.
-        let floor = |each: u64| (each * self.seconds / SECONDS).to_string();
-        let [leases, sessions, ended, looks, kills, failovers] = [15, 15, 3, 35, 2, 1].map(floor);
-        let bounds = [BOUND, FAILOVER_BOUND].map(|bound| bound.to_string());
-        let arguments = [
-            ["--bound", &bounds[0]],
-            ["--failover-bound", &bounds[1]],
-            ["--leases", &leases],
-            ["--sessions", &sessions],
-            ["--expiries", &ended],
-            ["--revocations", &ended],
-            ["--looks", &looks],
-            ["--kills", &kills],
-            ["--failovers", &failovers],
-            ["--longest-pause", "2000"],
-            ["--longest-silence", "20000"],
-        ];
-        let auditor = Auditor::begin_at(self.cluster, target, place, arguments.as_flattened()).unwrap();
-        let book = Arc::new(Book::default());
-        // Nobody makes the same choices as another, here or at another target.
-        let random = |n: usize| Random(self.seed ^ hash(target) ^ (n as u64 + 1));
-        let mut tasks = Vec::new();
-        for (n, who) in self.people.iter().enumerate() {
-            let user = take::<U>(self.client(who), role.to_owned(), Arc::clone(&book), random(n));
-            tasks.push(tokio::spawn(user));
-        }
-        let admin = self.cluster.admin().unwrap().with_timeout(REQUEST);
-        let which = vec![Selector::Role(role.to_owned()), Selector::Target(target.to_owned())];
-        tasks.push(tokio::spawn(purge(admin, which, Arc::clone(&book), random(self.people.len()))));
-        Place { target, book, auditor, tasks }
-    }
-
-    fn client(&self, who: &str) -> Client {
-        let identity = self.cluster.identity_file(who).unwrap();
-        self.cluster.client_as(identity, &[1, 2, 3]).unwrap().with_timeout(REQUEST)
-    }
-}
-
-/// A target at which nobody does anything any more.
-struct Ended {
-    target: &'static str,
-    book: Arc<Book>,
-    auditor: Auditor,
-}
-
-impl Place {
-    /// Waits for everybody, and for the sessions that they have kept open.
-    async fn ends(self, seed: u64) -> Ended {
-        let Self { target, book, auditor, tasks } = self;
-        for task in tasks {
-            let ended = tokio::time::timeout(SETTLE, task).await;
-            ended
-                .unwrap_or_else(|_| {
-                    panic!("seed {seed}: sessions at {target} are open {SETTLE:?} after the last lease")
-                })
-                .unwrap();
-        }
-        Ended { target, book, auditor }
-    }
-}
-
-impl Ended {
-    /// What the auditor says is right; all credentials that there were.
-    async fn judged<U: Users>(self, seed: u64) -> Vec<Credential> {
-        let Self { target, book, auditor } = self;
-        let audit: Audit = auditor.end().await.unwrap();
-        let count = |n: &AtomicUsize| n.load(Ordering::Relaxed);
-        let opened: Vec<usize> = book.opened.iter().take(usize::try_from(U::MANNERS).unwrap()).map(count).collect();
-        println!(
-            "seed {seed}, {target}: {} leases issued, {} renewed, {} revoked by id, sessions by manner {opened:?}, \
-             {} requests failed\n{}",
-            count(&book.issued),
-            count(&book.renewed),
-            count(&book.revoked),
-            count(&book.failed),
-            audit.text,
-        );
-        assert_eq!(audit.status, Some(0), "seed {seed}: the auditor at {target} is content: {}", audit.text);
-        for key in ["/orphans", "/survivors", "/ghosts", "/early_deaths"] {
-            let found = audit.report.pointer(key).and_then(serde_json::Value::as_u64);
-            assert_eq!(found, Some(0), "seed {seed}, {target}: {key}");
-        }
-        let overrun = ["/worst_overrun/calm/ms", "/worst_overrun/failover/ms"].map(|key| audit.number(key));
-        assert!(overrun[0] <= BOUND && overrun[1] <= FAILOVER_BOUND, "seed {seed}, {target}: {overrun:?}");
-        let missing = opened.iter().filter(|opened| **opened == 0).count();
-        assert!(missing <= 2, "seed {seed}: users at {target} of nearly every manner: {opened:?}");
-        std::mem::take(&mut *book.credentials.lock().unwrap())
-    }
-}
-
-/// Two callers who may have leases of every role.
-async fn people(cluster: &Cluster) -> Vec<String> {
-    let scope = "action in [Quorate::Action::\"lease:issue\", Quorate::Action::\"role:read\"], resource";
-    let names = ["churn/one", "churn/two"];
-    for name in names {
-        let identity = cluster.issue(name).unwrap();
-        cluster.permit(&name.replace('/', "-"), &identity, scope).await.unwrap();
-    }
-    names.map(str::to_owned).to_vec()
-}
-
-/// Waits until nothing is alive at a server. What can do nothing any more may wait to be cleaned up.
-async fn settle<S: Server>(cluster: &Cluster, server: &S, seed: u64) {
-    let prefix = principal_prefix(&cluster.profile().cluster, S::TARGET);
-    let deadline = Instant::now() + SETTLE;
-    loop {
-        let alive = server.alive(&prefix).await;
-        if alive.is_empty() {
-            return;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "seed {seed}: every lease has ended, and alive at {} is {alive:?}",
-            S::TARGET
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// A number of a text.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,11 +1,15 @@
 //! Users of leases: most of them harmless, some not. How they behave depends on what their logins are for.
 
+mod callers;
 mod mariadb;
 mod postgres;
+mod rabbitmq;
 mod redis;
 
+pub(crate) use callers::{Aws, Kubernetes, Webhook};
 pub(crate) use mariadb::MariaDb;
 pub(crate) use postgres::Postgres;
+pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 
 use crate::Random;

@@ -1,7 +1,7 @@
 //! A RabbitMQ beside a cluster. Nobody types there: each of its own programs takes seconds to begin, and its management interface does the same.
 
 use super::{EXECUTOR, EXECUTOR_PASSWORD, PASSWORD, Server, describe_at};
-use crate::amqp::Amqp;
+use crate::amqp::{Amqp, CLOSE, Said};
 use quorate_api::client::Credential;
 use quorate_crypto::secret::SecretVec;
 use quorate_engines::http::{Http, HttpConfig, Path, Request};
@@ -11,6 +11,7 @@ use quorate_tests::Cluster;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
+use tokio::task::JoinHandle;
 
 /// What all leased logins have.
 const GROUP: &str = "vhost=/ configure=^cf\\. write=^cf\\. read=^cf\\.";
@@ -99,6 +100,11 @@ impl Again {
         session.channel().await?;
         Some(session)
     }
+}
+
+/// Reads whatever comes, until the server hangs up.
+pub(crate) fn hold(mut session: Amqp) -> JoinHandle<()> {
+    tokio::spawn(async move { while !matches!(session.next().await, None | Some(Said::Method(CLOSE))) {} })
 }
 
 impl Server for RabbitMq {
