@@ -46,9 +46,14 @@ impl Key {
         Self { id: text("access_key_id").unwrap(), secret: text("secret_access_key").unwrap(), token }
     }
 
+    /// As an executor is given it.
+    pub(crate) fn text(&self) -> String {
+        format!("{}\t{}", self.id, self.secret)
+    }
+
     /// As an executor has it.
     pub(crate) fn password(&self) -> SecretVec {
-        SecretVec::new(format!("{}\t{}\n", self.id, self.secret).into_bytes())
+        SecretVec::new(self.text().into_bytes())
     }
 
     fn decode(password: &str) -> Option<Self> {

@@ -1,7 +1,7 @@
 //! moto beside a cluster, which stands in for AWS and lets in nobody whose signature is not right; as the engine's tests have it.
 
 use super::{Server, describe_at};
-use crate::moto::{Key, Moto, signed};
+use crate::moto::{Key, Moto, executor_arn, signed};
 use crate::network::request;
 use quorate_api::client::{Credential, Proof};
 use quorate_tests::Cluster;
@@ -23,9 +23,9 @@ impl Aws {
         let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), format!("{}\n", moto.admin.secret)).unwrap();
         let (port, key) = (moto.port.to_string(), &moto.executor);
-        let place = ["--system", "aws", "--host", "127.0.0.1", "--port", &port, "--user", &key.id];
+        let place = ["--system", "aws", "--host", "127.0.0.1", "--port", &port, "--user", &executor_arn()];
         let place = [&place[..], &["--database", "eu-central-1"]].concat();
-        describe_at::<Self>(cluster, &place, &key.secret, &["--group", &format!("group:{GROUP}")]);
+        describe_at::<Self>(cluster, &place, &key.text(), &["--group", &format!("group:{GROUP}")]);
         Self { moto, file }
     }
 
