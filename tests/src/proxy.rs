@@ -1,12 +1,13 @@
-//! A proxy between the cluster and its database that is down, silent, slow, cut off, or lies.
+//! A proxy between the cluster and a target, its database or another, that is down, silent, slow, cut off, or lies.
 
 use anyhow::Context as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// What it does with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub enum Mood {
     Garbage,
     /// Announces a message of 2 GB, and sends it as fast as it can.
     Endless,
+    /// Says these bytes in place of everything that the server would say.
+    Says(&'static [u8]),
+    /// Says these bytes in place of what the server would say first, and then zeros for ever.
+    Floods(&'static [u8]),
     /// Flips a bit of every 40th byte of an answer.
     Bends,
     /// Says that every statement was carried out, and passes none on that begins to create a role.
@@ -39,8 +44,11 @@ pub enum Mood {
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
+    to: SocketAddr,
     mood: Arc<Mutex<Mood>>,
-    task: JoinHandle<()>,
+    /// How often somebody has met the mood that it is in.
+    met: Arc<AtomicUsize>,
+    task: Mutex<JoinHandle<()>>,
 }
 
 impl Proxy {
@@ -51,16 +59,24 @@ impl Proxy {
     pub async fn start(to: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the proxy")?;
         let port = listener.local_addr()?.port();
-        let mood = Arc::new(Mutex::new(Mood::Honest));
-        let now = Arc::clone(&mood);
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let now = Arc::clone(&now);
-                // Its end is the connection's.
-                tokio::spawn(async move { drop(serve(stream, to, &now).await) });
-            }
-        });
-        Ok(Self { port, mood, task })
+        let (mood, met) = (Arc::new(Mutex::new(Mood::Honest)), Arc::<AtomicUsize>::default());
+        let task = Mutex::new(listen(listener, to, &mood, &met));
+        Ok(Self { port, to, mood, met, task })
+    }
+
+    /// Nobody listens at its port any more, and all connections end.
+    pub fn shut(&self) {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner).abort();
+    }
+
+    /// Listens there again.
+    ///
+    /// # Errors
+    /// When somebody else does by now.
+    pub async fn open(&self) -> anyhow::Result<()> {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.context("the port of the proxy")?;
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = listen(listener, self.to, &self.mood, &self.met);
+        Ok(())
     }
 
     /// Where it listens, on the loopback.
@@ -72,16 +88,48 @@ impl Proxy {
     /// From here on, on connections that stand too.
     pub fn be(&self, mood: Mood) {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+        self.met.store(0, Ordering::Relaxed);
+    }
+
+    /// How often it has said something else than its server since it is in this mood.
+    #[must_use]
+    pub fn met(&self) -> usize {
+        self.met.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.task.abort();
+        self.shut();
     }
 }
 
-async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std::io::Result<()> {
+fn listen(listener: TcpListener, to: SocketAddr, mood: &Arc<Mutex<Mood>>, met: &Arc<AtomicUsize>) -> JoinHandle<()> {
+    let (mood, met) = (Arc::clone(mood), Arc::clone(met));
+    tokio::spawn(async move {
+        // They end with it.
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (mood, met) = (Arc::clone(&mood), Arc::clone(&met));
+            connections.spawn(async move { drop(serve(stream, to, &mood, &met).await) });
+            while connections.try_join_next().is_some() {}
+        }
+    })
+}
+
+/// Says what stands in the place of an answer, once or without end.
+async fn lie(client: &mut TcpStream, lie: &[u8], endless: bool, met: &AtomicUsize) -> std::io::Result<()> {
+    client.write_all(lie).await?;
+    met.fetch_add(1, Ordering::Relaxed);
+    if !endless {
+        return Ok(());
+    }
+    loop {
+        client.write_all(&[0; 1 << 16]).await?;
+    }
+}
+
+async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>, met: &AtomicUsize) -> std::io::Result<()> {
     let now = || *mood.lock().unwrap_or_else(PoisonError::into_inner);
     if now() == Mood::Closes {
         return Ok(());
@@ -104,6 +152,8 @@ async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std
                             client.write_all(&told).await?;
                         }
                     }
+                    Mood::Says(said) => lie(&mut client, said, false, met).await?,
+                    Mood::Floods(said) => lie(&mut client, said, true, met).await?,
                     Mood::Pretends if bytes.windows(11).any(|w| w == b"CREATE ROLE") => {
                         // CommandComplete and ReadyForQuery, as after a simple query.
                         client.write_all(b"C\0\0\0\x10CREATE ROLE\0Z\0\0\0\x05I").await?;
@@ -126,7 +176,19 @@ async fn serve(mut client: TcpStream, to: SocketAddr, mood: &Mutex<Mood>) -> std
                 match now() {
                     Mood::Closes => return Ok(()),
                     Mood::Silent | Mood::Garbage | Mood::Endless => continue,
-                    Mood::Slow(pause) => tokio::time::sleep(pause).await,
+                    // One that speaks first.
+                    Mood::Says(said) => {
+                        lie(&mut client, said, false, met).await?;
+                        continue;
+                    }
+                    Mood::Floods(said) => {
+                        lie(&mut client, said, true, met).await?;
+                        continue;
+                    }
+                    Mood::Slow(pause) => {
+                        met.fetch_add(1, Ordering::Relaxed);
+                        tokio::time::sleep(pause).await;
+                    }
                     Mood::Bends => bytes.iter_mut().step_by(40).for_each(|b| *b ^= 1),
                     Mood::CutAfter(limit) if passed + bytes.len() > limit => return Ok(()),
                     Mood::Honest | Mood::Pretends | Mood::KeepsRoles | Mood::KeepsSessions | Mood::CutAfter(_) => {}

@@ -1,5 +1,5 @@
 //! Targets of other kinds than PostgreSQL, as people meet them: described by the command line, proved with what is missing as commands to
-//! paste, and leases whose end is seen there. Each judged by the system's own programs.
+//! paste, and leases whose end is seen there. Each judged by the system's own programs. What befalls them side by side is in `e2e_targets`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,7 +24,7 @@ use quorate_state::ids::LeaseId;
 use quorate_tests::{Cluster, Options};
 use serde_json::Value;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a revocation may take, with an election and a pause of the driver in it.
 const ENDED: Duration = Duration::from_secs(20);
@@ -39,9 +39,8 @@ async fn systems() {
     let my = mariadb::a_life(&cluster).await;
     let redis = redis::a_life(&cluster).await;
     let hook = webhook::a_life(&cluster).await;
-    one_that_stands_still_delays_no_other(&cluster, &my, &redis).await;
-    webhook::one_that_is_down_delays_no_other(&cluster, &hook, "my").await;
-    who_leads_next_goes_on(&cluster, &my, &redis, &hook).await;
+    redis::one_that_stands_still_ends_its_lease_later(&cluster, &redis).await;
+    webhook::one_that_was_down_ends_what_outlived_it(&cluster, &hook).await;
     mariadb::a_password_that_nobody_knows(&cluster, &my).await;
     redis::a_password_that_nobody_knows(&cluster, &redis).await;
     webhook::a_secret_that_nobody_knows(&cluster, &hook).await;
@@ -139,50 +138,4 @@ fn what_a_kind_has_not(cluster: &Cluster) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("must be one of postgresql, mariadb, redis"), "{said}");
     assert!(!run(cluster, &["target", "list"]).contains("none "), "nothing is described by what was refused");
-}
-
-/// A server of one kind that answers nothing keeps its own leases, and nobody else's.
-async fn one_that_stands_still_delays_no_other(cluster: &Cluster, my: &mariadb::My, redis: &redis::Redis) {
-    let (there, here) = (issue(cluster, "my").await, issue(cluster, "cache").await);
-    redis.server.freeze(true);
-    let client = cluster.client("demo").unwrap();
-    client.revoke(here.lease).await.unwrap();
-    let done = end(cluster, there.lease).await;
-    assert_eq!(done.state, "revoked", "{done:?}");
-    assert!(!my.lets_in(&there), "its login is refused");
-    let again = issue(cluster, "my").await;
-    end(cluster, again.lease).await;
-    let waits = cluster.admin().unwrap().lease(here.lease).await.unwrap();
-    assert_eq!(waits.state, "revoking", "of a server that says nothing nobody says that it has let go: {waits:?}");
-    redis.server.freeze(false);
-    let done = ended(cluster, here.lease).await;
-    assert_eq!(done.state, "revoked", "{done:?}");
-    assert!(!redis.lets_in(&here), "its login is refused");
-}
-
-/// The member that leads is killed while logins live at each.
-async fn who_leads_next_goes_on(cluster: &Cluster, my: &mariadb::My, redis: &redis::Redis, hook: &webhook::Hook) {
-    let (there, here) = (issue(cluster, "my").await, issue(cluster, "cache").await);
-    let at_hook = issue(cluster, "hook").await;
-    let leader = cluster.wait_leader(ENDED).await.unwrap();
-    let node = cluster.node(leader).unwrap();
-    node.kill().await.unwrap();
-    cluster.wait_leader(ENDED).await.unwrap();
-    assert!(my.lets_in(&there) && redis.lets_in(&here) && hook.lets_in(&at_hook), "their logins live on");
-    for lease in [there.lease, here.lease, at_hook.lease] {
-        let done = end(cluster, lease).await;
-        assert!(done.state == "revoked" && done.why == "requested", "{done:?}");
-    }
-    let still = my.lets_in(&there) || redis.lets_in(&here) || hook.lets_in(&at_hook);
-    assert!(!still, "they are ended by who leads now");
-    node.restart(&[]).unwrap();
-    let begun = Instant::now();
-    loop {
-        let left = [my.logins(), redis.logins(), hook.logins()].concat();
-        if left.is_empty() {
-            break;
-        }
-        assert!(begun.elapsed() < ENDED, "nothing is left at any: {left:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

@@ -58,12 +58,12 @@ impl My {
         self.login(user, password).args(["--execute", sql]).stdin(Stdio::null()).output().unwrap()
     }
 
-    pub(crate) fn lets_in(&self, credential: &Credential) -> bool {
+    fn lets_in(&self, credential: &Credential) -> bool {
         self.by(&credential.username, text(credential), "SELECT 1").status.success()
     }
 
     /// Every login that the vault has made and that is there.
-    pub(crate) fn logins(&self) -> Vec<String> {
+    fn logins(&self) -> Vec<String> {
         self.sql("SELECT User FROM mysql.global_priv WHERE User RLIKE '^q[0-9a-f]{8}_'")
     }
 

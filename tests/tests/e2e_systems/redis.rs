@@ -1,6 +1,8 @@
 //! Redis: a create overwrites, a login has neither a number nor an end of its own.
 
-use super::{ENDED, PASSWORD, add, document, end, issue, password_file, permit, refused, run, run_with, script, text};
+use super::{
+    ENDED, PASSWORD, add, document, end, ended, issue, password_file, permit, refused, run, run_with, script, text,
+};
 use quorate_api::client::{Credential, System};
 use quorate_engines::scratch::{RedisServer, Users};
 use quorate_tests::Cluster;
@@ -17,7 +19,7 @@ const GROUP: &str = "~app:* &app.* +@read +@write +@pubsub";
 
 /// A server, as its administrator and as anybody who has a login there.
 pub(crate) struct Redis {
-    pub(crate) server: RedisServer,
+    server: RedisServer,
 }
 
 /// A session.
@@ -30,14 +32,6 @@ impl Session {
         let line = self.line()?;
         let length = line.strip_prefix('$').and_then(|length| length.parse::<usize>().ok());
         if length.is_none() { Some(line) } else { self.line() }
-    }
-
-    /// The elements of a list of texts.
-    fn list(&mut self, command: &str) -> Vec<String> {
-        let first = self.ask(command).unwrap();
-        let count: usize = first.strip_prefix('*').unwrap_or_else(|| panic!("{command}: {first}")).parse().unwrap();
-        let element = |session: &mut Self| session.line().and_then(|_| session.line()).unwrap();
-        (0..count).map(|_| element(self)).collect()
     }
 
     fn line(&mut self) -> Option<String> {
@@ -81,16 +75,8 @@ impl Redis {
         self.session(&credential.username, text(credential)).unwrap()
     }
 
-    pub(crate) fn lets_in(&self, credential: &Credential) -> bool {
+    fn lets_in(&self, credential: &Credential) -> bool {
         self.session(&credential.username, text(credential)).is_ok()
-    }
-
-    /// Every login that the vault has made and that is there.
-    pub(crate) fn logins(&self) -> Vec<String> {
-        let users = self.admin().list("ACL USERS");
-        // The name of a claim goes on with another letter there.
-        let ours = |user: &String| user.starts_with('q') && user.find('_') == Some(9);
-        users.into_iter().filter(ours).collect()
     }
 }
 
@@ -153,6 +139,21 @@ pub(crate) async fn a_life(cluster: &Cluster) -> Redis {
     let output = run_with(cluster, "cache", &["--password-in-environment"], &["sh", "-c", script]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "7", "{output:?}");
     redis
+}
+
+/// A server that answers nothing, on connections that stand: nobody says that it has let go.
+pub(crate) async fn one_that_stands_still_ends_its_lease_later(cluster: &Cluster, redis: &Redis) {
+    let credential = issue(cluster, "cache").await;
+    redis.server.freeze(true);
+    cluster.client("demo").unwrap().revoke(credential.lease).await.unwrap();
+    // Another target ends one meanwhile.
+    let there = issue(cluster, "my").await;
+    end(cluster, there.lease).await;
+    let waits = cluster.admin().unwrap().lease(credential.lease).await.unwrap();
+    assert_eq!(waits.state, "revoking", "{waits:?}");
+    redis.server.freeze(false);
+    assert_eq!(ended(cluster, credential.lease).await.state, "revoked");
+    assert!(!redis.lets_in(&credential), "its login is refused");
 }
 
 /// The vault gives the user a password of its own.

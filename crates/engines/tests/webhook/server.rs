@@ -53,6 +53,8 @@ impl Receiver {
         let certificate = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
         std::fs::write(folder.path().join("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+        // For those who are told where it is.
+        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
         std::fs::write(folder.path().join("secret"), SECRET).unwrap();
         let root = issuer.der().to_vec();
         let mut this = Self { folder, process: Mutex::new(None), ports: (0, 0), root, hold };
@@ -62,7 +64,10 @@ impl Receiver {
 
     /// Starts it on its data, and on its ports, if it has any; returns those.
     pub(crate) fn run(&self) -> (u16, u16) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/webhook-receiver/planted.py");
+        // Tests of whole processes share this file, from another folder.
+        let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+        let mut scripts = folders.map(|folder| folder.join("examples/webhook-receiver/planted.py"));
+        let script = scripts.find(|script| script.is_file()).unwrap();
         let file = |name: &str| self.folder.path().join(name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(file("log")).unwrap();
         let mut process = Command::new("python3")
