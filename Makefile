@@ -18,7 +18,7 @@ export QUORATE_PYTHON := $(CACHE)/python/bin/python
 # A stand-in for AWS.
 export QUORATE_MOTO := $(CACHE)/moto/bin/python
 
-.PHONY: demo test check lint unit churn scale million bench bench-leases vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit points churn scale million bench bench-leases vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -44,6 +44,14 @@ unit: setup
 	cargo build $(TESTED) --tests --bins --examples
 	cargo nextest run $(TESTED)
 	cargo test $(TESTED) --doc --quiet
+
+# The leader hit at every point of a lease's life and of a rotation, at every kind of target: two hours, and a table. ACTIONS=kill,stop and KINDS=aws,redis
+# choose.
+ACTIONS := all
+KINDS   :=
+points: setup
+	cargo build $(TESTED) --bins --test e2e_crashpoints --test e2e_targets
+	QUORATE_POINTS=$(ACTIONS) QUORATE_KINDS=$(KINDS) cargo test $(TESTED) --test e2e_crashpoints --test e2e_targets -- --nocapture a_leader_that_is_hit
 
 # Leases before the independent auditor, with nodes killed all the time; QUORATE_SEED=... repeats a run's choices.
 MINUTES := 30

@@ -18,6 +18,7 @@ mod people;
 pub mod points;
 mod process;
 pub mod proxy;
+pub mod random;
 pub mod relay;
 pub mod shares;
 pub mod terminal;

@@ -1,5 +1,6 @@
-//! The leader killed, or stopped and continued, or told that it failed, at each point of a lease's life: whatever it was doing, nothing
-//! stays.
+//! The leader killed, or stopped and continued, or told that it failed, at points of a lease's life, and of the rotation of an executor's
+//! password: whatever it was doing, nothing stays. A seeded few; `QUORATE_SEED` repeats a run's choices, `QUORATE_POINTS=all` goes through all,
+//! `QUORATE_POINTS=kill,stop` through those with these actions.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,9 +13,9 @@
 use quorate_api::client::Client;
 use quorate_tests::database::login_with;
 use quorate_tests::footprint::{Footprint, TARGET};
-use quorate_tests::points::{POINTS, Point, STOPPED, UNMADE};
-use quorate_tests::{Cluster, Options};
-use std::fmt::Write as _;
+use quorate_tests::points::{ACTIONS, POINTS, Point, STOPPED, UNMADE};
+use quorate_tests::random::Random;
+use quorate_tests::{Cluster, Options, now};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,40 +25,45 @@ const ANSWERED: Duration = Duration::from_secs(60);
 const ROTATION: [&str; 4] = ["rotate.committed", "rotate.allowed", "rotate.altered", "rotate.proved"];
 const TTL: Duration = Duration::from_secs(3);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_at_each_point() {
-    let table = run("kill").await;
-    println!("{table}");
-}
+/// Of each action so many points of the issue and of the end of a lease, and of a rotation half as many.
+const FEW: usize = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_and_continued_at_each_point() {
-    let table = run("stop").await;
-    println!("{table}");
-}
-
-/// Whoever it happens to goes on, and does not know whether the step before has taken effect.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failing_at_each_point() {
-    let table = run("fail").await;
-    println!("{table}");
-}
-
-async fn run(action: &'static str) -> String {
+async fn a_leader_that_is_hit_leaves_nothing() {
+    let said = |name: &str| std::env::var(name).unwrap_or_default();
+    let (seed, which) = (said("QUORATE_SEED").parse().unwrap_or_else(|_| now()), said("QUORATE_POINTS"));
+    println!("QUORATE_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
     let cluster = Cluster::start(&Options { environment, rotate: true, ..Options::default() }).await.unwrap();
-    let mut table = format!("{:<16} {action:<6} {:<14} clean after the end of the lease\n", "point", "answer");
-    for point in POINTS {
-        let (answer, clean) = case(&cluster, &file, point, action).await;
-        writeln!(table, "{point:<16} {action:<6} {answer:<14} {clean:.1?}").unwrap();
+    println!("{:<16} {:<6} {:<14} clean after the end of the lease", "point", "action", "answer");
+    for (point, action) in chosen(seed, &which) {
+        let (answer, clean) = if ROTATION.contains(&point) {
+            ("rotated".to_owned(), rotation(&cluster, &file, point, action).await)
+        } else {
+            case(&cluster, &file, point, action).await
+        };
+        println!("{point:<16} {action:<6} {answer:<14} {clean:.1?}");
     }
-    for point in ROTATION {
-        let completed = rotation(&cluster, &file, point, action).await;
-        writeln!(table, "{point:<16} {action:<6} {:<14} {completed:.1?}", "rotated").unwrap();
+}
+
+/// All points of these actions; or of each action a few.
+fn chosen(seed: u64, which: &str) -> Vec<(&'static str, &'static str)> {
+    let mut random = Random(seed);
+    let (begin, end) = POINTS.split_at(POINTS.len() / 2);
+    let mut cases = Vec::new();
+    for action in ACTIONS {
+        if which.is_empty() {
+            for half in [begin, end] {
+                cases.extend((0..FEW).map(|_| (random.one(half).unwrap(), action)));
+            }
+            cases.extend((0..FEW / 2).map(|_| (random.one(&ROTATION).unwrap(), action)));
+        } else if which.split(',').any(|word| word == "all" || word == action) {
+            cases.extend(POINTS.into_iter().chain(ROTATION).map(|point| (point, action)));
+        }
     }
-    table
+    cases
 }
 
 /// What the server stores of the executor's password.

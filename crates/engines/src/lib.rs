@@ -20,6 +20,7 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+mod bounded;
 mod check;
 #[cfg(feature = "testing")]
 pub mod conformance;

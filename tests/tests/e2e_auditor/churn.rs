@@ -1,7 +1,6 @@
 //! Two minutes of leases that are issued, renewed, revoked and used, some of them by users who resist, while nodes are killed and come
 //! back: `QUORATE_MINUTES` makes it longer (`make churn MINUTES=30`), `QUORATE_SEED` repeats a run's choices.
 
-use crate::Random;
 use crate::kills::kill;
 use crate::users::{Book, Postgres, purge, take};
 use quorate_api::client::{Form, Role};
@@ -9,6 +8,7 @@ use quorate_state::lease::Selector;
 use quorate_tests::auditor::Auditor;
 use quorate_tests::database::login_with;
 use quorate_tests::footprint::TARGET;
+use quorate_tests::random::Random;
 use quorate_tests::{Cluster, Options, now};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -53,7 +53,7 @@ fn begin<U: Users + 'static, S: Server>(churn: &Churn<'_>, server: &S, least: &L
 async fn still_let_in<S: Server>(credentials: &[quorate_api::client::Credential]) -> Vec<String> {
     let mut let_in = Vec::new();
     for credential in credentials {
-        if S::log_in(credential).await.is_some() {
+        if S::lets_in(credential).await {
             let_in.push(credential.username.clone());
         }
     }

@@ -1,8 +1,8 @@
 //! Nodes that are killed, and come back.
 
-use crate::Random;
 use quorate_state::ids::MemberIndex;
 use quorate_tests::Cluster;
+use quorate_tests::random::Random;
 use std::time::{Duration, Instant};
 
 /// How many were killed.

@@ -15,7 +15,6 @@ mod churn;
 mod four;
 mod kills;
 mod places;
-mod points;
 mod sabotage;
 mod servers;
 mod three;
@@ -39,17 +38,3 @@ mod moto;
 #[allow(dead_code, reason = "shared")]
 #[path = "../../../crates/engines/tests/aws/network.rs"]
 mod network;
-
-/// SplitMix64: the same choices for the same seed.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        low + (z ^ (z >> 31)) % (high - low)
-    }
-}

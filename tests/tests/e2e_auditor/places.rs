@@ -1,12 +1,12 @@
 //! The churn of `churn.rs` at several targets of one cluster, each with users and an auditor of its own.
 
-use crate::Random;
 use crate::kills::kill;
 use crate::servers::Server;
 use crate::users::{Book, Users, purge, take};
 use quorate_api::client::{Client, Credential};
 use quorate_state::lease::{Selector, principal_prefix};
 use quorate_tests::auditor::{Audit, Auditor};
+use quorate_tests::random::Random;
 use quorate_tests::{Cluster, now};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -43,14 +43,8 @@ pub(crate) trait Server {
     /// Takes a login away, and nothing else.
     async fn unmake(&self, login: &str);
 
-    /// An open session.
-    type Session: Send + 'static;
-
-    /// Logs in with a leased credential; `None` when that is refused.
-    fn log_in(credential: &Credential) -> impl Future<Output = Option<Self::Session>> + Send;
-
-    /// Whether the server still answers on it.
-    async fn answers(session: &mut Self::Session) -> bool;
+    /// Whether a leased credential is let in.
+    async fn lets_in(credential: &Credential) -> bool;
 
     /// What is alive of all whose names begin so: who is let in, and whose sessions are open.
     async fn alive(&self, prefix: &str) -> Vec<String>;

@@ -12,9 +12,9 @@ pub(crate) use postgres::Postgres;
 pub(crate) use rabbitmq::RabbitMq;
 pub(crate) use redis::Redis;
 
-use crate::Random;
 use quorate_api::client::{Client, Credential};
 use quorate_state::lease::Selector;
+use quorate_tests::random::Random;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -97,7 +97,14 @@ impl Place {
             }
             "aws" => {
                 let server = Moto::start().await;
-                let told = words(&["--host", "127.0.0.1", "--user", &aws::executor_arn(), "--database", "eu-central-1"]);
+                let told = words(&[
+                    "--host",
+                    "127.0.0.1",
+                    "--user",
+                    &crate::aws::executor_arn(),
+                    "--database",
+                    "eu-central-1",
+                ]);
                 let (port, secret, group) = (server.port, server.executor.text(), server.group());
                 Self { heard: Duration::from_secs(12), ..place(port, Box::new(server), told, &secret, group) }
             }

@@ -1,12 +1,12 @@
-//! The leader killed, or stopped and continued, or told that it failed, at points of a lease's life at every kind of target but PostgreSQL, where
-//! `e2e_crashpoints.rs` goes through all of them: where account statements commit by themselves, where they overwrite, where a receiver of
-//! somebody's own does it, and where the target issues the secret itself, which must not live on when its answer reached nobody. A seeded
+//! The leader killed, or stopped and continued, or told that it failed, at points of a lease's life at every kind of target but PostgreSQL, which has
+//! `e2e_crashpoints.rs`: where account statements commit by themselves, where they overwrite, where a receiver of somebody's own does it, and where the target issues the secret itself, which must not live on when its answer reached nobody. A seeded
 //! few are enough here: `QUORATE_SEED` repeats a run's choices, `QUORATE_POINTS=all` goes through all points, `QUORATE_POINTS=kill,stop` with these
 //! actions, and `QUORATE_KINDS=aws,redis` has these kinds only.
 
 use crate::places::{BESIDE, Place};
 use quorate_api::client::Client;
 use quorate_tests::points::{ACTIONS, POINTS, Point, UNMADE};
+use quorate_tests::random::Random;
 use quorate_tests::{Cluster, Options, now};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,13 +56,12 @@ fn chosen<'a>(seed: u64, actions: &str, places: &'a [Arc<Place>]) -> Vec<(&'stat
         }
         return cases;
     }
-    let mut turn = random.below(ACTIONS.len());
+    let mut actions = ACTIONS.into_iter().cycle().skip(random.one(&[0, 1, 2]).unwrap());
     for place in places {
         let points = points(place);
         let (begin, end) = points.split_at(POINTS.len() / 2);
         for half in [begin, end] {
-            cases.push((half[random.below(half.len())], ACTIONS[turn % ACTIONS.len()], place));
-            turn += 1;
+            cases.extend(actions.next().map(|action| (random.one(half).unwrap(), action, place)));
         }
     }
     cases
@@ -128,17 +127,4 @@ async fn case(cluster: &Cluster, place: &Arc<Place>, point: Point, seed: u64) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("{:<16} {:<6} {:<10} {answer:<22} {clean:.1?}", point.name, point.action, place.kind);
-}
-
-/// SplitMix64: the same choices for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, high: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % u64::try_from(high).unwrap()).unwrap()
-    }
 }

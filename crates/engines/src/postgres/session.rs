@@ -2,20 +2,25 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use quorate_crypto::secret::SecretVec;
+use rustls::pki_types::InvalidDnsNameError;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{ChannelBinding, SslMode};
 use tokio_postgres::error::{DbError, Severity};
-use tokio_postgres::tls::TlsStream;
+use tokio_postgres::tls::{MakeTlsConnect, TlsStream};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{Client, Config, Connection, NoTls};
 
 use super::PostgresConfig;
 use super::tls::distrust;
+use crate::bounded::Bounded;
 use crate::contained::contained;
 use crate::own::Open;
 use crate::{Binding, Endpoint, EngineError, Tls};
@@ -70,27 +75,23 @@ impl Session {
              -c statement_timeout={statement_timeout_ms}"
         );
         let mut pg = Config::new();
-        pg.host(&endpoint.host)
-            .port(endpoint.port)
-            .dbname(dbname)
+        pg.dbname(dbname)
             .user(&config.user)
             .password(password.expose())
             .application_name(config.application_name())
-            .options(options)
-            .connect_timeout(config.connect_timeout)
-            // A connection may wait for hours for its work, and what lies between forgets those that say nothing.
-            .keepalives_idle(KEEPALIVE)
-            .keepalives_interval(KEEPALIVE)
-            .keepalives_retries(3)
-            .tcp_user_timeout(config.answer_timeout());
+            .options(options);
         let connect = async {
             let _opening = config.own.opening().await;
+            let stream = reach(endpoint, config.answer_timeout()).await.map_err(Unreached::Stream)?;
             let (client, driver) = match &config.tls {
-                Tls::Disabled => drive(pg.connect(NoTls).await?),
+                Tls::Disabled => drive(pg.ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await?),
                 Tls::Verified(trust) => {
                     let binding =
                         if trust.requires_binding() { ChannelBinding::Require } else { ChannelBinding::Prefer };
-                    drive(pg.ssl_mode(SslMode::Require).channel_binding(binding).connect(trust.clone()).await?)
+                    let tls =
+                        MakeTlsConnect::<Bounded<TcpStream>>::make_tls_connect(&mut trust.clone(), &endpoint.host);
+                    let tls = tls.map_err(Unreached::Name)?;
+                    drive(pg.ssl_mode(SslMode::Require).channel_binding(binding).connect_raw(stream, tls).await?)
                 }
             };
             // Aborts the driver if the caller gives up on the next line.
@@ -101,12 +102,16 @@ impl Session {
             session.system = row.try_get(2)?;
             session._open = Some(config.own.open(endpoint, session.binding));
             let heeded: bool = row.try_get(3)?;
-            Ok::<_, tokio_postgres::Error>((session, heeded))
+            Ok::<_, Unreached>((session, heeded))
         };
         match timeout(config.connect_timeout, connect).await {
             Ok(Ok((session, true))) => Ok(session),
             Ok(Ok((_, false))) => Err(through_pooler("the server does not get what a connection begins with")),
-            Ok(Err(error)) => Err(on_connect(&error)),
+            Ok(Err(Unreached::Server(error))) => Err(on_connect(&error)),
+            Ok(Err(Unreached::Name(error))) => {
+                Err(EngineError::Refused { code: "TLS".to_owned(), message: error.to_string() })
+            }
+            Ok(Err(Unreached::Stream(error))) => Err(EngineError::Unavailable { reason: error.to_string() }),
             Err(_) => Err(EngineError::Unavailable { reason: "timed out while connecting".into() }),
         }
     }
@@ -122,9 +127,34 @@ impl Drop for Session {
     }
 }
 
+/// Why there is no connection.
+enum Unreached {
+    Stream(io::Error),
+    Name(InvalidDnsNameError),
+    Server(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Unreached {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Server(error)
+    }
+}
+
+/// A stream to the server, and not by the driver, which bounds no answer. What is sent and not acknowledged for `unheard` ends it.
+async fn reach(endpoint: &Endpoint, unheard: Duration) -> io::Result<Bounded<TcpStream>> {
+    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+    stream.set_nodelay(true)?;
+    // A connection may wait for hours for its work, and what lies between forgets those that say nothing.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3);
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(unheard))?;
+    Ok(Bounded::new(stream))
+}
+
 /// Has the connection work by itself, until it ends or its handle is told to.
 fn drive<T: TlsStream + Unpin + Send + 'static>(
-    (client, connection): (Client, Connection<Socket, T>),
+    (client, connection): (Client, Connection<Bounded<TcpStream>, T>),
 ) -> (Client, JoinHandle<()>) {
     let driver = tokio::spawn(async move {
         // Its error is the one that every waiting statement gets too.

@@ -1,22 +1,20 @@
 //! One connection of ours, and what Redis's errors mean.
 
-use core::pin::Pin;
-use core::task::{Context, Poll};
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_crypto::secret::SecretVec;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, RedisResult, Value};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::RedisConfig;
+use crate::bounded::Bounded;
 use crate::contained::contained;
 use crate::own::Open;
 use crate::{Binding, EngineError, Tls, number_of};
@@ -258,8 +256,9 @@ where
     // The limits are ours, over whole calls: the driver's would leave a connection behind that still is at work.
     let settings = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
     let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let sent = Arc::new(AtomicU64::new(0));
-    let stream = Counted { stream, sent: Arc::clone(&sent) };
+    let stream = Bounded::new(stream);
+    // The driver has one error for a command that it never began to write and for one of which the answer is lost.
+    let sent = stream.sent();
     let made = MultiplexedConnection::new_with_config(&info, stream, settings).await;
     let (connection, driver) = made.map_err(|e| on_error(&e))?;
     let driver = contained(async {
@@ -267,37 +266,6 @@ where
         Ok(())
     });
     Ok((connection, Driver { task: tokio::spawn(async { drop(driver.await) }), sent }))
-}
-
-/// A stream that counts what it takes. The driver has one error for a command that it never began to write and for one of which the answer
-/// is lost.
-struct Counted<S> {
-    stream: S,
-    sent: Arc<AtomicU64>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let taken = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(count)) = taken {
-            self.sent.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Release);
-        }
-        taken
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// 31 bits of the server's `run_id`, which it draws anew each time it starts.

@@ -93,15 +93,8 @@ impl Server for Aws {
         assert!(!self.has(login).await, "{login} is gone");
     }
 
-    type Session = Caller;
-
-    async fn log_in(credential: &Credential) -> Option<Caller> {
-        let caller = Caller::of(credential);
-        caller.is_let_in().await.then_some(caller)
-    }
-
-    async fn answers(session: &mut Caller) -> bool {
-        session.is_let_in().await
+    async fn lets_in(credential: &Credential) -> bool {
+        Caller::of(credential).is_let_in().await
     }
 
     async fn alive(&self, prefix: &str) -> Vec<String> {

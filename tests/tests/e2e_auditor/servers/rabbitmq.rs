@@ -131,14 +131,8 @@ impl Server for RabbitMq {
         self.ask(Request::delete(api(&["users", login]))).await;
     }
 
-    type Session = Amqp;
-
-    async fn log_in(credential: &Credential) -> Option<Amqp> {
-        Again::of(credential).login().await
-    }
-
-    async fn answers(session: &mut Amqp) -> bool {
-        session.channel().await == Some(crate::amqp::CHANNEL_OPEN_OK)
+    async fn lets_in(credential: &Credential) -> bool {
+        Again::of(credential).login().await.is_some()
     }
 
     async fn alive(&self, prefix: &str) -> Vec<String> {

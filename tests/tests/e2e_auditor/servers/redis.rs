@@ -84,14 +84,8 @@ impl Server for Redis {
         self.ask(&["ACL", "DELUSER", login]).await;
     }
 
-    type Session = Wire;
-
-    async fn log_in(credential: &Credential) -> Option<Wire> {
-        Wire::login(credential).await.ok()
-    }
-
-    async fn answers(session: &mut Wire) -> bool {
-        session.call(&["EXISTS", "cf:anything"]).await.is_ok()
+    async fn lets_in(credential: &Credential) -> bool {
+        Wire::login(credential).await.is_ok()
     }
 
     async fn alive(&self, prefix: &str) -> Vec<String> {

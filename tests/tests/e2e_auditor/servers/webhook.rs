@@ -171,14 +171,8 @@ impl Server for Webhook {
         self.write("DELETE FROM accounts WHERE name = ?1", params![login]);
     }
 
-    type Session = Caller;
-
-    async fn log_in(credential: &Credential) -> Option<Caller> {
-        Again::of(credential).login().await
-    }
-
-    async fn answers(session: &mut Caller) -> bool {
-        session.is_let_in().await
+    async fn lets_in(credential: &Credential) -> bool {
+        Again::of(credential).login().await.is_some()
     }
 
     async fn alive(&self, prefix: &str) -> Vec<String> {
