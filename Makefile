@@ -18,7 +18,7 @@ export QUORATE_PYTHON := $(CACHE)/python/bin/python
 # A stand-in for AWS.
 export QUORATE_MOTO := $(CACHE)/moto/bin/python
 
-.PHONY: demo test check lint unit points churn scale million bench bench-leases vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit points churn scale million simulate bench bench-leases vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -86,6 +86,14 @@ bench-leases: setup
 	$(BENCH) failover $(PEERS) --out $(REPORT)
 BENCH := $(CARGO_TARGET_DIR)/release/quorate-bench
 PEERS := --quorate $(CARGO_TARGET_DIR)/release/quorate --peers $(CACHE)/peers
+
+# The whole cluster in one process, a seed for each run: the release build, SEEDS of them from FIRST on, with MEMBERS members. What does not hold
+# names its seed, and the command that repeats it to the byte.
+SEEDS   := 10000
+FIRST   := 0
+MEMBERS := 3
+simulate: setup
+	SEEDS=$(SEEDS) FIRST=$(FIRST) MEMBERS=$(MEMBERS) cargo test --release --locked -p quorate-simulation --test cluster -- --ignored --exact many_seeds --nocapture
 
 # The second implementation, in both directions.
 vectors: unit

@@ -65,7 +65,7 @@ pub struct FakeTarget {
     changed: Arc<watch::Sender<u64>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     accounts: Accounts,
     dropped: BTreeMap<String, Account>,
@@ -238,6 +238,13 @@ impl FakeTarget {
     #[must_use]
     pub fn new(class: Class) -> Self {
         Self { class, state: Arc::default(), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Another target that holds what this one does now, and goes its own way.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = Arc::new(Mutex::new(self.lock().clone()));
+        Self { class: self.class, state, changed: Arc::new(watch::Sender::new(0)) }
     }
 
     /// It has a hot standby of that name from now on, which knows what the target knows.

@@ -36,6 +36,8 @@ pub struct Config {
     /// without the store noticing is not started on. Set aside together with the store. `None`, as by default, only for stores that lose
     /// nothing.
     pub witness: Option<PathBuf>,
+    /// What the random part of election timeouts begins with: a run of whole nodes is repeated by it. `None`, the default: nobody chose it.
+    pub seed: Option<u64>,
 }
 
 impl Config {
@@ -54,6 +56,7 @@ impl Config {
             propose_timeout: Duration::from_secs(10),
             snapshot_timeout: Duration::from_secs(600),
             witness: None,
+            seed: None,
         }
     }
 

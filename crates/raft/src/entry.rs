@@ -16,6 +16,7 @@ openraft::declare_raft_types!(
         Node = Node,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = crate::runtime::Runtime,
 );
 
 pub(crate) type LogId = alias::LogIdOf<Types>;

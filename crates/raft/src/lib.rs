@@ -28,6 +28,7 @@ mod machine;
 mod network;
 mod raft;
 mod rebuild;
+mod runtime;
 mod service;
 mod snapshot;
 mod state;

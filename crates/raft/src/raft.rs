@@ -29,6 +29,7 @@ use crate::{
     machine::{Machine, View},
     network::{Dialer, Link, Network, Pool},
     rebuild::Rebuild,
+    runtime,
     service::{Authenticate, Consensus, PeerService, Peers},
     state::{Current, StateStore},
     tail::Tail,
@@ -142,7 +143,9 @@ impl Raft {
         )?;
         let log = LogStore::new(kv, flusher.clone(), tail.clone(), machine, wire::MAX_MESSAGE / 2);
         let network = Network { pool: pool.clone() };
-        let raft = Consensus::new(config.id, settings, network, log, state.clone()).await.map_err(|error| {
+        let seed = config.seed.unwrap_or_else(runtime::any);
+        let consensus = Consensus::new(config.id, settings, network, log, state.clone());
+        let raft = runtime::seeded(seed, consensus).await.map_err(|error| {
             match &*fatal.borrow() {
                 // What the log store has said tells more than that consensus ended by it.
                 Some(Fatal::Storage(cause)) => OpenError::from(cause.clone()),

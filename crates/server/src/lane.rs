@@ -157,6 +157,7 @@ impl Core {
             // Looking through thousands that do not end yet is not all that this node does.
             let meanwhile = MEANWHILE.max(looked.elapsed() * 4);
             tokio::select! {
+                biased;
                 Some(ended) = rounds.join_next() => match ended {
                     Ok((round, Ok(failed))) => {
                         pause = SHORTEST_PAUSE;

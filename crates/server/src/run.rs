@@ -154,7 +154,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         seen: Mutex::default(),
         diverged: watch::Sender::new(None),
     });
-    let raft = Config { id: me.raft_id, cluster: cluster.0, ..raft };
+    let seed = Some(u64::from_be_bytes(env.random()));
+    let raft = Config { id: me.raft_id, cluster: cluster.0, seed, ..raft };
     let opening = Raft::open(raft, kv, machine, dialer, Arc::clone(&attestor) as Arc<dyn Notary>);
     let mut shutdown = pin!(shutdown);
     // A member that lost its state waits here for the others, for as long as it takes.

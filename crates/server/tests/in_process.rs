@@ -15,6 +15,7 @@ mod net;
 #[path = "in_process/targets.rs"]
 mod targets;
 #[path = "in_process/world.rs"]
+#[allow(dead_code, reason = "the simulation of crates/simulation uses another part of it")]
 mod world;
 
 use quorate_api::client::{Client, Credential};

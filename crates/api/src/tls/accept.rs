@@ -72,6 +72,7 @@ fn accept<I: Send + 'static>(
     let (ready, stream) = mpsc::channel(64);
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = ready.closed() => {}
             () = accept_all(&mut listener, TlsAcceptor::from(config), info, &ready) => {}
         }

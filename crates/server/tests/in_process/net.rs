@@ -34,6 +34,11 @@ impl Hub {
         });
     }
 
+    /// A host is off: here the same, though what it had begun is not told from what its next life begins.
+    pub(crate) fn end(&self, host: IpAddr) {
+        self.cut(host);
+    }
+
     pub(crate) fn heal(&self, host: IpAddr) {
         self.cut.send_modify(|cut| {
             cut.remove(&host);

@@ -1,5 +1,5 @@
 //! Three members in one process and one thread, in virtual time: real TLS, gRPC, Raft, ceremonies and leases over a network, disks,
-//! clocks, randomness and a target in memory.
+//! clocks, randomness and a target in memory. `crates/simulation/tests/cluster` runs the same world under a network of its own.
 
 use crate::net::Hub;
 use base64::Engine as _;
@@ -24,7 +24,7 @@ use quorate_crypto::secret::Secret;
 use quorate_engines::Class;
 use quorate_engines::fake::FakeTarget;
 use quorate_raft::Config;
-use quorate_raft::kv::{Kv, KvError, MemKv, RocksKv, Table, ValueSeal};
+use quorate_raft::kv::{Batch, Kv, KvError, MemKv, RocksKv, Table, ValueSeal};
 use quorate_server::env::{Clock, Entropy, Env, Waiting};
 use quorate_server::keystore::{Folder, Keystore};
 use quorate_server::{Parts, serve};
@@ -33,7 +33,7 @@ use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Mem
 use quorate_state::ids::KeyringId;
 use quorate_state::request::{Endorsement, SignedRequest};
 use quorate_state::target::claim_prefix;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -77,8 +77,8 @@ pub(crate) fn matches(password: &[u8], verifier: &str) -> bool {
 }
 
 /// A CA of callers, and its certificate.
-fn client_ca() -> (Vec<u8>, Issuer<'static, KeyPair>) {
-    let pair = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+fn client_ca(env: &Env) -> (Vec<u8>, Issuer<'static, KeyPair>) {
+    let pair = pair(&SigningKey::generate(&mut env.rng()));
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let certificate = params.self_signed(&pair).unwrap().der().to_vec();
@@ -88,6 +88,8 @@ fn client_ca() -> (Vec<u8>, Issuer<'static, KeyPair>) {
 /// Virtual time: the runtime's, or what a test makes of it.
 pub(crate) struct Virtual {
     began: Instant,
+    /// Milliseconds of virtual time before that.
+    before: u64,
     now: Mutex<Pace>,
 }
 
@@ -102,12 +104,20 @@ struct Pace {
 }
 
 impl Virtual {
-    fn new(began: Instant) -> Arc<Self> {
-        Arc::new(Self { began, now: Mutex::new(Pace { offset: 0, percent: 100, from: (0, 0) }) })
+    fn new((began, before): (Instant, u64)) -> Arc<Self> {
+        Arc::new(Self { began, before, now: Mutex::new(Pace { offset: 0, percent: 100, from: (0, 0) }) })
     }
 
+    /// Virtual time since the simulation began.
     fn real(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap()
+        self.before + u64::try_from(self.began.elapsed().as_millis()).unwrap()
+    }
+
+    /// Both clocks run as fast as real time again, and the wall clock is right.
+    pub(crate) fn put_right(&self) {
+        self.run_at(100);
+        let (real, boot) = (i64::try_from(self.real()).unwrap(), i64::try_from(self.boot()).unwrap());
+        self.shift(real - boot);
     }
 
     /// Sets the wall clock wrong by so many milliseconds.
@@ -157,6 +167,10 @@ impl MemFolder {
     pub(crate) fn names(&self) -> Vec<String> {
         self.0.lock().unwrap().keys().cloned().collect()
     }
+
+    fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
+    }
 }
 
 impl Folder for MemFolder {
@@ -198,12 +212,44 @@ struct Place {
     clock: Arc<Virtual>,
     identity: SigningKey,
     life: Option<(JoinHandle<()>, oneshot::Sender<()>)>,
+    /// What its last life said when it ended by itself.
+    fate: Arc<Mutex<Option<String>>>,
+}
+
+/// What members and targets hold while all members are off.
+pub(crate) struct Image {
+    founded: (u64, u8),
+    before: u64,
+    kept: BTreeMap<u8, (MemFolder, MemDisk, Arc<MemKv>)>,
+    targets: BTreeMap<String, FakeTarget>,
+    keyrings: Vec<KeyringPublic>,
+}
+
+/// Another store that holds the same.
+fn copy(kv: &MemKv) -> Arc<MemKv> {
+    let (to, mut batch) = (MemKv::new(), Batch::new());
+    for table in Table::ALL {
+        for (key, value) in kv.scan(table, &[], &[], usize::MAX).unwrap() {
+            batch.put(table, key, value);
+        }
+    }
+    to.write(batch).unwrap();
+    to.sync().unwrap();
+    Arc::new(to)
+}
+
+/// PKCS#8 of an Ed25519 key, RFC 8410 section 7.
+fn pair(key: &SigningKey) -> KeyPair {
+    let mut pkcs8 = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
+    pkcs8.extend_from_slice(key.seed().expose());
+    KeyPair::try_from(pkcs8.as_slice()).unwrap()
 }
 
 pub(crate) struct World {
     pub(crate) hub: Hub,
     targets: BTreeMap<String, FakeTarget>,
     pub(crate) profile: Profile,
+    founded: (u64, u8),
     env: Env,
     genesis: Genesis,
     places: BTreeMap<u8, Place>,
@@ -217,9 +263,41 @@ impl World {
         Self::begin_at(seed, None)
     }
 
+    /// As many members as are wanted, of which more than half make the threshold.
+    pub(crate) fn begin_with(seed: u64, members: u8) -> Self {
+        Self::begin_in((seed, members), None, 0)
+    }
+
+    /// The world of an image, later: all members off, all randomness from `seed`.
+    pub(crate) fn again(image: &Image, seed: u64) -> Self {
+        let mut world = Self::begin_in(image.founded, None, image.before);
+        world.env.entropy = Arc::new(Seeded(Mutex::new((!seed, 0))));
+        for (index, (folder, disk, kv)) in &image.kept {
+            let place = world.places.get_mut(index).unwrap();
+            (place.folder, place.disk, place.kv) = (folder.copy(), disk.crashed(|_| true), copy(kv));
+        }
+        world.targets = image.targets.iter().map(|(name, target)| (name.clone(), target.copy())).collect();
+        world.profile.keyrings.clone_from(&image.keyrings);
+        world
+    }
+
+    /// Switches all members off, and keeps what they hold.
+    pub(crate) fn image(mut self) -> Image {
+        let before = self.env.clock.boot();
+        let on: Vec<u8> = self.places.keys().copied().filter(|index| self.is_on(*index)).collect();
+        on.into_iter().for_each(|index| self.power_off(index));
+        let kept = self.places.into_iter().map(|(index, place)| (index, (place.folder, place.disk, place.kv)));
+        let keyrings = self.profile.keyrings;
+        Image { founded: self.founded, before, kept: kept.collect(), targets: self.targets, keyrings }
+    }
+
     /// The same with logs and audit logs below `home`, on the real disk, and threads that wait for it.
     pub(crate) fn begin_at(seed: u64, home: Option<&Path>) -> Self {
-        let (hub, began) = (Hub::new(), Instant::now());
+        Self::begin_in((seed, 3), home, 0)
+    }
+
+    fn begin_in(founded: (u64, u8), home: Option<&Path>, before: u64) -> Self {
+        let ((seed, size), hub, began) = (founded, Hub::new(), (Instant::now(), before));
         let env = Env {
             clock: Virtual::new(began),
             entropy: Arc::new(Seeded(Mutex::new((seed, 0)))),
@@ -227,7 +305,7 @@ impl World {
             waiting: if home.is_some() { Waiting::Threads } else { Waiting::InPlace },
         };
         let mut places = BTreeMap::new();
-        let members = (1..=3).map(|index| {
+        let members = (1..=size).map(|index| {
             let folder = MemFolder::default();
             let seal = Secret::init_with(|out| *out = SEAL);
             let identity = Keystore::create_in(&folder, &seal, &env).unwrap();
@@ -242,6 +320,7 @@ impl World {
                     clock,
                     identity,
                     life: None,
+                    fate: Arc::default(),
                 },
             );
             Member {
@@ -253,13 +332,13 @@ impl World {
                 api_address: api_port(index).to_string(),
             }
         });
-        let roster = Roster { number: 1, members: members.collect(), threshold: 2 };
+        let roster = Roster { number: 1, members: members.collect(), threshold: size / 2 + 1 };
         let administrator = SigningKey::generate(&mut env.rng());
-        let (root, authority) = client_ca();
+        let (root, authority) = client_ca(&env);
         let genesis = Genesis {
             name: "simulated".to_owned(),
             nonce: env.random(),
-            created: env.clock.wall(),
+            created: BEGINNING,
             roster,
             administrators: Needed { keys: vec![administrator.verify_key().0], needed: 1 },
             client_roots: ClientRoots { certificates: vec![root], trust_domain: "example.org".to_owned() },
@@ -273,15 +352,21 @@ impl World {
         });
         let profile = Profile {
             cluster: genesis.cluster(),
-            threshold: 2,
+            threshold: genesis.roster.threshold,
             members: pinned.collect(),
             keyrings: Vec::new(),
             customer_keys: Vec::new(),
             mounts: Vec::new(),
             via: None,
         };
-        let targets = ["t", "other"].map(|name| (name.to_owned(), FakeTarget::new(Class::Transactional))).into();
-        Self { hub, targets, profile, env, genesis, places, administrator, authority }
+        let classes = [
+            ("t", Class::Transactional),
+            ("other", Class::Transactional),
+            ("auto", Class::Autocommit),
+            ("over", Class::Upsert),
+        ];
+        let targets = classes.map(|(name, class)| (name.to_owned(), FakeTarget::new(class))).into();
+        Self { hub, targets, profile, founded, env, genesis, places, administrator, authority }
     }
 
     /// A system in which leases make logins: `t` or `other`.
@@ -386,10 +471,12 @@ impl World {
             env,
         };
         let (stop, stopped) = oneshot::channel();
+        let fate = Arc::clone(&place.fate);
         let life = tokio::spawn(async move {
             let stopped = async move { drop(stopped.await) };
             // How a life ends is seen from outside.
-            let _ = serve(parts, &PathBuf::from(format!("n{index}")), stopped).await;
+            let ended = serve(parts, &PathBuf::from(format!("n{index}")), stopped).await;
+            *fate.lock().unwrap() = ended.err().map(|why| why.to_string());
         });
         place.life = Some((life, stop));
     }
@@ -408,11 +495,36 @@ impl World {
 
     /// A power cut: what was not synced is lost, connections break, and nothing of that life reaches anybody any more.
     pub(crate) fn power_off(&mut self, index: u8) {
-        self.hub.cut(host(index));
+        self.power_off_keeping(index, 0);
+    }
+
+    /// The same, by a device that had kept the first `kept` writes after the last sync.
+    pub(crate) fn power_off_keeping(&mut self, index: u8, kept: usize) {
+        self.hub.end(host(index));
         let place = self.places.get_mut(&index).unwrap();
-        place.kv = Arc::new(place.kv.crash());
+        place.kv = Arc::new(place.kv.crash_keeping(kept));
         place.disk = place.disk.crashed(|_| false);
         place.life.take().unwrap().0.abort();
+    }
+
+    /// What a member's log and state lie in, until its next power cut.
+    pub(crate) fn store(&self, index: u8) -> Arc<MemKv> {
+        Arc::clone(&self.places[&index].kv)
+    }
+
+    /// Why a member has ended without being asked to.
+    pub(crate) fn fate(&self, index: u8) -> Option<String> {
+        self.places[&index].fate.lock().unwrap().clone()
+    }
+
+    /// All members.
+    pub(crate) fn members(&self) -> impl Iterator<Item = u8> + use<> {
+        self.places.keys().copied().collect::<Vec<_>>().into_iter()
+    }
+
+    /// Whether a member is on.
+    pub(crate) fn is_on(&self, index: u8) -> bool {
+        self.places[&index].life.is_some()
     }
 
     /// Starts it again on what it had synced.
@@ -488,10 +600,7 @@ impl World {
     /// A new key, and a certificate of the client CA for it.
     pub(crate) fn identity_of(&self, path: &str) -> Identity {
         let key = SigningKey::generate(&mut self.env.rng());
-        // PKCS#8 of an Ed25519 key, RFC 8410 section 7.
-        let mut pkcs8 = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
-        pkcs8.extend_from_slice(key.seed().expose());
-        let pair = KeyPair::try_from(pkcs8.as_slice()).unwrap();
+        let pair = pair(&key);
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(format!("spiffe://example.org/{path}").try_into().unwrap())];
         // By right clocks just issued: a clock that is behind must not find it too early.
@@ -511,7 +620,7 @@ impl World {
 
     /// Puts another client CA in the place of the one that there is: only its callers are admitted.
     pub(crate) async fn replace_client_ca(&mut self) -> Submitted {
-        let (certificate, authority) = client_ca();
+        let (certificate, authority) = client_ca(&self.env);
         self.authority = authority;
         let bearer = Identity::administrator(SigningKey::from_seed(&self.administrator.seed())).unwrap();
         self.client_of(bearer).set_client_roots(vec![certificate], &[&self.administrator]).await.unwrap()
@@ -558,8 +667,9 @@ impl World {
         let authority_version = client.policies().await.unwrap().authority_version;
         let by = Administrators { keys: &[&self.administrator], authority_version };
         client.begin_key_generation(KeyringClass::Cluster, &by).await.unwrap();
-        let all =
-            self.until("a keyring", |all| all.iter().flatten().filter(|s| s.keyrings.len() == 1).count() == 3).await;
+        let size = self.places.len();
+        let has_one = |all: &[Option<ReadStatusReply>]| all.iter().flatten().filter(|s| s.keyrings.len() == 1).count();
+        let all = self.until("a keyring", |all| has_one(all) == size).await;
         let ring = &all[0].as_ref().unwrap().keyrings[0];
         let y = <[u8; 32]>::try_from(ring.y.as_slice()).unwrap();
         self.profile.keyrings.push(KeyringPublic { class: KeyringClass::Cluster, y });

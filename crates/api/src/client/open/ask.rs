@@ -189,6 +189,7 @@ impl Client {
         let mut all = false;
         loop {
             tokio::select! {
+                biased;
                 answer = waiting.next() => {
                     match answer {
                         Some((member, Ok(reply))) => { round.replies.insert(member, reply); }

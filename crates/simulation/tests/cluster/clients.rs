@@ -1,0 +1,259 @@
+//! What callers do meanwhile: they write and read paths, take leases and log in with them, and lose and get back rights.
+
+use crate::history::{Did, History, Span};
+use crate::journal::Journal;
+use crate::random::Random;
+use crate::watch::TARGETS;
+use crate::world::{World, verifier};
+use quorate_api::client::Client;
+use quorate_crypto::identity::SigningKey;
+use quorate_engines::fake::FakeTarget;
+use quorate_state::change::Change;
+use quorate_state::ids::LeaseId;
+use quorate_state::outcome::Outcome;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// How many paths there are.
+pub(crate) const PATHS: u64 = 3;
+/// How long a client tries.
+const PATIENCE: Duration = Duration::from_secs(8);
+const MAY: &str = r#"permit (principal == Quorate::Workload::"spiffe://example.org/guest", action, resource);"#;
+const MAY_NOT: &str = r#"forbid (principal == Quorate::Workload::"spiffe://example.org/guest", action, resource);"#;
+
+/// What clients tell those who judge.
+#[derive(Default)]
+pub(crate) struct Told {
+    pub(crate) history: History,
+    /// Leases that were handed out since somebody looked, and sessions that were opened with them.
+    pub(crate) handed: Vec<LeaseId>,
+    pub(crate) entered: Vec<(&'static str, u64, LeaseId)>,
+    /// What did not hold.
+    pub(crate) wrong: Option<String>,
+    /// Nobody begins anything any more.
+    pub(crate) over: bool,
+    values: u64,
+    pub(crate) writes: u64,
+    pub(crate) reads: u64,
+    pub(crate) denials: u64,
+}
+
+pub(crate) type Shared = Arc<Mutex<Told>>;
+
+pub(crate) fn path(number: u64) -> String {
+    format!("app/k{number}")
+}
+
+struct Caller {
+    name: String,
+    client: Client,
+    random: Random,
+    told: Shared,
+    journal: Journal,
+    targets: BTreeMap<&'static str, FakeTarget>,
+    /// The last number of each path, and leases, as far as this one knows.
+    numbers: BTreeMap<u64, u64>,
+    leases: Vec<LeaseId>,
+}
+
+/// Sets all callers to work; they end by themselves once it is over.
+pub(crate) fn all(world: &World, seed: u64, told: &Shared) -> Vec<JoinHandle<()>> {
+    let caller = |name: &str, identity: &str| Caller {
+        name: name.to_owned(),
+        client: world.client(identity).with_timeout(PATIENCE),
+        random: Random::new(seed.rotate_left(17) ^ name.bytes().fold(7, |sum, byte| sum * 31 + u64::from(byte))),
+        told: Arc::clone(told),
+        journal: world.hub.journal.clone(),
+        targets: TARGETS.map(|target| (target, world.target(target).clone())).into(),
+        numbers: BTreeMap::new(),
+        leases: Vec::new(),
+    };
+    let key = SigningKey::from_seed(&world.administrator().seed());
+    vec![
+        tokio::spawn(caller("a", "app").work()),
+        tokio::spawn(caller("b", "app").work()),
+        tokio::spawn(caller("guest", "guest").look()),
+        tokio::spawn(caller("admin", "admin/first").rule(key)),
+    ]
+}
+
+impl Caller {
+    fn told<T>(&self, tell: impl FnOnce(&mut Told) -> T) -> T {
+        tell(&mut self.told.lock().unwrap())
+    }
+
+    /// A pause; whether it goes on.
+    async fn next(&mut self) -> bool {
+        sleep(Duration::from_millis(self.random.between(20, 400))).await;
+        !self.told(|told| told.over)
+    }
+
+    async fn work(mut self) {
+        while self.next().await {
+            match self.random.below(10) {
+                0..=3 => self.put().await,
+                4 | 5 => self.get().await,
+                6 | 7 => self.issue().await,
+                8 => self.renew().await,
+                _ => self.revoke().await,
+            }
+        }
+    }
+
+    async fn put(&mut self) {
+        let at = self.random.between(0, PATHS);
+        let expected = self.random.chance(60).then(|| self.numbers.get(&at).copied().unwrap_or_default());
+        let (value, began) = self.told(|told| {
+            told.values += 1;
+            (told.values, told.history.moment())
+        });
+        let done = self.client.put("default", &path(at), &value.to_be_bytes(), expected).await;
+        self.journal.note(format_args!(
+            "{} writes {value} to {at} behind {expected:?}: {:?}",
+            self.name,
+            done.as_ref().map(|put| (put.number, put.index)).map_err(|failure| failure.code)
+        ));
+        let did = match done {
+            Ok(put) => {
+                if expected.is_some_and(|expected| put.number != expected + 1) {
+                    self.told(|told| told.wrong = Some(format!("K3: written as {} behind {expected:?}", put.number)));
+                }
+                self.numbers.insert(at, put.number);
+                Did::Wrote { value, number: put.number }
+            }
+            Err(_) => {
+                self.numbers.remove(&at);
+                Did::Tried { value }
+            }
+        };
+        self.told(|told| {
+            told.writes += u64::from(matches!(did, Did::Wrote { .. }));
+            told.history.note(at, began, did);
+        });
+    }
+
+    async fn get(&mut self) {
+        let at = self.random.between(0, PATHS);
+        let began = self.told(|told| told.history.moment());
+        let done = self.client.get("default", &path(at), None).await;
+        let found = match done {
+            Ok(opened) => {
+                let value = u64::from_be_bytes(opened.plaintext.expose().try_into().unwrap());
+                self.numbers.insert(at, opened.number);
+                Some(Some((opened.number, value)))
+            }
+            Err(failure) if failure.code == "not_found" => Some(None),
+            Err(failure) => {
+                self.journal.note(format_args!("{} cannot read {at}: {}", self.name, failure.code));
+                None
+            }
+        };
+        if let Some(found) = found {
+            self.journal.note(format_args!("{} reads {at}: {found:?}", self.name));
+            self.told(|told| {
+                told.reads += 1;
+                told.history.note(at, began, Did::Read { found });
+            });
+        }
+    }
+
+    async fn issue(&mut self) {
+        let target = TARGETS[self.random.below(TARGETS.len())];
+        let verifier = verifier(&self.random.next().to_be_bytes());
+        let ttl = Some(self.random.between(3_000, 10_000));
+        let change = Change::IssueLease { role: format!("{target}-readers"), verifier: verifier.clone(), ttl };
+        let signed = self.client.sign(change, None);
+        let done = self.client.submit(&signed).await;
+        let code = done.as_ref().map(|done| done.index).map_err(|failure| failure.code);
+        self.journal.note(format_args!("{} asks for a lease at {target}: {code:?}", self.name));
+        let Ok(done) = done else { return };
+        let Outcome::Intent { lease, principal, .. } = &done.outcome else {
+            self.told(|told| told.wrong = Some(format!("a lease is answered by {:?}", done.outcome)));
+            return;
+        };
+        self.told(|told| told.handed.push(*lease));
+        self.leases.push(*lease);
+        if let Some(session) = self.targets[target].login(principal, &verifier) {
+            self.told(|told| told.entered.push((target, session, *lease)));
+        }
+        if self.random.chance(30)
+            && let Ok(again) = self.client.submit(&signed).await
+            && (&again.outcome, again.index) != (&done.outcome, done.index)
+        {
+            let wrong =
+                format!("L5: sent again, a request has another answer: {:?}, {:?}", done.outcome, again.outcome);
+            self.told(|told| told.wrong = Some(wrong));
+        }
+    }
+
+    fn any_lease(&mut self) -> Option<LeaseId> {
+        let at = self.random.below(self.leases.len());
+        self.leases.get(at).copied()
+    }
+
+    async fn renew(&mut self) {
+        let Some(lease) = self.any_lease() else { return };
+        let done = self.client.renew(lease, self.random.between(2_000, 8_000)).await;
+        self.journal.note(format_args!("{} renews {lease}: {:?}", self.name, done.map_err(|failure| failure.code)));
+    }
+
+    async fn revoke(&mut self) {
+        let Some(lease) = self.any_lease() else { return };
+        self.leases.retain(|other| *other != lease);
+        let done = self.client.revoke(lease).await;
+        let code = done.as_ref().map_err(|failure| failure.code);
+        self.journal.note(format_args!("{} revokes {lease}: {code:?}", self.name));
+        if done.is_ok() && self.client.renew(lease, 5_000).await.is_ok() {
+            self.told(|told| told.wrong = Some(format!("L4: lease {lease} was revoked, and then renewed")));
+        }
+    }
+
+    /// Opens for ever, whether or not that is allowed.
+    async fn look(mut self) {
+        while self.next().await {
+            let at = self.random.between(0, PATHS);
+            let began = self.told(|told| told.history.moment());
+            match self.client.get("default", &path(at), None).await {
+                Ok(_) => self.told(|told| {
+                    let span = Span { began, ended: told.history.moment() };
+                    told.history.opened.push(span);
+                }),
+                Err(failure) => {
+                    self.journal.note(format_args!("{} is told {}", self.name, failure.code));
+                    self.told(|told| told.denials += u64::from(failure.code == "denied"));
+                }
+            }
+        }
+    }
+
+    /// Gives the guest its right, and takes it away.
+    async fn rule(mut self, key: SigningKey) {
+        let put = |text: &str| Change::PutPolicy { name: "guest".to_owned(), text: text.to_owned() };
+        while self.next().await {
+            let given = self.client.administer_now(put(MAY), &[&key]).await;
+            self.journal.note(format_args!(
+                "{} gives: {:?}",
+                self.name,
+                given.map(|done| done.index).map_err(|f| f.code)
+            ));
+            sleep(Duration::from_millis(self.random.between(300, 1_500))).await;
+            let taken = self.client.administer_now(put(MAY_NOT), &[&key]).await;
+            self.journal.note(format_args!(
+                "{} takes: {:?}",
+                self.name,
+                taken.as_ref().map(|done| done.index).map_err(|f| f.code)
+            ));
+            if taken.is_ok() {
+                let began = self.told(|told| told.history.moment());
+                sleep(Duration::from_millis(self.random.between(300, 1_500))).await;
+                self.told(|told| {
+                    let ended = told.history.moment();
+                    told.history.forbidden.push(Span { began, ended });
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! A run in a process of its own, whose randomness is replaced as a whole: so that it is the same, to the byte, wherever and whenever it is run.
+//!
+//! What nodes draw comes through their seam. What is left are choices of libraries: tokio draws in which order it wakes those who wait on one
+//! `watch`, from a number that no stable interface sets, and every map of the standard library has an order of its own. Both come from the
+//! operating system, so `entropy.c` answers in its place, in that process only.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// What a run in another process left.
+pub(crate) struct Left {
+    pub(crate) journal: String,
+    /// The line by which it says what it saw; none if it did not hold.
+    pub(crate) seen: Option<String>,
+    pub(crate) said: String,
+}
+
+/// What the line begins with.
+pub(crate) const SEEN: &str = "seen:";
+
+/// The compiled `entropy.c`.
+fn entropy() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/entropy.c");
+        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("entropy-{}.so", std::process::id()));
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&made).arg(source).status();
+        assert!(compiled.unwrap().success(), "a C compiler is there: the build needs one too");
+        made
+    })
+}
+
+/// Runs one seed.
+pub(crate) fn run(members: u8, seed: u64) -> Left {
+    let name = format!("journal-{}-{members}-{seed}-{:?}", std::process::id(), std::thread::current().id());
+    let journal = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "one_seed", "--nocapture", "--test-threads=1"])
+        .env("LD_PRELOAD", entropy())
+        .env("JOURNAL", &journal)
+        .env("SEED", seed.to_string())
+        .env("MEMBERS", members.to_string())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = [done.stdout, done.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    let seen = said.lines().find_map(|line| line.split_once(SEEN)).map(|(_, seen)| seen.trim().to_owned());
+    let text = std::fs::read_to_string(&journal).unwrap_or_default();
+    let _ = std::fs::remove_file(&journal);
+    Left { journal: text, seen: seen.filter(|_| done.status.success()), said }
+}
