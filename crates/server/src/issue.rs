@@ -8,7 +8,7 @@
 use crate::core::Core;
 use crate::executor::engine_failure;
 use crate::failpoint;
-use crate::submit::Done;
+use crate::submit::{Done, no_leader};
 use quorate_api::issued;
 use quorate_api::status::Failure;
 use quorate_api::vault as wire;
@@ -33,11 +33,28 @@ pub(crate) const ISSUE: Duration = Duration::from_secs(7);
 #[derive(Default)]
 pub(crate) struct Creating(Arc<Mutex<BTreeSet<LeaseId>>>, AtomicBool);
 
+/// What came of the wish to create one.
+pub(crate) enum Begun {
+    /// It is this task's, until the guard is dropped.
+    Ours(CreatingGuard),
+    /// Another task creates it.
+    UnderWay,
+    /// This node begins no more of them.
+    Over,
+}
+
 impl Creating {
     /// From before the intent is proposed, so that no task takes it for an abandoned one.
-    pub(crate) fn begin(&self, id: LeaseId) -> Option<CreatingGuard> {
-        let fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        fresh.then(|| CreatingGuard { all: Arc::clone(&self.0), id })
+    pub(crate) fn begin(&self, id: LeaseId) -> Begun {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: whoever finishes either sees it among them, or has it see that this is over.
+        if self.over() {
+            return Begun::Over;
+        }
+        match all.insert(id) {
+            true => Begun::Ours(CreatingGuard { all: Arc::clone(&self.0), id }),
+            false => Begun::UnderWay,
+        }
     }
 
     /// All of them.
@@ -79,10 +96,15 @@ impl Core {
     pub(crate) async fn issue(self: &Arc<Self>, id: LeaseId, command: Command) -> Result<Done, Failure> {
         #[cfg(feature = "failpoints")]
         self.created_early(id, &command).await?;
-        let Some(guard) = self.creating.begin(id) else {
-            // The same request is under way already: whichever is committed first is the intent.
-            let done = self.propose(command).await?;
-            return self.followed(done).await;
+        let guard = match self.creating.begin(id) {
+            Begun::Ours(guard) => guard,
+            Begun::UnderWay => {
+                // Whichever is committed first is the intent.
+                let done = self.propose(command).await?;
+                return self.followed(done).await;
+            }
+            // Since it was stamped, which takes as long as its target does.
+            Begun::Over => return Err(no_leader()),
         };
         // A detached task: a client that goes away does not leave an intent half done.
         let core = Arc::clone(self);
@@ -258,4 +280,23 @@ pub(crate) fn injected(point: &str) -> Result<(), Failure> {
 
 fn lease_failed(id: &LeaseId, why: &str) -> Failure {
     Failure::new("lease_failed", format!("lease {id} is not usable: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_begins_no_more_waits_for_those_that_have_begun() {
+        let (creating, id) = (Creating::default(), LeaseId([7; 16]));
+        let Begun::Ours(guard) = creating.begin(id) else { panic!("nobody else has begun it") };
+        assert!(matches!(creating.begin(id), Begun::UnderWay));
+        let mut finish = Box::pin(creating.finish());
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut finish).await.is_err(), "it is under way");
+        // Whoever asked for leave before, and begins only now, is nobody that it could wait for.
+        assert!(matches!(creating.begin(LeaseId([8; 16])), Begun::Over));
+        drop(guard);
+        finish.await;
+        assert!(matches!(creating.begin(id), Begun::Over));
+    }
 }
