@@ -249,7 +249,7 @@ mod tests {
                 spec,
                 target: "t".to_owned(),
                 term: 1,
-                user: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+                user: "arn:aws:iam::123456789012:user/quorate".to_owned(),
                 passwords: SecretVec::new(vec![b'p'; 32]).into(),
                 own: OwnSessions::default(),
             };
