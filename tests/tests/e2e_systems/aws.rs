@@ -124,6 +124,8 @@ async fn what_can_not_be_ended_says_so(cluster: &Cluster) {
         "cloud",
         "--group",
         "federate",
+        "--group",
+        "inline:{\"Effect\":\"Allow\",\"Action\":\"iam:ListGroups\",\"Resource\":\"*\"}",
         "--ttl",
         "15m",
         "--max-ttl",
@@ -132,8 +134,8 @@ async fn what_can_not_be_ended_says_so(cluster: &Cluster) {
     run(cluster, &role);
     permit(cluster, "cloud-session").await;
     let output = cluster.cli("demo", &["lease", "issue", "cloud-session"], b"").unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("\ndies at ") && said.contains("can not be ended before"), "{said}");
+    let [said, told] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(said.contains("\ndies at ") && said.contains("can not be ended before"), "{said}{told}");
     let credential = issue(cluster, "cloud-session").await;
     let dies = credential.dies_at.expect("it is said when it dies");
     cluster.client("demo").unwrap().revoke(credential.lease).await.unwrap();
