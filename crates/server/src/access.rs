@@ -249,7 +249,7 @@ mod tests {
                 spec,
                 target: "t".to_owned(),
                 term: 1,
-                user: "arn:aws:iam::123456789012:user/quorate".to_owned(),
+                user: if system == System::Aws { "arn:aws:iam::123456789012:user/q" } else { "quorate" }.to_owned(),
                 passwords: SecretVec::new(vec![b'p'; 32]).into(),
                 own: OwnSessions::default(),
             };
