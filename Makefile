@@ -45,7 +45,7 @@ unit: setup
 	cargo nextest run $(TESTED)
 	cargo test $(TESTED) --doc --quiet
 
-# The leader hit at every point of a lease's life and of a rotation, at every kind of target: two hours, and a table. ACTIONS=kill,stop and KINDS=aws,redis
+# The leader hit at every point of a lease's life and of a rotation, at every kind of target: more than an hour, and a table. ACTIONS=kill,stop and KINDS=aws,redis
 # choose.
 ACTIONS := all
 KINDS   :=

@@ -47,7 +47,7 @@ const NO_KEY: &str = "AKIAAAAAAAAAAAAAAAAA";
 
 /// See [`crate::Engine::check`].
 pub(super) async fn check(aws: &Aws, groups: &[String]) -> Result<Checked, EngineError> {
-    aws.identity(&aws.ends).await?;
+    aws.now_as_executor(&aws.ends).await?;
     let mut checked = Checked {
         server_version: 0,
         timeline: number_of(&aws.executor.account),

@@ -15,7 +15,7 @@ const MARGIN: u64 = 60;
 
 /// See [`crate::Engine::clean`].
 pub(super) async fn clean(aws: &Aws, principals: &[Principal]) -> Result<Vec<Cleaned>, EngineError> {
-    let now = aws.identity(&aws.ends).await?;
+    let now = aws.now_as_executor(&aws.ends).await?;
     let mut all = Vec::with_capacity(principals.len());
     for principal in principals {
         all.push(Cleaned { name: principal.name.clone(), outcome: one(aws, principal, now).await? });
@@ -67,7 +67,7 @@ pub(super) async fn remove(aws: &Aws, iam: &Api, name: &str) -> Result<Cleaning,
         match user.tell("DeleteUser", &[]).await {
             Ok(()) => return Ok(Cleaning::Gone),
             Err(error) if is(&error, DELETE_CONFLICT) => {
-                let now = aws.identity(&aws.ends).await?;
+                let now = aws.now_as_executor(&aws.ends).await?;
                 cut(aws, name, now).await?;
                 reason = Some(user.strip_more().await.unwrap_or_else(|| error.to_string()));
             }

@@ -136,7 +136,7 @@ impl Aws {
     ///
     /// # Errors
     /// [`EngineError::Refused`] with the code `account` or `executor` when we are somebody else: nothing of ours is there.
-    async fn identity(&self, services: &Services) -> Result<u64, EngineError> {
+    async fn now_as_executor(&self, services: &Services) -> Result<u64, EngineError> {
         let said = services.sts.ask(&self.config, Query::sts("GetCallerIdentity")).await?;
         let field = |name| said.root.text(&["GetCallerIdentityResult", name]).map(str::to_owned).ok_or_else(unreadable);
         let (account, arn, ours) = (field("Account")?, field("Arn")?, &self.executor);
@@ -161,18 +161,18 @@ impl Engine for Aws {
 
     /// There are no sessions of executors: each create is fenced by its own name.
     async fn take_over(&self) -> Result<usize, EngineError> {
-        self.identity(&self.ends).await.map(|_| 0)
+        self.now_as_executor(&self.ends).await.map(|_| 0)
     }
 
     /// Another one each time: it is good for one create.
     async fn bind(&self) -> Result<Binding, EngineError> {
         let began = boottime();
-        self.identity(&self.makes).await?;
+        self.now_as_executor(&self.makes).await?;
         self.bindings.add(began)
     }
 
     async fn visit(&self) -> Result<(), EngineError> {
-        self.identity(&self.ends).await.map(drop)
+        self.now_as_executor(&self.ends).await.map(drop)
     }
 
     /// Asks STS who it is that has this credential. One that is new is tried again for [`AwsConfig::propagation`].
@@ -243,7 +243,7 @@ impl Engine for Aws {
     /// Names that are kept for a fence, and claims, are among them.
     async fn list(&self, prefix: &str) -> Result<Vec<Principal>, EngineError> {
         check_name(prefix)?;
-        self.identity(&self.ends).await?;
+        self.now_as_executor(&self.ends).await?;
         let all = revoke::all(self).await?.into_iter().filter(|(name, _)| name.starts_with(prefix));
         Ok(all.map(|(name, mark)| Principal { oid: Some(mark.number(&name)), name }).collect())
     }
@@ -259,19 +259,19 @@ impl Engine for Aws {
 
     /// A number of the account. There is no fail-over that could be seen from outside.
     async fn timeline(&self) -> Result<u32, EngineError> {
-        self.identity(&self.ends).await?;
+        self.now_as_executor(&self.ends).await?;
         Ok(number_of(&self.executor.account))
     }
 
     async fn claims(&self, prefix: &str) -> Result<Vec<String>, EngineError> {
         check_name(prefix)?;
-        self.identity(&self.ends).await?;
+        self.now_as_executor(&self.ends).await?;
         Ok(revoke::all(self).await?.into_keys().filter(|name| name.starts_with(prefix)).collect())
     }
 
     async fn claim(&self, name: &str) -> Result<(), EngineError> {
         check_name(name)?;
-        self.identity(&self.makes).await?;
+        self.now_as_executor(&self.makes).await?;
         let path = Mark::Claim.path(&self.config.target);
         let query = Query::iam("CreateUser").with("UserName", name).with("Path", &path);
         let query = query.tagged([("quorate-target", self.config.target.as_str())]);
@@ -280,7 +280,7 @@ impl Engine for Aws {
 
     async fn disclaim(&self, names: &[String]) -> Result<Vec<String>, EngineError> {
         names.iter().try_for_each(|name| check_name(name))?;
-        self.identity(&self.ends).await?;
+        self.now_as_executor(&self.ends).await?;
         let mut left = Vec::new();
         for name in names {
             let is_gone = match find(self, name).await? {
@@ -307,7 +307,7 @@ impl Engine for Aws {
 
     /// Deactivates the executor's other access key, if it has one. What was made with that one by `GetSessionToken` lives on.
     async fn end_strangers(&self) -> Result<usize, EngineError> {
-        self.identity(&self.ends).await?;
+        self.now_as_executor(&self.ends).await?;
         // The one that was let in just now.
         let Some(known) = self.config.passwords.all().into_iter().next() else { return Ok(0) };
         let (ours, _) = access_key(&known.password)?;

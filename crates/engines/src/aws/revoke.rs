@@ -76,7 +76,7 @@ async fn holders(aws: &Aws, principals: &[Principal]) -> Result<BTreeMap<String,
 /// arrives, as long as the name is kept, which is until the service takes nothing any more that is signed for the binding.
 pub(super) async fn fence(aws: &Aws, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
     // In the account in which the create was.
-    let now = aws.identity(&aws.ends).await?;
+    let now = aws.now_as_executor(&aws.ends).await?;
     let fence = Mark::Fence { until: last_signed(binding) };
     let ours = [("quorate-target", aws.config.target.as_str())];
     let path = fence.path(&aws.config.target);
@@ -112,7 +112,7 @@ fn others(path: &str) -> EngineError {
 
 /// See [`crate::Engine::refuse`].
 pub(super) async fn refuse(aws: &Aws, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {
-    let now = aws.identity(&aws.ends).await?;
+    let now = aws.now_as_executor(&aws.ends).await?;
     let holders = holders(aws, principals).await?;
     let mut all = Vec::with_capacity(principals.len());
     for Principal { name, oid } in principals {
@@ -217,7 +217,7 @@ pub(super) async fn look(aws: &Aws, endpoint: &str, principals: &[Principal]) ->
         return Ok(Vec::new());
     }
     // In another account nobody is ours, and everybody would be gone.
-    let now = aws.identity(&aws.ends).await?;
+    let now = aws.now_as_executor(&aws.ends).await?;
     let holders = holders(aws, principals).await?;
     let mut all = Vec::with_capacity(principals.len());
     for principal in principals {
