@@ -18,9 +18,21 @@ use tokio::time::timeout;
 
 /// How long it may take to come to its end.
 const END: Duration = Duration::from_secs(90);
-/// How long a login may outlive its lease here, in milliseconds. Orphans, ghosts, survivors of *revoked* and early deaths have no such
-/// tolerance; this one is as long as a round of faults may leave no quorum, or no database, and what is needed after that.
-const BOUND: &str = "30000";
+/// How long a login may outlive its lease, in milliseconds: with and without a change of the leader meanwhile. Orphans, ghosts, survivors
+/// of *revoked* and early deaths have no such tolerance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    calm: u32,
+    failover: u32,
+}
+
+impl Bounds {
+    /// What is promised while a majority and the database are there.
+    pub(crate) const PROMISED: Self = Self { calm: 5_000, failover: 7_000 };
+    /// As long as a round of faults may leave no majority, or no database, and what is needed after that.
+    pub(crate) const LOOSE: Self = Self { calm: 30_000, failover: 30_000 };
+}
+
 /// How long nothing may be heard of the database and of the vault, which faults silence.
 const PAUSE: &str = "20000";
 const SILENCE: &str = "45000";
@@ -34,7 +46,7 @@ pub(crate) struct Auditor {
 
 impl Auditor {
     /// Begins. `least` is how many leases it has to have seen alive.
-    pub(crate) fn begin(lab: &Lab, logs: &Path, least: u64) -> anyhow::Result<Self> {
+    pub(crate) fn begin(lab: &Lab, logs: &Path, bounds: Bounds, least: u64) -> anyhow::Result<Self> {
         let database = lab.database.as_ref().context("there is no database")?;
         let program = lab.program.with_file_name("quorate-auditor");
         anyhow::ensure!(program.is_file(), "{} is no file: build `quorate-auditor`", program.display());
@@ -48,7 +60,8 @@ impl Auditor {
             .arg(&lab.program)
             .arg("--json")
             .arg(&report)
-            .args(["--bound", BOUND, "--failover-bound", BOUND, "--leases", &least.to_string()])
+            .args(["--bound", &bounds.calm.to_string(), "--failover-bound", &bounds.failover.to_string()])
+            .args(["--leases", &least.to_string()])
             .args(["--longest-pause", PAUSE, "--longest-silence", SILENCE])
             .env("QUORATE_PROFILE", operator.join("cluster.toml"))
             .env("QUORATE_IDENTITY", operator.join("admin.pem"))

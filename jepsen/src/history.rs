@@ -63,6 +63,12 @@ pub(crate) struct Run {
     pub(crate) nemeses: Vec<String>,
     pub(crate) workloads: Vec<String>,
     pub(crate) clients: u32,
+    /// Of leases. Older histories have one number for both.
+    #[serde(default)]
+    pub(crate) users: u32,
+    /// What the program was built from, if that was said.
+    #[serde(default)]
+    pub(crate) commit: Option<String>,
     pub(crate) program: String,
     /// The command that runs it again.
     pub(crate) again: String,

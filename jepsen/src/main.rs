@@ -55,6 +55,11 @@ enum Command {
         /// `history.jsonl` of a run.
         history: PathBuf,
     },
+    /// Add up what runs have done, by their folders, and print it as one table. Exits like the worst of them.
+    Sum {
+        #[arg(required = true)]
+        folders: Vec<PathBuf>,
+    },
     /// Run every mutant, and the same without it: the first has to be found out by its rule, the second to break none. Prints a table.
     Mutants(mutants::Options),
     /// List the nemeses, and by what each is seen to bite.
@@ -100,6 +105,11 @@ fn work(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { history } => judge(&history),
+        Command::Sum { folders } => {
+            let (table, outcome) = report::sum::table(&folders)?;
+            say(&table)?;
+            Ok(exit(outcome))
+        }
         Command::Mutants(options) => {
             let (table, outcome) = mutants::all(&options)?;
             say(&table)?;

@@ -1,6 +1,6 @@
 //! One run, in the cage: a cluster, clients, faults; then none; then everything that is left is read and noted.
 
-use crate::auditor::Auditor;
+use crate::auditor::{Auditor, Bounds};
 use crate::cage::{self, Stop, stopped};
 use crate::check::audit;
 use crate::fragments;
@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 
+/// What the numbers of users of leases begin after, so that in a history nobody takes them for others.
+const USERS_FROM: u32 = 10_000;
 /// How long a cluster may take to be set up.
 const SET_UP: Duration = Duration::from_secs(300);
 /// How long everything may take to come right once no fault is at work.
@@ -47,15 +49,21 @@ pub(crate) struct Options {
     /// What clients do, by commas: `register`, `policy`, `lease`.
     #[arg(long, default_value = "register,policy", value_parser = workloads)]
     workloads: Workloads,
-    /// How many clients of registers, and how many users of leases.
+    /// How many clients of registers.
     #[arg(long, default_value_t = 6)]
     clients: u32,
+    /// How many users of leases, each with one at a time.
+    #[arg(long, default_value_t = 6)]
+    users: u32,
     /// The folder to make for history, report and logs; one among the temporary files otherwise.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// The program to break; `quorate` beside this one otherwise.
     #[arg(long, env = "QUORATE_BIN", value_name = "FILE")]
     program: Option<PathBuf>,
+    /// What the program was built from, for the report.
+    #[arg(long, value_name = "ID")]
+    commit: Option<String>,
     /// The run is void with fewer answered operations; 5 for each second otherwise.
     #[arg(long, value_name = "N")]
     least_operations: Option<u64>,
@@ -178,6 +186,7 @@ impl Options {
             ("--nemeses", self.names()),
             ("--workloads", self.workloads.names().join(",")),
             ("--clients", self.clients.to_string()),
+            ("--users", self.users.to_string()),
         ];
         pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
@@ -200,6 +209,7 @@ impl Options {
         ] {
             all.extend([name.to_owned(), value]);
         }
+        all.extend(self.commit.iter().flat_map(|commit| ["--commit".to_owned(), commit.clone()]));
         all.extend(self.mutant.iter().flat_map(|mutant| ["--mutant".to_owned(), mutant.clone()]));
         all.extend(self.without_disks.then(|| "--without-disks".to_owned()));
         Ok(all)
@@ -221,6 +231,8 @@ pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
         nemeses: options.nemeses.0.iter().map(|kind| kind.name().to_owned()).collect(),
         workloads: options.workloads.names(),
         clients: options.clients,
+        users: options.users,
+        commit: options.commit.clone(),
         program: version.trim().to_owned(),
         again: options.again(),
         floors: Floors { operations: options.least_operations.unwrap_or(0), each: options.least_faults },
@@ -277,17 +289,15 @@ struct Clients {
 impl Clients {
     fn begin(options: &Options, lab: &Arc<Lab>, recorder: &Recorder) -> Self {
         let seed = options.seed.unwrap_or(0);
-        let (paths, over, mut tasks) = (Paths::new(), Arc::new(AtomicBool::new(false)), JoinSet::new());
+        let (paths, over, mut tasks) = (Paths::new(options.clients), Arc::new(AtomicBool::new(false)), JoinSet::new());
         let shared = || (Arc::clone(lab), recorder.clone());
-        for number in 1..=options.clients {
-            if options.workloads.register {
-                let (lab, recorder) = shared();
-                tasks.spawn(register::work(lab, recorder, Arc::clone(&paths), number, seed));
-            }
-            if options.workloads.lease {
-                let (lab, recorder) = shared();
-                tasks.spawn(lease::work(lab, recorder, Arc::clone(&over), 200 + number, seed));
-            }
+        for number in (1..=options.clients).filter(|_| options.workloads.register) {
+            let (lab, recorder) = shared();
+            tasks.spawn(register::work(lab, recorder, Arc::clone(&paths), number, seed));
+        }
+        for number in (1..=options.users).filter(|_| options.workloads.lease) {
+            let (lab, recorder) = shared();
+            tasks.spawn(lease::work(lab, recorder, Arc::clone(&over), USERS_FROM + number, seed));
         }
         if options.workloads.policy {
             let (lab, recorder) = shared();
@@ -322,7 +332,11 @@ async fn work(options: &Options, lab: &Arc<Lab>, recorder: &Recorder, mut stop: 
     }
     let dead = tokio::spawn(execute::watch(Arc::clone(lab), recorder.clone()));
     let least = options.seconds / 6;
-    let auditor = options.workloads.lease.then(|| Auditor::begin(lab, &folder.join("logs"), least)).transpose()?;
+    // Alone they leave a majority and the database.
+    let alone = options.nemeses.0.iter().all(|kind| Kind::ALONE.contains(kind));
+    let bounds = if alone { Bounds::PROMISED } else { Bounds::LOOSE };
+    let auditor =
+        options.workloads.lease.then(|| Auditor::begin(lab, &folder.join("logs"), bounds, least)).transpose()?;
 
     recorder.note(Event::Phase { name: "faults".to_owned() });
     let clients = Clients::begin(options, lab, recorder);

@@ -1,6 +1,6 @@
 //! Carries a plan out: each fault begins at its time, whatever others are at work, and ends at its own.
 
-use super::{Grip, Kind, Planned, Victims, clock, disk, limits, process, target, wire};
+use super::{Grip, Kind, Planned, Victims, clock, disk, leader, limits, process, target, wire};
 use crate::cage::{Stop, stopped};
 use crate::history::{Event, Recorder};
 use crate::lab::Lab;
@@ -109,6 +109,7 @@ async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
         Kind::Rot => disk::rot(&at).await,
         Kind::Forget => process::forget(&at).await,
         Kind::Rolling => process::rolling(&at).await,
+        Kind::LostLeader => leader::lost(&at).await,
         Kind::Cpu => limits::cpu(&at).await,
         Kind::Memory => limits::memory(&at).await,
         Kind::Custodian => target::custodian(&at).await,

@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod cuts;
 pub(crate) mod disk;
 pub(crate) mod execute;
+pub(crate) mod leader;
 pub(crate) mod limits;
 pub(crate) mod process;
 pub(crate) mod target;
@@ -39,6 +40,7 @@ pub(crate) enum Kind {
     TargetSlow,
     TargetReset,
     Rolling,
+    LostLeader,
 }
 
 /// What a fault takes hold of: two faults that take hold of the same are not at work at one member at once.
@@ -96,7 +98,7 @@ impl Kind {
     ];
 
     /// Those that are only at work alone: what is promised with them is promised with nothing else at work.
-    pub(crate) const ALONE: &[Self] = &[Self::Rolling];
+    pub(crate) const ALONE: &[Self] = &[Self::Rolling, Self::LostLeader];
 
     /// Every one.
     pub(crate) fn every() -> impl Iterator<Item = Self> {
@@ -214,6 +216,11 @@ impl Kind {
                 Grip::Process,
                 "alone: all members are asked to end and started again, one after the other, again and again; counted by rounds in which all came back",
             ),
+            Self::LostLeader => card(
+                "lost-leader",
+                Grip::Process,
+                "alone: whoever leads is killed, stopped, or cut off from the others, and comes back, again and again; counted by terms that followed",
+            ),
             Self::TargetSlow => card(
                 "target-slow",
                 Grip::Target,
@@ -261,7 +268,7 @@ impl Kind {
         match self {
             Self::Custodian | Self::TargetDown | Self::TargetPause | Self::TargetSlow | Self::TargetReset => 0,
             Self::Rot | Self::Flap => 1,
-            Self::Rolling => nodes,
+            Self::Rolling | Self::LostLeader => nodes,
             // A state is taken over only from a majority that vouches for it.
             Self::Forget => minority,
             // t members with a wrong clock are right, by the rule that cluster time goes by.
@@ -307,10 +314,12 @@ const LONGEST: u64 = 5_000;
 /// out by chance.
 pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Planned> {
     let mut random = Random::of(seed, "faults", 0);
-    if kinds == [Kind::Rolling] {
+    if let &[kind] = kinds
+        && Kind::ALONE.contains(&kind)
+    {
         let (victims, seed) = (Victims::Members((1..=nodes).collect()), random.next());
         let lasts = length.saturating_sub(FIRST);
-        return vec![Planned { number: 1, at: FIRST, lasts, kind: Kind::Rolling, victims, seed }];
+        return vec![Planned { number: 1, at: FIRST, lasts, kind, victims, seed }];
     }
     let (mut all, mut deck): (Vec<Planned>, Vec<Kind>) = (Vec::new(), Vec::new());
     let mut begin = FIRST;

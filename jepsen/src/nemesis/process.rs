@@ -120,7 +120,7 @@ pub(crate) async fn rolling(at: &At<'_>) -> anyhow::Result<Seen> {
 }
 
 /// Waits until a member has applied all that any of the others has.
-async fn back(lab: &Lab, node: &Node) -> anyhow::Result<()> {
+pub(crate) async fn back(lab: &Lab, node: &Node) -> anyhow::Result<()> {
     let observer = lab.observer()?;
     let deadline = Instant::now() + BACK;
     loop {

@@ -1,9 +1,11 @@
 //! What a run was, for people and for programs: `report.md`, `report.json`, `latency.svg`, all from its history.
 
 mod plot;
+pub(crate) mod sum;
 
 use crate::check::{Judgement, Verdict};
 use crate::history::{Answer, Entry, Event, Nanos, Operation, Outcome, Run, operations};
+use crate::nemesis::Kind;
 use anyhow::Context as _;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -31,6 +33,13 @@ pub(crate) struct Outage {
     pub(crate) ms: u64,
 }
 
+/// How long nothing of a kind was answered around each loss of a leader, in milliseconds, shortest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Gaps {
+    pub(crate) changes: Vec<u64>,
+    pub(crate) questions: Vec<u64>,
+}
+
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     run: &'a Run,
@@ -38,6 +47,8 @@ struct Report<'a> {
     judgement: &'a Judgement,
     operations: BTreeMap<&'static str, Count>,
     outages: BTreeMap<&'static str, Vec<Outage>>,
+    /// By how the leader was lost.
+    failovers: BTreeMap<String, Gaps>,
 }
 
 /// Writes all three into a folder.
@@ -48,7 +59,8 @@ pub(crate) fn write(folder: &Path, entries: &[Entry], judgement: &Judgement) -> 
     });
     let run = run.context("the history does not say what was run")?;
     let all = operations(entries);
-    let report = Report { run, judgement, operations: counts(&all), outages: outages(entries, &all) };
+    let (outages, failovers) = (outages(entries, &all), failovers(entries, &all));
+    let report = Report { run, judgement, operations: counts(&all), outages, failovers };
     let text = markdown(&report);
     std::fs::write(folder.join("report.json"), serde_json::to_string_pretty(&report)?)?;
     std::fs::write(folder.join("report.md"), &text)?;
@@ -76,8 +88,7 @@ fn counts(all: &[Operation]) -> BTreeMap<&'static str, Count> {
     }
     let finished = counts.into_iter().map(|(name, (mut count, mut times))| {
         times.sort_unstable();
-        let part = |hundredths: usize| times.get((times.len() * hundredths / 100).min(times.len().saturating_sub(1)));
-        count.micros = [part(50), part(99), times.last()].map(|time| time.copied().unwrap_or(0));
+        count.micros = parts(&times);
         (name, count)
     });
     finished.collect()
@@ -94,11 +105,9 @@ fn outages(entries: &[Entry], all: &[Operation]) -> BTreeMap<&'static str, Vec<O
     let (Some(from), to) = (phase("faults"), phase("liveness")) else { return BTreeMap::new() };
     let to = to.or_else(|| entries.last().map(|entry| entry.at)).unwrap_or(from);
     let of = |changes: bool| {
-        let answered = all.iter().filter(|o| o.answered() && o.action.changes() == changes);
-        let mut ends: Vec<Nanos> = answered.filter_map(|o| o.back.as_ref().map(|(at, _)| *at)).collect();
+        let mut ends = answers(all, changes);
         ends.retain(|at| (from..to).contains(at));
         ends.push(to);
-        ends.sort_unstable();
         let mut last = from;
         let mut found = Vec::new();
         for end in ends {
@@ -110,6 +119,51 @@ fn outages(entries: &[Entry], all: &[Operation]) -> BTreeMap<&'static str, Vec<O
         found
     };
     BTreeMap::from([("changes", of(true)), ("questions", of(false))])
+}
+
+/// When changes, or questions, were answered, in order.
+fn answers(all: &[Operation], changes: bool) -> Vec<Nanos> {
+    let answered = all.iter().filter(|o| o.answered() && o.action.changes() == changes);
+    let mut ends: Vec<Nanos> = answered.filter_map(|o| o.back.as_ref().map(|(at, _)| *at)).collect();
+    ends.sort_unstable();
+    ends
+}
+
+/// The longest time without an answer that begins or goes on after a leader was lost, and before all was well again.
+fn failovers(entries: &[Entry], all: &[Operation]) -> BTreeMap<String, Gaps> {
+    let mut found: BTreeMap<String, Gaps> = BTreeMap::new();
+    let ends = [true, false].map(|changes| answers(all, changes));
+    let mut lost: Option<(Nanos, &str)> = None;
+    for entry in entries {
+        match &entry.event {
+            Event::Fault { kind, what, .. } if kind == Kind::LostLeader.name() => lost = Some((entry.at, what)),
+            Event::Healed { .. } => {
+                let Some((from, what)) = lost.take() else { continue };
+                let gap = |ends: &[Nanos]| {
+                    // From the last answer before it on.
+                    let first = ends.partition_point(|at| *at < from).saturating_sub(1);
+                    let during = ends.iter().skip(first).take_while(|at| **at < entry.at);
+                    let pairs = during.clone().zip(during.skip(1).chain([&entry.at]));
+                    pairs.map(|(one, next)| next.saturating_sub(*one)).max().unwrap_or(entry.at - from) / 1_000_000
+                };
+                let gaps = found.entry(what.to_owned()).or_default();
+                gaps.changes.push(gap(&ends[0]));
+                gaps.questions.push(gap(&ends[1]));
+            }
+            _ => {}
+        }
+    }
+    for gaps in found.values_mut() {
+        gaps.changes.sort_unstable();
+        gaps.questions.sort_unstable();
+    }
+    found
+}
+
+/// The middle, the 99th of a hundred and the last of what is sorted.
+fn parts(sorted: &[u64]) -> [u64; 3] {
+    let part = |hundredths: usize| sorted.get((sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1)));
+    [part(50), part(99), sorted.last()].map(|value| value.copied().unwrap_or(0))
 }
 
 fn word(outcome: Outcome) -> &'static str {
@@ -164,10 +218,57 @@ fn markdown(report: &Report<'_>) -> String {
         let total: u64 = outages.iter().map(|outage| outage.ms).sum();
         let _ = writeln!(text, "- {what}: {}, {total} ms together, the longest {longest} ms", outages.len());
     }
+    if !report.failovers.is_empty() {
+        text.push_str("\n## Leaders that were lost\n\nHow long nothing was answered then, in milliseconds.\n\n| | times | changes: median | p99 | longest | questions: median | p99 | longest |\n|---|---|---|---|---|---|---|---|\n");
+    }
+    for (way, Gaps { changes, questions }) in &report.failovers {
+        let ([a, b, c], [d, e, f]) = (parts(changes), parts(questions));
+        let _ = writeln!(text, "| {way} | {} | {a} | {b} | {c} | {d} | {e} | {f} |", changes.len());
+    }
     text.push_str("\n![latency](latency.svg)\n");
     text
 }
 
 fn millis(micros: u64) -> String {
     format!("{}.{}", micros / 1_000, micros % 1_000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Action;
+
+    #[test]
+    fn a_lost_leader_is_charged_for_the_time_without_answers() {
+        let milli = 1_000_000;
+        let lost = |fault, what: &str| Event::Fault {
+            fault,
+            kind: "lost-leader".to_owned(),
+            what: what.to_owned(),
+            victims: vec![1],
+        };
+        let healed = |fault| Event::Healed { fault, seen: BTreeMap::new(), note: String::new() };
+        let entry = |at: u64, event| Entry { at: at * milli, event };
+        let entries = [
+            entry(1_000, lost(1, "killed")),
+            entry(3_000, healed(1)),
+            entry(5_000, lost(2, "killed")),
+            entry(8_000, healed(2)),
+            entry(9_000, lost(3, "stopped")),
+            entry(9_500, healed(3)),
+        ];
+        let put = |at: u64| Operation {
+            number: at,
+            client: 1,
+            action: Action::Put { key: "k".to_owned(), value: at, cas: None },
+            call: 0,
+            back: Some((at * milli, Answer::Stored { number: 1, index: 1 })),
+        };
+        // 100 ms before until 700 ms after; the second time nothing from 4,900 until it was over; the third time always something.
+        let all: Vec<Operation> = [900, 1_700, 1_710, 2_900, 4_900, 8_900, 9_100, 9_300, 9_480].map(put).into();
+        let found = failovers(&entries, &all);
+        assert_eq!(found["killed"].changes, [1_190, 3_100]);
+        assert_eq!(found["killed"].questions, [2_000, 3_000], "no question was ever answered");
+        assert_eq!(found["stopped"].changes, [200]);
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How many paths are in use at once.
+/// The fewest paths in use at once. With many clients there is one for every two of them: more at one path mostly wait for each other.
 const PATHS: usize = 5;
 /// How many operations one path sees.
 const USES: u64 = 120;
@@ -25,6 +25,8 @@ const ITEMS: usize = 200;
 /// What all clients share.
 #[derive(Debug)]
 pub(crate) struct Paths {
+    /// How many are in use at once.
+    at_once: usize,
     /// Path and how often it was used.
     open: Mutex<Vec<(String, u64)>>,
     all: Mutex<Vec<String>>,
@@ -33,9 +35,10 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(clients: u32) -> Arc<Self> {
         let (open, all) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { open, all, serial: AtomicU64::new(0), over: AtomicBool::new(false) })
+        let at_once = usize::try_from(clients / 2).unwrap_or(PATHS).max(PATHS);
+        Arc::new(Self { at_once, open, all, serial: AtomicU64::new(0), over: AtomicBool::new(false) })
     }
 
     /// Every path that was ever used.
@@ -54,7 +57,7 @@ impl Paths {
     fn choose(&self, random: &mut Random) -> String {
         let mut open = lock(&self.open);
         open.retain(|(_, uses)| *uses < USES);
-        while open.len() < PATHS {
+        while open.len() < self.at_once {
             let mut all = lock(&self.all);
             // Mostly of class cluster; some need the custodian too.
             let folder = FOLDERS.get(usize::from(all.len() % 5 == 4)).copied().unwrap_or_default();
