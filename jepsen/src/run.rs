@@ -216,6 +216,11 @@ impl Options {
     }
 }
 
+/// Whether the faults are such that a majority and the database are always there.
+fn alone(options: &Options) -> bool {
+    options.nemeses.0.iter().all(|kind| Kind::ALONE.contains(kind))
+}
+
 /// Does everything, and notes it. What it means is for the checkers.
 pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
     cage::furnish().await?;
@@ -246,6 +251,7 @@ pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
         database: options.workloads.lease,
         disks: !options.without_disks,
         patient: options.nemeses.0.contains(&Kind::Rolling),
+        shipped: alone(options),
         mutant: options.mutant.as_deref().and_then(Mutant::named),
     };
     let made = tokio::select! {
@@ -332,9 +338,7 @@ async fn work(options: &Options, lab: &Arc<Lab>, recorder: &Recorder, mut stop: 
     }
     let dead = tokio::spawn(execute::watch(Arc::clone(lab), recorder.clone()));
     let least = options.seconds / 6;
-    // Alone they leave a majority and the database.
-    let alone = options.nemeses.0.iter().all(|kind| Kind::ALONE.contains(kind));
-    let bounds = if alone { Bounds::PROMISED } else { Bounds::LOOSE };
+    let bounds = if alone(options) { Bounds::PROMISED } else { Bounds::LOOSE };
     let auditor =
         options.workloads.lease.then(|| Auditor::begin(lab, &folder.join("logs"), bounds, least)).transpose()?;
 

@@ -85,6 +85,8 @@ pub(crate) struct Lab {
     held: Mutex<BTreeSet<Grip>>,
     /// Members that are out for good: their logs were damaged, and they have said so.
     lost: Mutex<BTreeSet<u8>>,
+    /// The member whose files have rotted: one in a run. It may find out long afterwards.
+    rotten: Mutex<Option<u8>>,
     pub(crate) stop: Stop,
     /// Whether clients wait as long as the SDK would by itself.
     pub(crate) patient: bool,
@@ -117,6 +119,16 @@ impl Lab {
     /// Lets go.
     pub(crate) fn release(&self, grip: Grip) {
         lock(&self.held).remove(&grip);
+    }
+
+    /// Notes that a member's files have rotted.
+    pub(crate) fn rots(&self, member: u8) {
+        *lock(&self.rotten) = Some(member);
+    }
+
+    /// The member whose files have rotted.
+    pub(crate) fn rotten(&self) -> Option<u8> {
+        *lock(&self.rotten)
     }
 
     /// Notes that a member is out for good.

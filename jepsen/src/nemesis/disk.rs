@@ -18,7 +18,7 @@ const NOTICED: Duration = Duration::from_secs(20);
 /// The exit statuses of a member whose disk has failed, is full, or has lost what was synced.
 const FAILED: i32 = 74;
 const FULL: i32 = 73;
-const DAMAGED: i32 = 65;
+pub(crate) const DAMAGED: i32 = 65;
 
 /// The power of members is cut: of one, of several, of all at once.
 pub(crate) async fn power(at: &At<'_>) -> anyhow::Result<Seen> {
@@ -139,9 +139,10 @@ pub(crate) async fn full(at: &At<'_>) -> anyhow::Result<Seen> {
 /// log stays out, and nothing brings a member back yet.
 pub(crate) async fn rot(at: &At<'_>) -> anyhow::Result<Seen> {
     let Some(victim) = at.victims.first().copied() else { return Ok(Seen::new()) };
-    if (1..=at.lab.size()).any(|member| at.lab.is_lost(member)) || !at.lab.seize(Grip::State) {
+    if at.lab.rotten().is_some() || !at.lab.seize(Grip::State) {
         return Ok(Seen::new());
     }
+    at.lab.rots(victim);
     let node = at.lab.node(victim)?;
     node.process.kill().await?;
     let data = node.disk.path().join("data");

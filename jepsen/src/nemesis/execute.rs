@@ -146,7 +146,14 @@ pub(crate) async fn watch(lab: Arc<Lab>, recorder: Recorder) {
             }
             // A fault may have ended in this moment, and have started it again.
             if !node.process.runs() {
-                let how = node.process.ended().map_or_else(|| "nobody knows".to_owned(), |status| status.to_string());
+                let status = node.process.ended();
+                if status.and_then(|status| status.code()) == Some(disk::DAMAGED) && lab.rotten() == Some(node.index) {
+                    // It has read what rotted long ago, and stays out as it should.
+                    lab.lose(node.index);
+                    node.release(Grip::Process);
+                    continue;
+                }
+                let how = status.map_or_else(|| "nobody knows".to_owned(), |status| status.to_string());
                 recorder.note(Event::Died { member: node.index, how });
                 // One that cannot run is not started ten times in a second.
                 sleep(Duration::from_secs(1)).await;
