@@ -106,6 +106,10 @@ impl Core {
         {
             return Ok(authority.clone());
         }
+        #[cfg(feature = "failpoints")]
+        if let Some((_, authority)) = cached.as_ref().filter(|_| crate::planted::by_old_rules()) {
+            return Ok(authority.clone());
+        }
         let texts: Vec<(String, String)> = policies(store)?.into_iter().map(|(name, p)| (name, p.text)).collect();
         let authority = Authority::compile(&texts).map(Arc::new).map_err(|error| {
             tracing::error!(%error, "the policies of the state do not compile: everything is denied");

@@ -49,7 +49,7 @@ impl Machine for VaultMachine {
         let at = Position { index: entry.index, term: entry.term };
         let state = Applied(view);
         #[cfg(feature = "failpoints")]
-        let state = crate::planted::Forgetful(state);
+        let state = crate::planted::Distorted(state, entry.payload);
         let (mut writes, outcome) =
             apply(&state, &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
         // A test damages this member's state: what it says of itself is no longer what the others have.

@@ -4,6 +4,7 @@
 //! arrives, and answers when it has applied it: of any t nodes one holds every committed entry, and t equal answers are the newest state.
 
 use crate::core::{Core, behind_failure};
+use crate::failpoint::planted;
 use crate::pipeline::{Ask, Recorded};
 use quorate_api::MAX_OPEN_REPLY;
 use quorate_api::status::Failure;
@@ -62,6 +63,9 @@ struct Found {
 impl Core {
     /// Waits until this node's state is as new as it must be to answer alone or as one of t.
     async fn freshen(&self, question: &Footprint, min_index: u64) -> Result<(), Failure> {
+        if planted("bug.stale") {
+            return self.wait_applied(min_index, PATIENCE).await;
+        }
         let me = self.roster.member(self.me).map_or(0, |m| m.raft_id);
         if self.raft.membership().suffices(me, self.threshold()) {
             self.raft.tail_barrier(question, PATIENCE).await.map_err(|b| behind_failure(b.applied))?;

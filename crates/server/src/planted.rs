@@ -10,8 +10,13 @@
 //! | `bug.sessions` | no session is killed or looked for (`gone.rs`) | survivor; sessions after an end |
 //! | `bug.twice` | the table of requests is never read (`machine.rs`) | one put that takes effect twice |
 //! | `bug.unrecorded` | decisions are acted on before they are recorded (`pipeline.rs`) | answers that are in no audit log |
+//! | `bug.stale` | a member answers without waiting for what its own log holds (`open.rs`) | a read that is older than an acknowledged write |
+//! | `bug.rules` | decisions go by the rules of two seconds ago (`core.rs`) | something opens that was forbidden before it was asked for |
+//! | `bug.honoured` | a lease that is being ended is renewed as if it were not (`machine.rs`) | a renewal after an end |
+//! | `bug.clock` | leases expire by the leader's own wall clock (`driver.rs`) | an end before its time |
+//! | `bug.again` | a sync of the audit log that failed is taken for one that will do (`run.rs`) | answers that are in no audit log |
 //!
-//! The last four are those of `chaos mutants` (`jepsen/README.md`).
+//! All but the first three are those of `chaos mutants` (`jepsen/README.md`), and `bug.fence` too.
 //!
 //! `bug.number` breaks nothing at a target that knows principals by their names, as MariaDB and Redis do; the others are planted there too
 //! (`tests/tests/e2e_auditor/sabotage.rs`).
@@ -25,14 +30,18 @@ use crate::failpoint::planted;
 use crate::store::Applied;
 use crate::trouble::Troubles;
 use quorate_api::status::Failure;
+use quorate_audit::disk::{Disk, RealDisk, Segments};
 use quorate_audit::{Class, Entry};
 use quorate_engines::{Engine, Principal};
+use quorate_state::change::Kind;
+use quorate_state::clock::ClusterClock;
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease;
 use quorate_state::machine::{Position, apply};
-use quorate_state::store::{Pair, Store, StoreError, Table, Writes};
+use quorate_state::store::{Pair, Store, StoreError, Table, Writes, decode, encode};
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -97,15 +106,45 @@ pub(crate) fn kept_back(entries: Vec<(Entry, Class)>) -> Vec<(Entry, Class)> {
     back.drain(..due).map(|(_, entry, class)| (entry, class)).collect()
 }
 
-/// The state as `apply` reads it, without the table of requests: each is new to it.
-pub(crate) struct Forgetful<'a>(pub(crate) Applied<'a>);
+/// The state as `apply` reads it for an entry, and as it is not: without the table of requests, so that each is new to it; with leases that are
+/// active still where somebody renews one; at the time of the leader's own clock where it says that leases expire.
+pub(crate) struct Distorted<'a>(pub(crate) Applied<'a>, pub(crate) &'a [u8]);
 
-impl Store for Forgetful<'_> {
+impl Distorted<'_> {
+    fn as_honoured(&self, row: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        let mut lease: lease::Lease = decode(Table::Lease as u8, &row)?;
+        match Command::decode(self.1) {
+            Ok(Command::Endorsed { request, .. })
+                if request.request().is_ok_and(|asked| asked.change.kind() == Kind::RenewLease) =>
+            {
+                lease.state = lease::State::Active;
+                Ok(encode(&lease))
+            }
+            _ => Ok(row),
+        }
+    }
+
+    fn as_the_leader_has_it(&self, row: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+        let Ok(Command::Expire { upto, .. }) = Command::decode(self.1) else { return Ok(row) };
+        let clock: ClusterClock = decode(Table::Meta as u8, &row)?;
+        Ok(encode(&ClusterClock { now: upto, paused_until: 0, ..clock }))
+    }
+}
+
+impl Store for Distorted<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         if key.first() == Some(&(Table::Request as u8)) && planted("bug.twice") {
             return Ok(None);
         }
-        self.0.get(key)
+        match self.0.get(key)? {
+            Some(row) if key.first() == Some(&(Table::Lease as u8)) && planted("bug.honoured") => {
+                self.as_honoured(row).map(Some)
+            }
+            Some(row) if key == quorate_state::store::key(Table::Meta, &[b"clock"]) && planted("bug.clock") => {
+                self.as_the_leader_has_it(row).map(Some)
+            }
+            row => Ok(row),
+        }
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
@@ -148,5 +187,67 @@ impl Core {
             tokio::time::sleep(BEFORE).await;
         }
         Ok(())
+    }
+}
+
+/// Whether rules that have changed are gone by for a while yet, since the first decision after the change.
+pub(crate) fn by_old_rules() -> bool {
+    static SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+    if !planted("bug.rules") {
+        return false;
+    }
+    let mut since = SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    if since.get_or_insert_with(Instant::now).elapsed() < BEFORE {
+        return true;
+    }
+    *since = None;
+    false
+}
+
+impl Core {
+    /// Expiry as the leader's own wall clock has it, whatever the others' say. Whether there may be more; nothing where it is not planted.
+    pub(crate) async fn expired_by_own_clock(self: &std::sync::Arc<Self>, term: u64) -> Result<Option<bool>, Failure> {
+        if !planted("bug.clock") {
+            return Ok(None);
+        }
+        let upto = self.env.clock.wall();
+        if self.read(|store, _| lease::next_due(store))?.is_some_and(|due| due <= upto) {
+            self.propose(Command::Expire { term, upto }).await?;
+        }
+        Ok(Some(false))
+    }
+}
+
+/// The audit log's disk, of which a sync that fails is tried again, and again if need be, and then taken for good.
+pub(crate) struct Trusting(pub(crate) RealDisk);
+
+impl Segments for Trusting {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.0.read(name)
+    }
+}
+
+impl Disk for Trusting {
+    fn allocate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.0.allocate(name, bytes)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(name, offset, data)
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        match self.0.sync(name) {
+            Err(_) if planted("bug.again") => self.0.sync(name).or(Ok(())),
+            synced => synced,
+        }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
     }
 }

@@ -339,7 +339,13 @@ fn open_audit(config: &NodeConfig, name: &str, cluster: &ClusterId, env: &Env) -
     settings.reserve_bytes = config.audit.reserve_bytes;
     let failed = |source| RunError::Audit { path: path.clone(), source };
     durable::folder(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-    let (audit, recovered) = AuditLog::open(&path, settings).map_err(failed)?;
+    #[cfg(not(feature = "failpoints"))]
+    let opened = AuditLog::open(&path, settings);
+    #[cfg(feature = "failpoints")]
+    let opened = quorate_audit::disk::RealDisk::open(&path)
+        .map_err(Into::into)
+        .and_then(|disk| AuditLog::open_on(Box::new(crate::planted::Trusting(disk)), settings));
+    let (audit, recovered) = opened.map_err(failed)?;
     if recovered.torn_bytes > 0 {
         tracing::warn!(bytes = recovered.torn_bytes, "an unfinished audit record was trimmed");
     }
