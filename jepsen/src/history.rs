@@ -38,6 +38,10 @@ pub(crate) enum Event {
     Return { op: u64, answer: Answer },
     /// What is stored of a key when all is over: each version that can be opened.
     Kept { key: String, versions: Vec<Version> },
+    /// A member says what time it is in the cluster, in milliseconds since 1970; by the clock of this program it is `wall`.
+    Time { member: u8, cluster: u64, wall: u64 },
+    /// Somebody was told that a lease does not end before that, in milliseconds since 1970.
+    Promised { lease: String, until: u64 },
     /// A member is seen to lead.
     Leader { member: u8, term: u64 },
     /// A fault begins.

@@ -1,7 +1,7 @@
 //! Watches the members all the time, as an operator would: who leads, and what each attests.
 
 use crate::history::{Event, Recorder};
-use crate::lab::Lab;
+use crate::lab::{Lab, now};
 use quorate_api::client::Client;
 use quorate_api::vault::ReadStatusReply;
 use quorate_state::attest::Attestation;
@@ -30,6 +30,7 @@ pub(crate) async fn member(lab: Arc<Lab>, recorder: Recorder, attested: Attested
             if leader == member && lab.leads(member, status.term) {
                 recorder.note(Event::Leader { member, term: status.term });
             }
+            recorder.note(Event::Time { member, cluster: status.cluster_time, wall: now() });
             attests(&recorder, &attested, &status, &client);
         }
         sleep(EVERY).await;

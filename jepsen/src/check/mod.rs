@@ -5,6 +5,7 @@ pub(crate) mod lease;
 pub(crate) mod linear;
 pub(crate) mod policy;
 pub(crate) mod register;
+pub(crate) mod time;
 
 use crate::history::{Answer, Entry, Event, Operation, Outcome, Run, operations};
 use crate::nemesis::Kind;
@@ -67,6 +68,7 @@ pub(crate) fn judge(entries: &[Entry], mut out_of_time: impl FnMut() -> bool) ->
     if ran("lease") {
         verdicts.push(leases(&all));
     }
+    verdicts.push(times(entries, &all));
     verdicts.extend([answers(&all), agreement(entries, &run), ends(entries), recovery(entries, &all)]);
     if run.nemeses == [Kind::Rolling.name()] {
         verdicts.push(undisturbed(entries, &all));
@@ -131,6 +133,20 @@ fn leases(all: &[Operation]) -> Verdict {
     let on = format!("{leases} leases; {tried} logins, sessions and renewals tried after their ends");
     verdict(
         "L1, L4, L5: an end is final, at the database too, and each login is of one request",
+        on,
+        violations,
+        undecided,
+    )
+}
+
+/// T1, and L6 as its users see it.
+fn times(entries: &[Entry], all: &[Operation]) -> Verdict {
+    let time::Findings { said, tried, behind, violations, undecided } = time::judge(entries, all);
+    let on = format!(
+        "{said} times that members said, {behind} ms behind at most; {tried} leases tried before the end that was promised"
+    );
+    verdict(
+        "T1, L6: cluster time is never ahead of a clock that is right, and no lease ends before its time",
         on,
         violations,
         undecided,
@@ -320,7 +336,8 @@ mod tests {
         ]
     }
 
-    fn judged(events: Vec<Event>) -> Judgement {
+    fn judged(mut events: Vec<Event>) -> Judgement {
+        events.push(Event::Time { member: 1, cluster: 1_000, wall: 1_000 });
         let entries: Vec<Entry> = (1..).zip(events).map(|(at, event)| Entry { at, event }).collect();
         judge(&entries, || false)
     }

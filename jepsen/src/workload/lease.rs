@@ -16,6 +16,8 @@ use tokio_postgres::{Config, NoTls};
 const PATIENCE: Duration = Duration::from_secs(6);
 /// How long a login may take, or a query of a session.
 const LOGIN: Duration = Duration::from_secs(3);
+/// How long before its end a lease is tried once more.
+const BEFORE: Duration = Duration::from_millis(1_500);
 /// How long the end of a lease may take to be seen.
 const ENDED: Duration = Duration::from_secs(30);
 
@@ -51,8 +53,13 @@ pub(crate) async fn work(
                 user.renew(&credential, &lease, 5_000).await;
             }
         } else {
-            let left = credential.expires_at.saturating_sub(now()).min(12_000);
-            sleep(Duration::from_millis(left)).await;
+            let left = || Duration::from_millis(credential.expires_at.saturating_sub(now()).min(12_000));
+            // Not long before its end it still lets somebody in.
+            if let Some(before) = left().checked_sub(BEFORE) {
+                sleep(before).await;
+                user.tries(&credential, &lease).await;
+            }
+            sleep(left()).await;
         }
         if user.gone(&credential, &lease).await {
             user.tries(&credential, &lease).await;
@@ -87,6 +94,7 @@ impl User {
             Ok(credential) => {
                 let note = format!("{} {}", credential.lease, credential.username);
                 self.ends(op, Answer::Done { index: 0, note });
+                self.promised(&credential.lease.to_string(), credential.expires_at);
                 Some(credential)
             }
             Err(failure) => {
@@ -127,11 +135,20 @@ impl User {
 
     async fn renew(&self, credential: &Credential, lease: &str, ttl: u64) {
         let op = self.begins(Action::Renew { lease: lease.to_owned(), ttl });
-        let answer = match self.client.renew(credential.lease, ttl).await {
+        let renewed = self.client.renew(credential.lease, ttl).await;
+        let answer = match &renewed {
             Ok(until) => Answer::Done { index: 0, note: until.to_string() },
-            Err(failure) => answer(&failure, true),
+            Err(failure) => answer(failure, true),
         };
         self.ends(op, answer);
+        if let Ok(until) = renewed {
+            self.promised(lease, until);
+        }
+    }
+
+    /// Notes until when a lease is to hold.
+    fn promised(&self, lease: &str, until: u64) {
+        self.recorder.note(Event::Promised { lease: lease.to_owned(), until });
     }
 
     async fn revoke(&self, credential: &Credential, lease: &str) {
