@@ -12,7 +12,7 @@ use crate::nemesis::{Kind, execute, plan};
 use crate::observe;
 use crate::random::Random;
 use crate::workload::register::{self, Paths};
-use crate::workload::{lease, policy};
+use crate::workload::{apart, lease, policy};
 use anyhow::Context as _;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use rustix::process::Signal;
@@ -304,6 +304,11 @@ impl Clients {
         for number in (1..=options.users).filter(|_| options.workloads.lease) {
             let (lab, recorder) = shared();
             tasks.spawn(lease::work(lab, recorder, Arc::clone(&over), USERS_FROM + number, seed));
+        }
+        // Where every operation has to be answered nobody insists on a member that is away.
+        for number in (1..=apart::CLIENTS).filter(|_| options.workloads.register && !lab.patient) {
+            let (lab, recorder) = shared();
+            tasks.spawn(apart::work(lab, recorder, Arc::clone(&paths), 300 + number, seed));
         }
         if options.workloads.policy {
             let (lab, recorder) = shared();

@@ -168,6 +168,19 @@ impl Lab {
         Ok(if self.patient { client } else { client.with_timeout(limit) })
     }
 
+    /// The same for a workload of whose network only one member is reached, which passes on to the others what they are to answer.
+    pub(crate) fn through(&self, member: u8, limit: Duration) -> anyhow::Result<Client> {
+        let profile = Profile { via: Some(self.node(member)?.name.clone()), ..self.profile.clone() };
+        Ok(self.connect(profile, "chaos", network::CLIENTS)?.with_timeout(limit))
+    }
+
+    /// The same for one that asks every member but one.
+    pub(crate) fn past(&self, member: u8, limit: Duration) -> anyhow::Result<Client> {
+        let mut profile = self.profile.clone();
+        profile.members.retain(|m| m.index != member);
+        Ok(self.connect(profile, "chaos", network::CLIENTS)?.with_timeout(limit))
+    }
+
     /// The same as somebody who watches: nothing cuts it off but what cuts off the member itself.
     pub(crate) fn observer(&self) -> anyhow::Result<Client> {
         self.connect(self.profile.clone(), "admin", network::OBSERVER)

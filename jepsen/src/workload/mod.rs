@@ -1,5 +1,6 @@
 //! What clients do meanwhile: they ask through the SDK, as applications would, and note what they were told.
 
+pub(crate) mod apart;
 pub(crate) mod lease;
 pub(crate) mod policy;
 pub(crate) mod register;

@@ -49,12 +49,18 @@ impl Paths {
     /// A put and a get of it, of a path that is in use.
     pub(crate) fn final_pair(&self) -> [Action; 2] {
         let mut random = Random::new(self.serial.fetch_add(1, Ordering::Relaxed) + 1);
-        let value = self.serial.fetch_add(1, Ordering::Relaxed) + 1;
+        let value = self.serial();
         let key = self.choose(&mut random);
         [Action::Put { key: key.clone(), value, cas: None }, Action::Get { key }]
     }
 
-    fn choose(&self, random: &mut Random) -> String {
+    /// A value that nobody has written.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A path that is in use.
+    pub(super) fn choose(&self, random: &mut Random) -> String {
         let mut open = lock(&self.open);
         open.retain(|(_, uses)| *uses < USES);
         while open.len() < self.at_once {
@@ -92,7 +98,7 @@ pub(crate) async fn work(
         let action = match random.between(0, 100) {
             0..45 => Action::Get { key: key.clone() },
             drawn => {
-                let value = paths.serial.fetch_add(1, Ordering::Relaxed) + 1;
+                let value = paths.serial();
                 let newest = known.get(&key).copied().unwrap_or(0);
                 Action::Put { key: key.clone(), value, cas: (drawn < 72).then_some(newest) }
             }
