@@ -62,12 +62,15 @@ pub(crate) async fn dead(at: &At<'_>) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
-/// Syncs fail, and later ones would succeed: a member that went on would call durable what is not.
+/// Syncs fail, all of them or those of the audit log alone. A member that goes on calls durable what is not: its power is cut, and that is gone.
 pub(crate) async fn sync_error(at: &At<'_>) -> anyhow::Result<Seen> {
-    at.begins("syncs return EIO");
+    let audit = Random::of(at.planned.seed, "files", 0).chance(60);
+    at.begins(if audit { "syncs of the audit log return EIO" } else { "syncs return EIO" });
     let mut traces = Vec::new();
     for victim in at.victims {
-        traces.push(Trace::begin(at.lab.node(*victim)?, at.planned.number, "error=EIO")?);
+        let node = at.lab.node(*victim)?;
+        let files = if audit { segments(node)? } else { Vec::new() };
+        traces.push(Trace::begin(node, at.planned.number, "error=EIO", &files)?);
     }
     at.lasts().await;
     let mut seen = Seen::new();
@@ -82,14 +85,29 @@ pub(crate) async fn sync_error(at: &At<'_>) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
-/// Waits until a member has ended by itself, and counts how. One that goes on is killed, and counted as that.
+/// The files of a member's audit log.
+fn segments(node: &Node) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(node.disk.path().join("data/audit"))? {
+        files.push(entry?.path());
+    }
+    files.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    Ok(files)
+}
+
+/// Waits until a member has ended by itself, and counts how. One that goes on has its power cut, and is counted as that.
 async fn ended(node: &Node, expected: i32, seen: &mut Seen) -> anyhow::Result<()> {
     let how = match node.process.gone(NOTICED).await {
         Ok(status) if status.code() == Some(expected) => format!("members that ended with {expected}"),
         Ok(status) => format!("members that ended otherwise ({status})"),
         Err(_) => {
+            // A mere folder has no power to be cut.
+            let cut = node.disk.cut_power().await.is_ok();
             node.process.kill().await?;
-            "members that went on, and were killed".to_owned()
+            if cut {
+                node.disk.power_up().await?;
+            }
+            "members that went on, and lost their power".to_owned()
         }
     };
     *seen.entry(how).or_default() += 1;
@@ -101,7 +119,7 @@ pub(crate) async fn gray(at: &At<'_>) -> anyhow::Result<Seen> {
     at.begins("syncs take 400 ms longer");
     let mut traces = Vec::new();
     for victim in at.victims {
-        traces.push(Trace::begin(at.lab.node(*victim)?, at.planned.number, "delay_enter=400000")?);
+        traces.push(Trace::begin(at.lab.node(*victim)?, at.planned.number, "delay_enter=400000", &[])?);
     }
     at.lasts().await;
     let mut held = 0;

@@ -3,6 +3,7 @@
 use crate::lab::Node;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,14 +17,16 @@ const SYNCS: &str = "fsync,fdatasync";
 pub(crate) fn pretend(node: &Node) -> anyhow::Result<()> {
     let pid = node.process.pid().context("it was never started")?;
     // It ends with the process that it is about.
-    strace(pid, "retval=0", Path::new("/dev/null"))?;
+    strace(pid, "retval=0", &[], Path::new("/dev/null"))?;
     Ok(())
 }
 
-fn strace(pid: u32, how: &str, log: &Path) -> anyhow::Result<Child> {
+/// Where no file is named, all are meant.
+fn strace(pid: u32, how: &str, files: &[PathBuf], log: &Path) -> anyhow::Result<Child> {
     Command::new("strace")
         .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={SYNCS}")])
         .args(["-e", &format!("inject={SYNCS}:{how}")])
+        .args(files.iter().flat_map(|file| [OsStr::new("-P"), file.as_os_str()]))
         .arg("-o")
         .arg(log)
         .args(["-p", &pid.to_string()])
@@ -41,11 +44,11 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Has syncs of a member's process do something else: `error=EIO`, `delay_enter=400000` (microseconds).
-    pub(crate) fn begin(node: &Node, fault: u32, how: &str) -> anyhow::Result<Self> {
+    /// Has syncs of a member's process do something else: `error=EIO`, `delay_enter=400000` (microseconds). Those of these files, if any are named.
+    pub(crate) fn begin(node: &Node, fault: u32, how: &str, files: &[PathBuf]) -> anyhow::Result<Self> {
         let pid = node.process.pid().context("it was never started")?;
         let log = PathBuf::from(format!("/run/trace-{fault}-{}", node.name));
-        let child = strace(pid, how, &log)?;
+        let child = strace(pid, how, files, &log)?;
         Ok(Self { child, log })
     }
 
