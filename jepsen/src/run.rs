@@ -140,8 +140,7 @@ impl Options {
         let seed = *self.seed.get_or_insert_with(|| Random::new(drawn()).between(1, 1 << 32));
         let beside = || std::env::current_exe().ok().map(|own| own.with_file_name("quorate"));
         let program = self.program.take().or_else(beside).context("no program")?;
-        let needs = [Kind::TargetDown, Kind::TargetPause, Kind::TargetSlow, Kind::TargetReset];
-        let target = self.nemeses.0.iter().find(|kind| needs.contains(kind)).filter(|_| !self.workloads.lease);
+        let target = self.nemeses.0.iter().find(|kind| kind.is_of_target()).filter(|_| !self.workloads.lease);
         if let Some(kind) = target {
             anyhow::bail!("the nemesis {} needs the workload `lease`: without it there is no database", kind.name());
         }

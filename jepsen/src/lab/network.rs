@@ -44,6 +44,7 @@ pub(crate) fn namespace(end: End) -> Option<String> {
 #[derive(Debug)]
 pub(crate) struct Holder {
     space: String,
+    from: Option<End>,
     child: Child,
     said: Lines<BufReader<ChildStdout>>,
 }
@@ -119,8 +120,14 @@ impl Network {
         Ok(u64::try_from(said.lines().filter(|line| !line.trim().is_empty()).count())?)
     }
 
-    /// Has packets that arrive at somebody wait, until [`Network::let_go`]. Times in milliseconds.
-    pub(crate) async fn hold(&self, whose: End, delay: u64, jitter: u64, seed: u64) -> anyhow::Result<Holder> {
+    /// Has packets that arrive at somebody wait, all or those of one sender, until [`Network::let_go`]. Times in milliseconds.
+    pub(crate) async fn hold(
+        &self,
+        whose: End,
+        from: Option<End>,
+        (delay, jitter): (u64, u64),
+        seed: u64,
+    ) -> anyhow::Result<Holder> {
         let name = namespace(whose).context("packets of clients are not held back")?;
         let space = format!("--net=/run/netns/{name}");
         let own = std::env::current_exe().context("cannot find this program's own file")?;
@@ -136,13 +143,13 @@ impl Network {
             .context("cannot hold packets")?;
         let mut said = BufReader::new(child.stdout.take().context("no output")?).lines();
         anyhow::ensure!(said.next_line().await?.as_deref() == Some("ready"), "packets cannot be held");
-        queue(&space, "--append").await?;
-        Ok(Holder { space, child, said })
+        queue(&space, "--append", from).await?;
+        Ok(Holder { space, from, child, said })
     }
 
     /// Lets them go; how many were held, and how many of them were overtaken.
     pub(crate) async fn let_go(&self, mut holder: Holder) -> anyhow::Result<(u64, u64)> {
-        queue(&holder.space, "--delete").await?;
+        queue(&holder.space, "--delete", holder.from).await?;
         drop(holder.child.stdin.take());
         let line = holder.said.next_line().await?.context("the holder of packets has ended")?;
         holder.child.wait().await?;
@@ -175,10 +182,11 @@ impl Network {
 }
 
 /// Appends or deletes the rule that has arriving packets wait. It is one of iptables: nft's own word for it is not in every kernel.
-async fn queue(space: &str, what: &str) -> anyhow::Result<()> {
-    let number = QUEUE.to_string();
-    let rule = ["INPUT", "--jump", "NFQUEUE", "--queue-num", &number, "--queue-bypass"];
-    tool("nsenter", &[[space, "iptables", "--wait", what].as_slice(), &rule].concat()).await?;
+async fn queue(space: &str, what: &str, from: Option<End>) -> anyhow::Result<()> {
+    let (number, from) = (QUEUE.to_string(), from.map(|end| address(end).to_string()));
+    let of: Vec<&str> = from.iter().flat_map(|from| ["--source", from.as_str()]).collect();
+    let rule = ["--jump", "NFQUEUE", "--queue-num", &number, "--queue-bypass"];
+    tool("nsenter", &[[space, "iptables", "--wait", what, "INPUT"].as_slice(), &of, &rule].concat()).await?;
     Ok(())
 }
 

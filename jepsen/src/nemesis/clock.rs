@@ -1,6 +1,7 @@
 //! Wrong wall clocks: libfaketime between a member and the C library, told by a file. Monotonic clocks stay as they are: an asynchronous
 //! runtime hangs when they go back, and no machine's do.
 
+use super::Grip;
 use super::execute::{At, Seen};
 use crate::lab::{self, HOME, Lab, Node, now};
 use crate::random::Random;
@@ -15,6 +16,8 @@ use tokio::time::{Instant, sleep};
 const LIBRARIES: &[&str] = &["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
 /// A clock that is off by less was not seen to be wrong, in milliseconds.
 const OFF: u64 = 2_000;
+/// How long a clock goes on being wrong.
+const BELIEVED: Duration = Duration::from_millis(1_500);
 /// How long it may take until a record shows it.
 const SHOWN: Duration = Duration::from_secs(4);
 
@@ -52,6 +55,18 @@ fn set(node: &Node, how: &str) -> anyhow::Result<()> {
 
 /// Clocks of a minority jump, or race.
 pub(crate) async fn wrong(at: &At<'_>) -> anyhow::Result<Seen> {
+    // Those of another fault are wrong still: together they could be more than a minority.
+    if !at.lab.seize(Grip::Clock) {
+        return Ok(Seen::new());
+    }
+    let done = moved(at).await;
+    // What the file said before is believed for a second.
+    sleep(BELIEVED).await;
+    at.lab.release(Grip::Clock);
+    done
+}
+
+async fn moved(at: &At<'_>) -> anyhow::Result<Seen> {
     let mut random = Random::of(at.planned.seed, "clock", 0);
     let seconds = random.between(5, 3_600);
     let how = match random.between(0, 10) {

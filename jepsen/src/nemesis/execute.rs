@@ -1,6 +1,6 @@
 //! Carries a plan out: each fault begins at its time, whatever others are at work, and ends at its own.
 
-use super::{Grip, Kind, Planned, Victims, clock, disk, leader, limits, process, target, wire};
+use super::{Grip, Kind, Planned, Victims, clock, disk, folder, leader, limits, process, target, wire};
 use crate::cage::{Stop, stopped};
 use crate::history::{Event, Recorder};
 use crate::lab::Lab;
@@ -108,6 +108,8 @@ async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
         Kind::FullDisk => disk::full(&at).await,
         Kind::Rot => disk::rot(&at).await,
         Kind::Forget => process::forget(&at).await,
+        Kind::Snapshot => process::snapshot(&at).await,
+        Kind::OldFolder => folder::old(&at).await,
         Kind::Rolling => process::rolling(&at).await,
         Kind::LostLeader => leader::lost(&at).await,
         Kind::Cpu => limits::cpu(&at).await,
@@ -117,6 +119,9 @@ async fn one(lab: &Lab, recorder: &Recorder, planned: &Planned) {
         Kind::TargetPause => target::pause(&at).await,
         Kind::TargetSlow => target::slow(&at).await,
         Kind::TargetReset => target::reset(&at).await,
+        Kind::TargetUnknown => target::unknown(&at).await,
+        Kind::TargetLate => target::late(&at).await,
+        Kind::TargetFailover => target::failover(&at).await,
     };
     let fault = planned.number;
     match done {

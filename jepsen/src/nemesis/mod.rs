@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod cuts;
 pub(crate) mod disk;
 pub(crate) mod execute;
+pub(crate) mod folder;
 pub(crate) mod leader;
 pub(crate) mod limits;
 pub(crate) mod process;
@@ -12,6 +13,7 @@ pub(crate) mod trace;
 pub(crate) mod wire;
 
 use crate::random::Random;
+use std::collections::BTreeSet;
 
 /// A way to break things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,8 @@ pub(crate) enum Kind {
     FullDisk,
     Rot,
     Forget,
+    Snapshot,
+    OldFolder,
     Cpu,
     Memory,
     Custodian,
@@ -39,6 +43,9 @@ pub(crate) enum Kind {
     TargetPause,
     TargetSlow,
     TargetReset,
+    TargetUnknown,
+    TargetLate,
+    TargetFailover,
     Rolling,
     LostLeader,
 }
@@ -88,6 +95,8 @@ impl Kind {
         Self::FullDisk,
         Self::Rot,
         Self::Forget,
+        Self::Snapshot,
+        Self::OldFolder,
         Self::Cpu,
         Self::Memory,
         Self::Custodian,
@@ -95,6 +104,9 @@ impl Kind {
         Self::TargetPause,
         Self::TargetSlow,
         Self::TargetReset,
+        Self::TargetUnknown,
+        Self::TargetLate,
+        Self::TargetFailover,
     ];
 
     /// Those that are only at work alone: what is promised with them is promised with nothing else at work.
@@ -186,6 +198,16 @@ impl Kind {
                 Grip::Process,
                 "the applied state of a minority is dropped, and rebuilt under the same identity; counted by the states dropped",
             ),
+            Self::Snapshot => card(
+                "snapshot",
+                Grip::Process,
+                "the same of one member whose log no longer reaches back to the beginning; counted by the states that were taken over from another member",
+            ),
+            Self::OldFolder => card(
+                "old-folder",
+                Grip::Process,
+                "a member's store is put back to what it was a while ago, when all others have what it forgets; counted by the entries that are",
+            ),
             Self::Cpu => card(
                 "cpu",
                 Grip::Process,
@@ -231,6 +253,21 @@ impl Kind {
                 Grip::Target,
                 "all connections to the database are reset, again and again; counted by the sockets that the kernel has destroyed",
             ),
+            Self::TargetUnknown => card(
+                "target-unknown",
+                Grip::Target,
+                "answers of the database are lost and its connections reset, again and again; counted by the statements that were done meanwhile",
+            ),
+            Self::TargetLate => card(
+                "target-late",
+                Grip::Process,
+                "whoever leads stands still while what it has said to the database is on its way for seconds; counted by who holds the packets, if another member led before they came",
+            ),
+            Self::TargetFailover => card(
+                "target-failover",
+                Grip::Target,
+                "a standby that has heard of all takes the place of the database; counted by the timelines that began",
+            ),
         }
     }
 
@@ -266,8 +303,14 @@ impl Kind {
     fn most(self, nodes: u8) -> u8 {
         let minority = nodes.saturating_sub(1) / 2;
         match self {
-            Self::Custodian | Self::TargetDown | Self::TargetPause | Self::TargetSlow | Self::TargetReset => 0,
-            Self::Rot | Self::Flap => 1,
+            Self::Custodian
+            | Self::TargetDown
+            | Self::TargetPause
+            | Self::TargetSlow
+            | Self::TargetReset
+            | Self::TargetUnknown
+            | Self::TargetFailover => 0,
+            Self::Rot | Self::Flap | Self::Snapshot | Self::OldFolder | Self::TargetLate => 1,
             Self::Rolling | Self::LostLeader => nodes,
             // A state is taken over only from a majority that vouches for it.
             Self::Forget => minority,
@@ -278,6 +321,19 @@ impl Kind {
             }
             _ => minority + 1,
         }
+    }
+}
+
+impl Kind {
+    /// Whether it is one of the database, which only the workload `lease` has.
+    pub(crate) fn is_of_target(self) -> bool {
+        self.name().starts_with("target-")
+    }
+
+    /// What it takes that is there to be taken once in a round: of a database that is away all the time nothing is promised, and of clocks no more
+    /// than a minority may be wrong.
+    fn once(self) -> Option<Grip> {
+        if self.is_of_target() { Some(Grip::Target) } else { Some(Grip::Clock).filter(|grip| *grip == self.grip()) }
     }
 }
 
@@ -324,6 +380,7 @@ pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Pla
     let (mut all, mut deck): (Vec<Planned>, Vec<Kind>) = (Vec::new(), Vec::new());
     let mut begin = FIRST;
     while begin + BUSY <= length && !kinds.is_empty() {
+        let mut once = BTreeSet::new();
         for _ in 0..random.between(2, 5) {
             if deck.is_empty() {
                 deck = kinds.to_vec();
@@ -333,7 +390,10 @@ pub(crate) fn plan(seed: u64, kinds: &[Kind], nodes: u8, length: u64) -> Vec<Pla
                     deck.swap(0, rot);
                 }
             }
-            let Some(kind) = deck.pop() else { break };
+            // The last card that may be played beside those of this round.
+            let fits = deck.iter().rposition(|kind| kind.once().is_none_or(|what| !once.contains(&what)));
+            let Some(kind) = fits.map(|place| deck.remove(place)) else { break };
+            once.extend(kind.once());
             let at = random.between(0, BUSY - SHORTEST);
             let lasts = random.between(SHORTEST, LONGEST.min(BUSY - at) + 1);
             let number = u32::try_from(all.len()).unwrap_or(u32::MAX).saturating_add(1);
@@ -352,6 +412,7 @@ fn victims(random: &mut Random, kind: Kind, nodes: u8) -> Victims {
     let most = usize::from(kind.most(nodes));
     let minority = usize::from(nodes.saturating_sub(1) / 2);
     let wanted = match random.between(0, 100) {
+        _ if kind == Kind::TargetLate => return Victims::Leader,
         0..40 if most > 0 => return Victims::Leader,
         0..70 => 1,
         70..85 => minority,
@@ -363,7 +424,6 @@ fn victims(random: &mut Random, kind: Kind, nodes: u8) -> Victims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     #[test]
     fn a_plan_is_that_of_its_seed_and_leaves_no_kind_out() {
@@ -396,6 +456,21 @@ mod tests {
             }
         }
         assert!(overlaps > 100, "{overlaps}");
+    }
+
+    #[test]
+    fn one_fault_of_a_round_is_the_databases_and_one_of_clocks() {
+        for seed in 0..50 {
+            let all = plan(seed, Kind::ALL, 3, 300_000);
+            for (place, one) in all.iter().enumerate() {
+                let round = |planned: &Planned| (planned.at - FIRST) / ROUND;
+                let beside = all.iter().skip(place + 1).filter(|other| round(other) == round(one));
+                let same = beside.filter(|other| one.kind.once().is_some() && other.kind.once() == one.kind.once());
+                assert_eq!(same.count(), 0, "seed {seed}: {one:?}");
+            }
+        }
+        let only = plan(1, &[Kind::TargetDown, Kind::TargetSlow], 3, 60_000);
+        assert!(only.len() == 5 && only.windows(2).all(|two| two[1].at > two[0].at + two[0].lasts), "{only:?}");
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub(crate) async fn rolling(at: &At<'_>) -> anyhow::Result<Seen> {
 }
 
 /// Waits until a member has applied all that any of the others has.
-pub(crate) async fn back(lab: &Lab, node: &Node) -> anyhow::Result<()> {
+pub(super) async fn back(lab: &Lab, node: &Node) -> anyhow::Result<()> {
     let observer = lab.observer()?;
     let deadline = Instant::now() + BACK;
     loop {
@@ -139,8 +139,11 @@ pub(crate) async fn back(lab: &Lab, node: &Node) -> anyhow::Result<()> {
     }
 }
 
-/// What a member's log says when it has taken a state over from another one.
-const TAKEN_OVER: &str = "a snapshot that members vouch for is taken over";
+/// What a member's log says when it has taken a state over from another one: while it runs, and before it does anything else.
+const TAKEN_OVER: [&str; 2] = ["a snapshot that members vouch for is taken over", "the state is rebuilt index="];
+
+/// What that is counted as.
+const TAKEN: &str = "states taken over from another member";
 
 /// The state of members is dropped, and they start without: it comes back under the same identity from their logs, or from the others. Only where
 /// all others have theirs: t have to vouch for it.
@@ -155,7 +158,7 @@ pub(crate) async fn forget(at: &At<'_>) -> anyhow::Result<Seen> {
         node.process.kill().await?;
         let config = node.disk.path().join("data/node.toml").display().to_string();
         tool(&at.lab.program.display().to_string(), &["member", "forget-state", "--config", &config]).await?;
-        before.push(node.process.said()?.matches(TAKEN_OVER).count());
+        before.push(taken_over(node)?);
     }
     at.lasts().await;
     for victim in at.victims {
@@ -165,9 +168,34 @@ pub(crate) async fn forget(at: &At<'_>) -> anyhow::Result<Seen> {
     for (victim, before) in at.victims.iter().zip(before) {
         let node = at.lab.node(*victim)?;
         back(at.lab, node).await?;
-        let taken = node.process.said()?.matches(TAKEN_OVER).count() > before;
-        *seen.entry("states taken over from another member".to_owned()).or_default() += u64::from(taken);
+        let taken = taken_over(node)? > before;
+        *seen.entry(TAKEN.to_owned()).or_default() += u64::from(taken);
     }
     at.lab.release(Grip::State);
+    Ok(seen)
+}
+
+fn taken_over(node: &Node) -> anyhow::Result<usize> {
+    let said = node.process.said()?;
+    Ok(TAKEN_OVER.iter().map(|words| said.matches(words).count()).sum())
+}
+
+/// How long a member may take until its log has been compacted.
+const COMPACTED: Duration = Duration::from_secs(15);
+
+/// The state of a member is dropped whose log no longer has all that led to it: only another member can give it one.
+pub(crate) async fn snapshot(at: &At<'_>) -> anyhow::Result<Seen> {
+    let Some(victim) = at.victims.first().copied() else { return Ok(Seen::new()) };
+    let watcher = at.lab.watcher(victim)?;
+    let deadline = Instant::now() + COMPACTED;
+    while !watcher.status().await.iter().any(|(_, status)| status.as_ref().is_ok_and(|status| status.purged > 0)) {
+        if Instant::now() >= deadline || *at.lab.stop.borrow() {
+            return Ok(Seen::new());
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let mut seen = forget(at).await?;
+    // Where it came from its own log that was not what was asked for.
+    seen.retain(|what, _| what == TAKEN);
     Ok(seen)
 }

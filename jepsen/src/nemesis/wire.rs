@@ -44,7 +44,7 @@ pub(crate) async fn delay(at: &At<'_>) -> anyhow::Result<Seen> {
     at.begins(format!("packets come {delay} to {} ms late", delay + jitter));
     let mut holders = Vec::new();
     for victim in at.victims {
-        holders.push(at.lab.network.hold(End::Member(*victim), delay, jitter, random.next()).await?);
+        holders.push(at.lab.network.hold(End::Member(*victim), None, (delay, jitter), random.next()).await?);
     }
     at.lasts().await;
     let (mut held, mut overtaken) = (0, 0);
