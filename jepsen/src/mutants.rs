@@ -10,6 +10,9 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Where members look for what is planted.
+const FILE: &str = "planted";
+
 /// One of them.
 #[derive(Debug)]
 pub(crate) struct Mutant {
@@ -60,6 +63,48 @@ pub(crate) const ALL: &[Mutant] = &[
         run: ["kill,pause,partition", "register,lease", "0.5"],
         rule: "L1, L2, L6",
     },
+    Mutant {
+        name: "stale-read",
+        about: "a member answers a read without waiting for what its own log holds",
+        planted: Some("bug.stale=on"),
+        run: ["delay,pause,partition", "register", "0.5"],
+        rule: "K1-K3",
+    },
+    Mutant {
+        name: "old-rules",
+        about: "decisions go by the rules of two seconds ago",
+        planted: Some("bug.rules=on"),
+        run: ["kill,pause,partition", "register,policy", "0.5"],
+        rule: "K4",
+    },
+    Mutant {
+        name: "honoured-after-end",
+        about: "a lease that is being ended is renewed as if it were not",
+        planted: Some("bug.honoured=on"),
+        run: ["kill,pause,partition", "register,lease", "0.5"],
+        rule: "L1, L4, L5",
+    },
+    Mutant {
+        name: "own-clock",
+        about: "leases expire by the wall clock of whoever leads",
+        planted: Some("bug.clock=on"),
+        run: ["clock,kill", "register,lease", "0.6"],
+        rule: "T1",
+    },
+    Mutant {
+        name: "no-fence",
+        about: "an intent is proved revoked while its CREATE may be on the way",
+        planted: Some("bug.fence=on"),
+        run: ["target-late", "register,lease", "0.6"],
+        rule: "L1, L2, L6",
+    },
+    Mutant {
+        name: "sync-again",
+        about: "a sync of the audit log that failed is tried again, and then taken for one that did not",
+        planted: Some("bug.again=on"),
+        run: ["sync-error", "register,policy", "0.5"],
+        rule: "A1, A2",
+    },
 ];
 
 impl Mutant {
@@ -73,12 +118,15 @@ impl Mutant {
         self.planted.is_none()
     }
 
-    /// Writes the file that plants it: the variable that tells members of it.
-    pub(crate) fn plant(&self) -> anyhow::Result<Option<(String, String)>> {
-        let Some(line) = self.planted else { return Ok(None) };
-        let file = Path::new(HOME).join("planted");
-        std::fs::write(&file, format!("{line}\n"))?;
-        Ok(Some(("FAILPOINT_FILE".to_owned(), file.display().to_string())))
+    /// The variable that tells members of the file that plants it, which is not there yet.
+    pub(crate) fn told(&self) -> Option<(String, String)> {
+        self.planted.map(|_| ("FAILPOINT_FILE".to_owned(), Path::new(HOME).join(FILE).display().to_string()))
+    }
+
+    /// Plants it: in a cluster that is set up, since some could not be.
+    pub(crate) fn plant(&self) -> anyhow::Result<()> {
+        let Some(line) = self.planted else { return Ok(()) };
+        Ok(std::fs::write(Path::new(HOME).join(FILE), format!("{line}\n"))?)
     }
 
     /// What follows `chaos run` for the run that finds it; `planted` or not.

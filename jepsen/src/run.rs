@@ -262,6 +262,7 @@ pub(crate) async fn inside(options: &Options) -> anyhow::Result<()> {
     if options.workloads.policy {
         policy::prepare(&lab, &operator).await?;
     }
+    wanted.mutant.map_or(Ok(()), Mutant::plant)?;
     let done = work(options, &lab, &recorder, stop).await;
     if let Err(why) = &done {
         recorder.note(Event::Broken { why: format!("{why:#}") });

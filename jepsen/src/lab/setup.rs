@@ -179,8 +179,7 @@ async fn member(operator: &Operator, index: u8, wanted: &Wanted<'_>) -> anyhow::
     let space = namespace(End::Member(index)).unwrap_or_default();
     let process = Process::new(&name, &space, wanted.program.to_owned(), &arguments, log);
     let (environment, held) = (Mutex::<BTreeMap<String, String>>::default(), Mutex::new(BTreeSet::new()));
-    let planted = wanted.mutant.map(Mutant::plant).transpose()?.flatten();
-    lock(&environment).extend(planted);
+    lock(&environment).extend(wanted.mutant.and_then(Mutant::told));
     let pretends = wanted.mutant.is_some_and(Mutant::pretends);
     Ok(Node { index, name, process, disk, environment, held, pretends })
 }
