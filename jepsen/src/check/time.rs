@@ -32,7 +32,8 @@ fn millis(at: Nanos) -> u64 {
 pub(crate) fn judge(entries: &[Entry], all: &[Operation]) -> Findings {
     let mut found = Findings::default();
     let mut began = None;
-    let mut settled = false;
+    // What each said last when all was well: the first word may be from before a tick.
+    let (mut settled, mut last) = (false, BTreeMap::new());
     let mut ends: BTreeMap<&str, Vec<(Nanos, u64)>> = BTreeMap::new();
     for Entry { at, event } in entries {
         match event {
@@ -48,12 +49,12 @@ pub(crate) fn judge(entries: &[Entry], all: &[Operation]) -> Findings {
                 let now = began + millis(*at);
                 found.said += 1;
                 found.behind = found.behind.max(now.saturating_sub(*cluster));
-                let (ahead, behind) = (cluster.saturating_sub(now), now.saturating_sub(*cluster));
+                if settled {
+                    last.insert(*member, (*at, now.saturating_sub(*cluster)));
+                }
+                let ahead = cluster.saturating_sub(now);
                 if ahead > SLACK {
                     let of = format!("member {member} says a cluster time that is {ahead} ms ahead");
-                    found.violations.push(format!("{of}, at {} ms", millis(*at)));
-                } else if settled && behind > BEHIND {
-                    let of = format!("cluster time is {behind} ms behind at member {member} when all is well");
                     found.violations.push(format!("{of}, at {} ms", millis(*at)));
                 }
             }
@@ -64,6 +65,10 @@ pub(crate) fn judge(entries: &[Entry], all: &[Operation]) -> Findings {
         found.undecided.push("no member has said what time it is".to_owned());
         return found;
     };
+    for (member, (at, behind)) in last.into_iter().filter(|(_, (_, behind))| *behind > BEHIND) {
+        let of = format!("cluster time is {behind} ms behind at member {member} when all is well");
+        found.violations.push(format!("{of}, at {} ms", millis(at)));
+    }
     early(&ends, began, all, &mut found);
     found
 }
@@ -143,6 +148,8 @@ mod tests {
         let settled = || at(10, Event::Phase { name: "settled".to_owned() });
         let late = |cluster| judge(&[time(0, 1_000_000), settled(), time(60_000, cluster)], &[]);
         assert_eq!(late(1_055_000).violations, Vec::<String>::new());
+        let caught_up = [time(0, 1_000_000), settled(), time(60_000, 1_000_000), time(61_000, 1_061_000)];
+        assert_eq!(judge(&caught_up, &[]).violations, Vec::<String>::new(), "with the next tick");
         assert!(late(1_000_000).violations[0].contains("60000 ms behind"));
     }
 
