@@ -117,7 +117,7 @@ fn work(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::List => {
             for kind in Kind::every() {
-                say(&format!("{:<13} {}\n", kind.name(), kind.about()))?;
+                say(&format!("{:<15} {}\n", kind.name(), kind.about()))?;
             }
             Ok(ExitCode::SUCCESS)
         }
