@@ -61,6 +61,7 @@ impl OpenBao {
         let name = if nodes == 1 { "openbao-1" } else { "openbao-3" };
         let folder = folder.join(name);
         std::fs::create_dir(&folder)?;
+        let folder = std::fs::canonicalize(folder)?;
         let certificates = Certificates::make(&folder)?;
         let ports = free_ports(2 * nodes)?;
         let first = *ports.first().context("a port")?;
@@ -209,10 +210,11 @@ impl OpenBao {
     }
 }
 
-/// Starts a server on its folder.
+/// Starts a server in its folder: an audit device has to be called the same on every server, or those that stand by do not take part.
 fn serve(program: &Path, home: &Path) -> anyhow::Result<Server> {
+    let (program, folder) = (std::fs::canonicalize(program)?.display().to_string(), home.display().to_string());
     let file = format!("-config={}", home.join("server.hcl").display());
-    Server::start(program, ["server", &file], &home.join("server.log"))
+    Server::start(Path::new("env"), ["--chdir", &folder, &program, "server", &file], &home.join("server.log"))
 }
 
 /// How a further server finds the first.
@@ -229,7 +231,7 @@ fn configuration(home: &Path, n: usize, (api, cluster): (u16, u16), join: &str, 
          storage \"raft\" {{\n path = \"{home}/raft\"\n node_id = \"b{n}\"\n {join}\n}}\n\
          listener \"tcp\" {{\n address = \"127.0.0.1:{api}\"\n cluster_address = \"127.0.0.1:{cluster}\"\n \
          tls_cert_file = \"{}\"\n tls_key_file = \"{}\"\n}}\n\
-         audit \"file\" \"to-file\" {{\n options = {{\n file_path = \"{home}/audit.log\"\n }}\n}}\n",
+         audit \"file\" \"to-file\" {{\n options = {{\n file_path = \"audit.log\"\n }}\n}}\n",
         certificates.certificate_file.display(),
         certificates.key_file.display(),
     )
