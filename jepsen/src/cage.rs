@@ -40,8 +40,8 @@ fn namespaces() -> Vec<&'static str> {
     [NAMESPACES, users].concat()
 }
 
-/// Runs this program again in a cage, with `inside` in the place of the command's name, and waits for it. Told to end, it tells the other.
-pub(crate) async fn enter(arguments: &[String]) -> anyhow::Result<ExitCode> {
+/// Runs this program again in a cage, with the command that is for there, and waits for it. Told to end, it tells the other.
+pub(crate) async fn enter(command: &str, arguments: &[String]) -> anyhow::Result<ExitCode> {
     let left = leftovers()?;
     for folder in left {
         // Only an empty one goes; one that another run uses stays.
@@ -55,7 +55,7 @@ pub(crate) async fn enter(arguments: &[String]) -> anyhow::Result<ExitCode> {
         .args(["--pdeathsig", "KILL", "unshare"])
         .args(namespaces())
         .arg(own)
-        .arg("inside")
+        .arg(command)
         .args(arguments)
         // Closed, it means: come to an end.
         .stdin(Stdio::piped())

@@ -18,6 +18,7 @@ mod observe;
 mod random;
 mod report;
 mod run;
+mod versus;
 mod workload;
 
 use clap::{Parser, Subcommand};
@@ -62,6 +63,17 @@ enum Command {
     },
     /// Run every mutant, and the same without it: the first has to be found out by its rule, the second to break none. Prints a table.
     Mutants(mutants::Options),
+    /// The same leases under the same faults, here and at OpenBao, in one table. Takes root. Exits with 0 whoever does better, and with 2 if too
+    /// little was seen.
+    Versus(versus::Options),
+    /// Judge the facts of a comparison again, and write its table again.
+    VersusAgain {
+        /// The folder of `versus`.
+        folder: PathBuf,
+    },
+    /// One part of it in the cage: for `versus` to call.
+    #[command(hide = true)]
+    VersusInside(versus::Part),
     /// List the nemeses, and by what each is seen to bite.
     List,
 }
@@ -83,7 +95,7 @@ fn work(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime.block_on(cage::possible())?;
             let options = options.settle()?;
             say(&format!("chaos: {}\nchaos: everything goes to {}\n", options.again(), options.folder()?.display()))?;
-            runtime.block_on(cage::enter(&options.arguments()?))
+            runtime.block_on(cage::enter("inside", &options.arguments()?))
         }
         Command::Inside(options) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -114,6 +126,26 @@ fn work(cli: Cli) -> anyhow::Result<ExitCode> {
             let (table, outcome) = mutants::all(&options)?;
             say(&table)?;
             Ok(exit(outcome))
+        }
+        Command::Versus(options) => {
+            // On this thread: the kernel ends the cage with the thread that has made it.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                cage::possible().await?;
+                versus::compare(&options).await
+            })
+        }
+        Command::VersusAgain { folder } => versus::judged(&folder),
+        Command::VersusInside(part) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let done = runtime.block_on(versus::inside(&part));
+            // A thread may still wait for standard input.
+            runtime.shutdown_background();
+            if let Err(why) = &done {
+                std::fs::write(part.folder().join("broken.txt"), format!("{why:#}\n"))?;
+            }
+            done?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::List => {
             for kind in Kind::every() {

@@ -22,7 +22,7 @@ use tokio_postgres::{Client, Config, NoTls};
 pub(crate) const TARGET: &str = "pg";
 /// Roles of leases.
 pub(crate) const ROLES: [&str; 2] = ["reader", "auditor"];
-const PORT: u16 = 5432;
+pub(crate) const PORT: u16 = 5432;
 /// As whom it runs.
 const OWNER: &[&str] = &["--reuid", "postgres", "--regid", "postgres", "--init-groups"];
 const GROUP: &str = "readers";

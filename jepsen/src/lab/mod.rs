@@ -15,6 +15,7 @@ use network::Network;
 use process::Process;
 use quorate_api::client::{Client, Custodian, CustomerSource, Identity, Profile, Seams};
 use quorate_api::net::{Listener, Net, Stream};
+use quorate_state::ids::ClusterId;
 use rand_core::UnwrapErr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -48,6 +49,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// One that does not run yet.
+    pub(crate) fn new(index: u8, name: &str, process: Process, disk: Disk) -> Self {
+        let (environment, held) = (Mutex::default(), Mutex::default());
+        Self { index, name: name.to_owned(), process, disk, environment, held, pretends: false }
+    }
+
     /// Starts its process as it is to be started now.
     pub(crate) fn start(&self) -> anyhow::Result<()> {
         self.start_in(Path::new("/dev/null"))
@@ -101,6 +108,41 @@ struct Customer {
 }
 
 impl Lab {
+    /// One whose members are not Quorate's: faults find them, and the SDK finds nobody.
+    pub(crate) fn of_others(
+        nodes: Vec<Node>,
+        network: Network,
+        database: Database,
+        program: &Path,
+        stop: Stop,
+    ) -> Self {
+        let profile = Profile {
+            cluster: ClusterId([0; 32]),
+            threshold: 0,
+            members: Vec::new(),
+            keyrings: Vec::new(),
+            customer_keys: Vec::new(),
+            mounts: Vec::new(),
+            via: None,
+        };
+        let customer = Customer { address: String::new(), key: [0; 32], identity: PathBuf::new() };
+        Self {
+            nodes,
+            // Never started.
+            custodian: Process::new("custodian", "custodian", program.to_owned(), &[], PathBuf::from("/dev/null")),
+            network,
+            profile,
+            program: program.to_owned(),
+            database: Some(database),
+            customer,
+            leader: Mutex::default(),
+            held: Mutex::default(),
+            lost: Mutex::default(),
+            stop,
+            patient: false,
+        }
+    }
+
     /// A member.
     pub(crate) fn node(&self, index: u8) -> anyhow::Result<&Node> {
         self.nodes.iter().find(|node| node.index == index).with_context(|| format!("there is no member {index}"))
