@@ -18,7 +18,7 @@ export QUORATE_PYTHON := $(CACHE)/python/bin/python
 # A stand-in for AWS.
 export QUORATE_MOTO := $(CACHE)/moto/bin/python
 
-.PHONY: demo test check lint unit points churn scale million simulate bench bench-leases vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit points churn scale million simulate bench bench-leases versus vectors memcheck fuzz asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -86,6 +86,14 @@ bench-leases: setup
 	$(BENCH) failover $(PEERS) --out $(REPORT)
 BENCH := $(CARGO_TARGET_DIR)/release/quorate-bench
 PEERS := --quorate $(CARGO_TARGET_DIR)/release/quorate --peers $(CACHE)/peers
+
+# Leases here and at OpenBao under the same faults, judged at the database: one table, in a new folder. Takes root, or sudo, an hour, and two cores which
+# nothing else should use. SIDES="--parts 2 --seconds 120" is a short one.
+SIDES := --parts 4 --seconds 180 --outage 900
+versus: setup
+	crates/bench/fetch-peers $(CACHE)/peers
+	cargo build --release --locked -p quorate -p quorate-chaos
+	$(if $(filter 0,$(shell id -u)),,sudo) $(CARGO_TARGET_DIR)/release/chaos versus $(SIDES) --program $(CARGO_TARGET_DIR)/release/quorate --openbao $(CACHE)/peers/bao --out $(CACHE)/versus-$(shell date +%s)
 
 # The whole cluster in one process, a seed for each run: the release build, SEEDS of them from FIRST on, with MEMBERS members. What does not hold
 # names its seed, and the command that repeats it to the byte.
