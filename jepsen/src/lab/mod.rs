@@ -138,6 +138,7 @@ impl Lab {
             leader: Mutex::default(),
             held: Mutex::default(),
             lost: Mutex::default(),
+            rotten: Mutex::default(),
             stop,
             patient: false,
         }

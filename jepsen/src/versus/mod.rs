@@ -326,6 +326,7 @@ async fn set_up(
                 database: true,
                 disks: true,
                 patient: false,
+                shipped: true,
                 mutant: None,
             };
             let (lab, _) = setup::set_up(&wanted, stop).await?;
