@@ -102,6 +102,20 @@ fn each_failure_has_its_own_error() {
     }
 }
 
+#[test]
+fn a_changed_byte_anywhere_is_refused() {
+    let lines = golden();
+    let id: [u8; 32] = lines[0][..].try_into().unwrap();
+    for at in 0..lines[2].len() {
+        for bit in 0..8 {
+            let mut file = lines[2].clone();
+            file[at] ^= 1 << bit;
+            let read = WrappedKem::decode(&file, &id).and_then(|wrapped| wrapped.open(decrypt).unwrap());
+            assert!(read.is_err(), "byte {at}, bit {bit}");
+        }
+    }
+}
+
 /// Mutations of a good file: read as what they are, or refused, never a panic.
 #[test]
 fn every_file_for_a_moment() {

@@ -112,6 +112,24 @@ mod tests {
         assert_eq!(SecretFields::decode(bytes).unwrap().get("ab").map(SecretVec::expose), Some(&b"xyz"[..]));
     }
 
+    /// It travels sealed; what is opened and yet changed is refused, or is what its bytes say.
+    #[test]
+    fn a_changed_byte_is_refused_or_another_value() {
+        let bytes = fields(&[("access_key_id", b"AKIA"), ("empty", b"")]).unwrap().encode();
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.expose().to_vec();
+                changed[at] ^= 1 << bit;
+                match SecretFields::decode(&changed) {
+                    None => refused += 1,
+                    Some(other) => assert_eq!(other.encode().expose(), changed, "byte {at}, bit {bit}"),
+                }
+            }
+        }
+        assert!(refused > bytes.len(), "{refused} refused");
+    }
+
     #[test]
     fn nothing_else_is_decoded() {
         let bytes = fields(&[("a", b"1"), ("b", b"22")]).unwrap().encode();
