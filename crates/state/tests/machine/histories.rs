@@ -8,7 +8,9 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{State, lease, leases, principal};
+use quorate_state::machine::apply;
 use quorate_state::outcome::{Outcome, Refusal};
+use quorate_state::store::{MemStore, Store as _};
 use std::collections::BTreeMap;
 
 const DEFAULT: Millis = MINUTE;
@@ -302,7 +304,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn leases_do_what_the_model_does(steps in vec(step(), 1..60)) {
+    fn leases_do_what_the_model_does(steps in vec(step(), 1..60), restored in any::<prop::sample::Index>()) {
         let mut world = World::with_target();
         prop_assert_eq!(world.submit(role()), Outcome::Done);
         let (leases_known, order) = (BTreeMap::new(), Vec::new());
@@ -321,5 +323,18 @@ proptest! {
             }
             prop_assert_eq!(leases(&world.store, None, usize::MAX).unwrap().len(), model.leases.len());
         }
+        // A replica that is restored from the rows of another, somewhere on the way, is the same at the end.
+        let restored = restored.index(world.log.len());
+        let mut replica = MemStore::default();
+        replica.commit(genesis().initial_state());
+        for (n, (at, entry)) in world.log.iter().enumerate() {
+            if n == restored {
+                let rows = replica.scan(&[], &[0xff], usize::MAX).unwrap();
+                replica = MemStore(rows.into_iter().collect());
+            }
+            let writes = apply(&replica, &world.cluster, *at, entry).unwrap().0;
+            replica.commit(writes);
+        }
+        prop_assert!(replica == world.store, "restored before entry {}", restored);
     }
 }

@@ -25,4 +25,5 @@ mod requests;
 mod secrets;
 mod sweeps;
 mod targets;
+mod versions;
 mod world;
