@@ -10,6 +10,7 @@
 
 mod support;
 
+use proptest::prelude::*;
 use quorate_authz::initial::{application_policy, initial_policies};
 use quorate_authz::{Authority, Denial, Facts, LeaseFacts, Principal, validate};
 use quorate_state::access::MAX_POLICY;
@@ -114,6 +115,54 @@ fn forbid_wins() {
     assert_eq!(opens(&authority(&[permit, forbid]), &who, "app/x"), Err(denied(&["p1#1"])));
     assert_eq!(opens(&authority(&[forbid, permit]), &who, "app/x"), Err(denied(&["p0#1"])));
     assert_eq!(opens(&authority(&[permit, forbid]), &who, "other/x").unwrap(), ["p0#0", "p1#0"]);
+}
+
+/// A policy of one or two clauses; some of them fail when they are asked.
+fn policy(effect: &'static str) -> impl Strategy<Value = String> {
+    let who = prop_oneof![
+        Just("principal".to_owned()),
+        Just(r#"principal in Quorate::Group::"spiffe://td/app""#.to_owned()),
+        Just(format!(r#"principal == Quorate::Workload::"{BILLING}""#)),
+    ];
+    let action = prop_oneof![
+        Just("action".to_owned()),
+        Just(r#"action in Quorate::Action::"read""#.to_owned()),
+        prop::sample::select(Kind::ALL).prop_map(|kind| format!(r#"action == Quorate::Action::"{}""#, kind.action())),
+    ];
+    let when = prop_oneof![
+        3 => Just(""),
+        1 => Just("when { context.now > 0 }"),
+        1 => Just("unless { context.now > 0 }"),
+        1 => Just("when { context.now + 9223372036854775807 > 0 }"),
+    ];
+    (who, action, when).prop_map(move |(who, action, when)| format!("{effect} ({who}, {action}, resource) {when};"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_forbid_more_never_allows_and_a_permit_more_never_denies_what_nothing_forbids(
+        permits in prop::collection::vec(policy("permit"), 0..4),
+        forbids in prop::collection::vec(policy("forbid"), 0..3),
+        forbid in policy("forbid"),
+        permit in policy("permit"),
+    ) {
+        let texts: Vec<String> = permits.into_iter().chain(forbids).collect();
+        // A policy that can never apply is no policy.
+        let fit = |text: &String| validate("p", text).is_ok();
+        let texts: Vec<&str> = texts.iter().filter(|text| fit(text)).map(String::as_str).collect();
+        prop_assume!(fit(&forbid) && fit(&permit));
+        let (who, facts) = (principal(BILLING), facts(BILLING));
+        let before = may(&authority(&texts), &who, &facts);
+        let with = |more: &str| may(&authority(&[&texts[..], &[more]].concat()), &who, &facts);
+        let (narrower, wider) = (with(&forbid), with(&permit));
+        prop_assert!(narrower.iter().all(|kind| before.contains(kind)), "{forbid} allows: {before:?}, {narrower:?}");
+        prop_assert!(before.iter().all(|kind| wider.contains(kind)), "{permit} denies: {before:?}, {wider:?}");
+        // In another order they say the same.
+        let turned: Vec<&str> = texts.iter().rev().copied().collect();
+        prop_assert_eq!(may(&authority(&turned), &who, &facts), before);
+    }
 }
 
 #[test]
