@@ -122,6 +122,29 @@ fn an_identity_is_one_file() {
     assert!(matches!(from(&[pem("CERTIFICATE", &nameless), private]), IdentityError::Principal));
 }
 
+/// Damage is refused, or shows at the first handshake: nobody becomes somebody else by it.
+#[test]
+fn an_identity_with_a_changed_byte_is_refused_or_the_same_key() {
+    let ca = ca("clients");
+    let leaf = certificate(&ca, &key(9), "spiffe://example.org/app");
+    let text = [pem("PRIVATE KEY", &pkcs8(&key(9))), pem("CERTIFICATE", &leaf)].concat();
+    let mut refused = 0;
+    for at in 0..text.len() {
+        let mut changed = text.as_bytes().to_vec();
+        changed[at] ^= 1 << (at % 8);
+        match Identity::from_pem(&changed) {
+            Ok(identity) => {
+                assert_eq!(identity.key().verify_key(), key(9).verify_key(), "byte {at}");
+                // What its CA has signed is another text.
+                let altered = identity.principal() != "spiffe://example.org/app";
+                assert!(!altered || identity.chain()[0] != leaf, "byte {at}");
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > text.len() / 4, "{refused} of {} refused", text.len());
+}
+
 #[test]
 fn other_private_keys_are_refused() {
     let good = pkcs8(&key(9));
