@@ -120,7 +120,7 @@ pub(super) async fn list(session: &mut Session, prefix: &str) -> Result<Vec<Prin
     );
     let mut names: Vec<String> = session.rows(&sql).await?;
     // A name that only begins like one of ours is somebody else's.
-    names.retain(|name| valid_name(name));
+    names.retain(|name| name.starts_with(prefix) && valid_name(name));
     names.sort();
     Ok(names.into_iter().map(|name| Principal { oid: Some(number_of(&name)), name }).collect())
 }

@@ -16,19 +16,21 @@ pub(super) async fn check(
     config: &PostgresConfig,
     groups: &[String],
 ) -> Result<Checked, EngineError> {
-    let mut checked = server(session, config).await?;
+    // A server that falls silent ends no statement, whatever limit it was told.
+    let limit = config.answer_timeout();
+    let mut checked = within(limit, server(session, config)).await?;
     let mut missing = Vec::new();
     if let OwnedObjects::ReassignTo(owner) = &config.owned {
-        owner_role(session, config, owner, &mut missing).await?;
+        within(limit, owner_role(session, config, owner, &mut missing)).await?;
     }
     let (unfit, groups): (Vec<&String>, Vec<&String>) = groups.iter().partition(|group| config.is_own(group));
     let own = |group: &String| Fault { name: group.clone(), reason: "it is a role of the executor's own".to_owned() };
     checked.unfit.extend(unfit.into_iter().map(own));
     let groups: Vec<String> = groups.into_iter().cloned().collect();
-    group_roles(session, config, &groups, &mut checked.unfit, &mut missing).await?;
+    within(limit, group_roles(session, config, &groups, &mut checked.unfit, &mut missing)).await?;
     let here = |statement| Missing { database: config.dbname.clone(), statement };
     checked.missing.extend(missing.into_iter().map(here));
-    objects(session, config, &config.dbname, &groups, &mut checked.missing).await?;
+    within(limit, objects(session, config, &config.dbname, &groups, &mut checked.missing)).await?;
     for database in config.databases.iter().filter(|d| **d != config.dbname) {
         if let Err(error) = elsewhere(config, database, &groups, &mut checked.missing).await {
             checked.databases.push(Fault { name: database.clone(), reason: error.to_string() });

@@ -15,7 +15,7 @@ pub(super) async fn claims(session: &Session, prefix: &str) -> Result<Vec<String
     let rows = session.client.query_typed(sql, &[(&prefix, Type::TEXT)]).await.map_err(|e| on_repeatable(&e))?;
     let names: Vec<String> =
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(|e| on_repeatable(&e))?;
-    Ok(names.into_iter().filter(|name| valid_name(name)).collect())
+    Ok(names.into_iter().filter(|name| name.starts_with(prefix) && valid_name(name)).collect())
 }
 
 /// See [`crate::Engine::claim`].

@@ -137,7 +137,7 @@ pub(super) async fn list(session: &Session, prefix: &str) -> Result<Vec<Principa
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e: tokio_postgres::Error| on_repeatable(&e))?;
     // A name that only begins like one of ours is somebody else's.
-    Ok(principals.into_iter().filter(|p| valid_name(&p.name)).collect())
+    Ok(principals.into_iter().filter(|p| p.name.starts_with(prefix) && valid_name(&p.name)).collect())
 }
 
 /// See [`crate::Engine::ghosts`].

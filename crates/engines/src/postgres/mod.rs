@@ -346,7 +346,7 @@ impl Engine for Postgres {
 
     async fn check(&self, groups: &[String]) -> Result<Checked, EngineError> {
         let taken = self.take().await?;
-        // No limit over the whole: each statement has one, and each further database is connected to.
+        // No limit over the whole: each step has one, and each further database is connected to.
         let result = check::check(&taken.session, &self.config, groups).await;
         let mut checked = taken.settle(result)?;
         for standby in &self.standbys {

@@ -16,7 +16,9 @@ use crate::connection::within;
 /// Rolls back what these left prepared, as far as that can be done; the caller sees what is still in its way.
 pub(super) async fn roll_back(session: &Session, config: &PostgresConfig, names: &[&str]) -> Result<(), EngineError> {
     let failed = |e: tokio_postgres::Error| on_repeatable(&e);
-    let rows = session.client.query_typed(PREPARED, &[(&names, Type::TEXT_ARRAY)]).await.map_err(failed)?;
+    // Ends wait for this, and a server that falls silent ends no statement, whatever limit it was told.
+    let asked = async { session.client.query_typed(PREPARED, &[(&names, Type::TEXT_ARRAY)]).await.map_err(failed) };
+    let rows = within(config.answer_timeout(), asked).await?;
     let mut by_database: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for row in rows {
         let prepared = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
