@@ -120,6 +120,32 @@ mod tests {
         assert!(!secret.is_of(wanted, id, "1649367554", body) && !secret.is_of(wanted, id, timestamp, b"{}"));
     }
 
+    #[test]
+    fn a_changed_byte_of_what_is_signed_is_refused() {
+        let secret = secret("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD").unwrap();
+        let (id, timestamp, body) = ("msg_1", "1649367553", br#"{"type":"quorate.v1.fence","data":{"number":null}}"#);
+        let header = secret.sign(id, timestamp, body).unwrap();
+        assert!(secret.is_of(&header, id, timestamp, body));
+        let texts = [header.as_str(), id, timestamp];
+        for (which, text) in texts.iter().enumerate() {
+            for at in 0..text.len() {
+                for bit in 0..7 {
+                    let mut changed = text.as_bytes().to_vec();
+                    changed[at] ^= 1 << bit;
+                    let changed = String::from_utf8(changed).unwrap();
+                    let mut said = texts;
+                    said[which] = &changed;
+                    assert!(!secret.is_of(said[0], said[1], said[2], body), "{text:?}, byte {at}, bit {bit}");
+                }
+            }
+        }
+        for at in 0..body.len() {
+            let mut changed = *body;
+            changed[at] ^= 1 << (at % 8);
+            assert!(!secret.is_of(&header, id, timestamp, &changed), "byte {at} of the body");
+        }
+    }
+
     /// The request in docs/webhook.md.
     #[test]
     fn the_signature_of_the_page() {
