@@ -18,7 +18,7 @@ export QUORATE_PYTHON := $(CACHE)/python/bin/python
 # A stand-in for AWS.
 export QUORATE_MOTO := $(CACHE)/moto/bin/python
 
-.PHONY: demo test check lint unit points churn scale million simulate bench bench-leases versus vectors memcheck fuzz asan deny build setup env
+.PHONY: demo test check lint unit points churn scale million simulate bench bench-leases versus vectors memcheck fuzz hostile asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -119,15 +119,23 @@ MEMCHECK  := (package(quorate-crypto) & test(/golden::|sealed_versions|key_files
 memcheck: unit
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(VALGRIND)" FUZZ_MILLIS=50 cargo nextest run $(TESTED) -E '$(MEMCHECK)'
 
-# The fuzz targets under libFuzzer, each for SECONDS, guided by coverage; what is new goes to fuzz/corpus. TARGETS="header command" names some.
+# The fuzz targets under libFuzzer, each for SECONDS, and all of them ROUNDS times, guided by coverage; what is new goes to fuzz/corpus, and a line for each to
+# the ledger. TARGETS="header command" names some.
 SECONDS := 60
+ROUNDS  := 1
 SANCOV  := -Ctarget-cpu=x86-64-v2 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 \
            -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
            -Cllvm-args=-sanitizer-coverage-trace-compares
 fuzz: setup
 	cp Cargo.lock fuzz/Cargo.lock
-	RUSTFLAGS="$(SANCOV)" CARGO_TARGET_DIR=$(CACHE)/fuzz cargo build --release --manifest-path fuzz/Cargo.toml --target $(shell rustc -vV | sed -n 's/host: //p')
-	fuzz/run $(CACHE)/fuzz/$(shell rustc -vV | sed -n 's/host: //p')/release/decoders $(SECONDS) $(TARGETS)
+	CARGO_INCREMENTAL=0 RUSTFLAGS="$(SANCOV)" CARGO_TARGET_DIR=$(CACHE)/fuzz cargo build --release --manifest-path fuzz/Cargo.toml --target $(shell rustc -vV | sed -n 's/host: //p')
+	fuzz/run $(CACHE)/fuzz/$(shell rustc -vV | sed -n 's/host: //p')/release/decoders $(SECONDS) $(ROUNDS) $(CACHE)/fuzz/ledger.tsv $(TARGETS)
+
+# What `make test` tries a seeded few of, all of it: every cut of what a target says and 20,000 damages of it, a log cut at each of its last 64 KiB, 2,000
+# flips in the files of a store. Some hours.
+hostile: setup
+	QUORATE_CASES=all cargo nextest run $(TESTED) --no-capture -E '$(HOSTILE)'
+HOSTILE := binary(hostile_bytes) + (package(quorate-raft) & test(a_store_cut_or_flipped))
 
 # The pure crates under AddressSanitizer, which this compiler has but does not admit to: once before a release, for it builds all anew.
 # What a test leaves behind when one of its threads panics is no error.

@@ -63,7 +63,7 @@ fn kept(folder: &Path) -> Vec<Vec<u8>> {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -75,12 +75,12 @@ impl Random {
     }
 
     /// Below `n`, which is not 0.
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next() % (n as u64)).unwrap_or(0)
     }
 
     /// One of the corpus, changed in 1 to 4 places.
-    fn mutant(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn mutant(&mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
         let mut input = corpus[self.below(corpus.len())].clone();
         for _ in 0..=self.below(4) {
             self.change(&mut input, corpus);

@@ -2,7 +2,9 @@
 //!
 //! Decoders that no other crate sees (the log's codec, images, the custodian's configuration) have their targets beside them.
 
+use crate::engines;
 use quorate_api::client::{Identity, Profile};
+use quorate_api::relay::SignedQuestion;
 use quorate_api::{custodian, peer, vault};
 use quorate_audit::disk::Segments;
 use quorate_crypto::backup::{BackupShare, restore};
@@ -10,12 +12,13 @@ use quorate_crypto::customer::{CustomerPublic, CustomerSecret};
 use quorate_crypto::keyfile::{PassphraseCost, Protection, open_file};
 use quorate_crypto::reshare::{Ceremony, EpochCertificate, Message as CeremonyMessage};
 use quorate_crypto::sealed::{Header, ObjectLabel, WrapLabel, check_namespace, check_path, check_principal};
-use quorate_crypto::secret::{Secret, SecretVec};
+use quorate_crypto::secret::{Secret, SecretFields, SecretVec};
 use quorate_crypto::storage::StorageKey;
 use quorate_crypto::threshold::{KeyShare, combine};
 use quorate_crypto::{dleq, group};
 use quorate_state::command::Command;
 use quorate_state::genesis::{ClientRoots, Genesis};
+use quorate_state::lease::{Facts, MAX_LABEL, Username};
 use quorate_state::machine::{Position, apply, check};
 use quorate_state::outcome::Outcome;
 use quorate_state::request::{Endorsement, SignedRequest};
@@ -56,6 +59,16 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "scram-verifier", run: scram_verifier },
     Target { name: "role-template", run: role_template },
     Target { name: "protobuf", run: protobuf },
+    Target { name: "relayed", run: relayed },
+    Target { name: "issued", run: issued },
+    Target { name: "username", run: username },
+    Target { name: "missing-rights", run: missing_rights },
+    Target { name: "engine-postgres", run: engines::postgres },
+    Target { name: "engine-mariadb", run: engines::mariadb },
+    Target { name: "engine-redis", run: engines::redis },
+    Target { name: "engine-rabbitmq", run: engines::rabbitmq },
+    Target { name: "engine-kubernetes", run: engines::kubernetes },
+    Target { name: "engine-aws", run: engines::aws },
 ];
 
 fn header(input: &[u8]) {
@@ -205,6 +218,7 @@ fn state_values(input: &[u8]) {
             assert_eq!(encode(&value), input, "a value of the state has one encoding");
         }
     }
+    one::<quorate_state::absence::Records>(input);
     one::<quorate_state::access::CustomerKey>(input);
     one::<quorate_state::access::Keyring>(input);
     one::<quorate_state::access::Mount>(input);
@@ -213,11 +227,19 @@ fn state_values(input: &[u8]) {
     one::<quorate_state::ceremony::Fault>(input);
     one::<quorate_state::ceremony::Session>(input);
     one::<quorate_state::clock::ClusterClock>(input);
+    one::<quorate_state::genesis::Administrators>(input);
+    one::<ClientRoots>(input);
+    one::<quorate_state::genesis::Roster>(input);
+    one::<quorate_state::hash::StateHash>(input);
     one::<quorate_state::lease::Lease>(input);
+    one::<quorate_state::lease::Sweep>(input);
     one::<Outcome>(input);
     one::<quorate_state::request::Remembered>(input);
+    one::<quorate_state::secrets::SealedHeader>(input);
+    one::<quorate_state::secrets::SealedPayload>(input);
     one::<quorate_state::secrets::Secret>(input);
     one::<quorate_state::target::Executor>(input);
+    one::<quorate_state::target::Quarantine>(input);
     one::<quorate_state::target::Role>(input);
     one::<quorate_state::target::Target>(input);
 }
@@ -325,17 +347,82 @@ fn protobuf(input: &[u8]) {
     one::<vault::SubmitReply>(input);
     one::<vault::OpenRequest>(input);
     one::<vault::OpenReply>(input);
+    one::<vault::ListSecretsRequest>(input);
+    one::<vault::ListSecretsReply>(input);
+    one::<vault::ReadVersionsRequest>(input);
+    one::<vault::ReadVersionsReply>(input);
+    one::<vault::ReadMountsRequest>(input);
     one::<vault::ReadMountsReply>(input);
-    one::<vault::ReadStatusReply>(input);
+    one::<vault::ReadPoliciesRequest>(input);
+    one::<vault::ReadPoliciesReply>(input);
+    one::<vault::ReadRolesRequest>(input);
+    one::<vault::ReadRolesReply>(input);
+    one::<vault::ReadLeaseRequest>(input);
+    one::<vault::Lease>(input);
+    one::<vault::ListLeasesRequest>(input);
     one::<vault::ListLeasesReply>(input);
+    one::<vault::ReadStatusRequest>(input);
+    one::<vault::ReadStatusReply>(input);
+    one::<vault::RelayRequest>(input);
+    one::<vault::RelayedAnswer>(input);
+    one::<peer::EndorseRequest>(input);
     one::<peer::EndorseReply>(input);
+    one::<peer::ProposeRequest>(input);
     one::<peer::ProposeReply>(input);
+    one::<peer::ReadClockRequest>(input);
     one::<peer::ReadClockReply>(input);
+    one::<peer::OpenTargetRequest>(input);
     one::<peer::OpenTargetReply>(input);
+    one::<peer::AnswerRequest>(input);
+    one::<peer::AnswerReply>(input);
+    one::<peer::AttestRequest>(input);
+    one::<peer::AttestReply>(input);
     one::<custodian::DeriveRequest>(input);
     one::<custodian::DeriveReply>(input);
+    one::<custodian::FreezeRequest>(input);
+    one::<custodian::ThawRequest>(input);
+    one::<custodian::StatusRequest>(input);
     one::<custodian::StatusReply>(input);
     if let Ok(reply) = vault::OpenReply::decode(input) {
         let _ = quorate_api::transcript::open_reply_transcript(&reply);
     }
+}
+
+/// A question that another member passes on, and its answer.
+fn relayed(input: &[u8]) {
+    let Ok(signed) = SignedQuestion::decode(input) else { return };
+    assert_eq!(signed.encode(), input, "a relayed question has one encoding");
+    let _ = (signed.hash(), signed.verify());
+    if let Ok(question) = signed.question() {
+        assert!(question.members.is_sorted_by(|a, b| a < b), "who is to answer, each once");
+        let _ = format!("{question:?}");
+    }
+}
+
+/// What a target issued, after it was opened.
+fn issued(input: &[u8]) {
+    let Some(fields) = SecretFields::decode(input) else { return };
+    assert_eq!(fields.encode().expose(), input, "what is issued has one encoding");
+    assert!(fields.iter().all(|(name, _)| fields.get(name).is_some()), "each is found by its name");
+}
+
+/// A template, and behind its line what it is told of a lease.
+fn username(input: &[u8]) {
+    let Some(text) = text(input) else { return };
+    let (template, rest) = text.split_once('\n').unwrap_or((text, "Ä/b"));
+    let Ok(username) = Username::parse(template) else { return };
+    let label = username.label(&Facts { role: rest, owner: rest, namespace: rest });
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    assert!(label.len() <= MAX_LABEL && label.bytes().all(plain), "{label:?}");
+}
+
+/// What an administrator is to run, as one line.
+fn missing_rights(input: &[u8]) {
+    let Some(text) = text(input) else { return };
+    let missing = quorate_engines::Missing::parse(text);
+    let names_one = !missing.database.is_empty();
+    assert!(
+        !names_one || quorate_engines::Missing::parse(&missing.to_string()) == missing,
+        "a line says the same when it is read again"
+    );
 }

@@ -11,10 +11,16 @@
 
 #[path = "../../fuzz/driver.rs"]
 mod driver;
+#[path = "../../fuzz/engines.rs"]
+mod engines;
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 #[path = "../../fuzz/targets.rs"]
 mod targets;
 
 use driver::fuzz;
+use quorate_state::request::{Signature, SignedRequest};
+use replay::{Chunk, Script};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -62,7 +68,9 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let text = |text: &str| vec![text.as_bytes().to_vec()];
     let mut values = state("state.txt", "row");
     values.extend(state("outcomes.txt", "").into_iter().map(|o| [&[1], o.as_slice()].concat()));
-    let mut signed = state("commands.txt", "request");
+    let signature = || Signature { key: [7; 32], signature: [9; 64] };
+    let sign = |bytes| borsh::to_vec(&SignedRequest { bytes, signatures: vec![signature()] }).unwrap();
+    let mut signed: Vec<Vec<u8>> = state("commands.txt", "request").into_iter().map(sign).collect();
     signed.extend(state("commands.txt", "endorsement"));
     let names = ["team/app/db-1", "spiffe://example.org/app/worker", "a..b/%2e%2e/ü", "ffffffff"];
     let verifier = "SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$0Y0GJxU0BMvxfcEDlYjMXJmDIl2XQzKWYqCVJYsQ5iU=:T3G3rEX3qJuxvGCPTYJ0NSGn7E1gWhmWqpPjXIbAtqo=";
@@ -96,7 +104,24 @@ fn seeds() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("scram-verifier", text(verifier)),
         ("role-template", text(template)),
         ("protobuf", vec![protobuf()]),
+        ("relayed", line_seeds("crates/api/tests/golden/relay.txt", "")),
+        ("issued", vec![b"\x01\x02ab\x00\x03xyz\x01_\x00\x00".to_vec()]),
+        ("username", text("{{identity:8}}_{{role}}_{{namespace}}\nteam/App-\u{e4}")),
+        ("missing-rights", text("GRANT a TO b -- in database app")),
+        // What real servers said lies in `fuzz/corpus`; `hostile_bytes` leaves it there.
+        ("engine-postgres", says(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I")),
+        ("engine-mariadb", says(b"\x07\0\0\x02\0\0\0\x02\0\0\0")),
+        ("engine-redis", says(b"+OK\r\n")),
+        ("engine-rabbitmq", says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")),
+        ("engine-kubernetes", says(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"items\":[]}")),
+        ("engine-aws", says(b"HTTP/1.1 403 x\r\nContent-Length: 24\r\n\r\n<Error><Code>A</Code></Error>")),
     ])
+}
+
+/// A server that says the same to everything, on its first two connections.
+fn says(answer: &[u8]) -> Vec<Vec<u8>> {
+    let chunk = |n: u8| Chunk { connection: n % 2, bytes: answer.to_vec() };
+    vec![Script((0..60).map(chunk).collect()).encode()]
 }
 
 /// `QUORATE_WRITE_CORPUS=1` leaves the seeds in `fuzz/corpus`, where libFuzzer begins.
