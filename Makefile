@@ -131,11 +131,10 @@ fuzz: setup
 	CARGO_INCREMENTAL=0 RUSTFLAGS="$(SANCOV)" CARGO_TARGET_DIR=$(CACHE)/fuzz cargo build --release --manifest-path fuzz/Cargo.toml --target $(shell rustc -vV | sed -n 's/host: //p')
 	fuzz/run $(CACHE)/fuzz/$(shell rustc -vV | sed -n 's/host: //p')/release/decoders $(SECONDS) $(ROUNDS) $(CACHE)/fuzz/ledger.tsv $(TARGETS)
 
-# What `make test` tries a seeded few of, all of it: every cut of what a target says and 20,000 damages of it, a log cut at each of its last 64 KiB, 2,000
-# flips in the files of a store. Some hours.
+# What `make test` tries a seeded few of, all of it: every cut of what a target says, and 20,000 damages of it. Some hours.
 hostile: setup
 	QUORATE_CASES=all cargo nextest run $(TESTED) --no-capture -E '$(HOSTILE)'
-HOSTILE := binary(hostile_bytes) + (package(quorate-raft) & test(a_store_cut_or_flipped))
+HOSTILE := binary(hostile_bytes)
 
 # The pure crates under AddressSanitizer, which this compiler has but does not admit to: once before a release, for it builds all anew.
 # What a test leaves behind when one of its threads panics is no error.

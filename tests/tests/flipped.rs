@@ -1,6 +1,6 @@
 //! What is kept and what travels, with each byte changed: refused, or something else than was meant, never the same by other bytes.
 //!
-//! Formats whose readers no other crate sees have their test beside them; `docs/formats.md` names it for each.
+//! Formats whose readers no other crate sees have their test beside them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
