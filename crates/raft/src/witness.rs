@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::entry::{LogId, Vote};
 
 const VERSION: u8 = 2;
-const CHECKSUM: usize = 8;
+pub(crate) const CHECKSUM: usize = 8;
 const SIZE: usize = 1 + 1 + 4 * 8 + CHECKSUM;
 const SIZE_V1: usize = 1 + 2 * 8 + CHECKSUM;
 
@@ -115,7 +115,7 @@ fn note(held: &mut (File, Seen), seen: Seen) {
     }
 }
 
-fn encode(seen: Seen) -> Vec<u8> {
+pub(crate) fn encode(seen: Seen) -> Vec<u8> {
     let mut has = 0;
     let (mut end, mut vote) = ([0; 2], [0; 2]);
     if let Some(id) = seen.end {
@@ -132,13 +132,13 @@ fn encode(seen: Seen) -> Vec<u8> {
 }
 
 /// `body` with the checksum over it.
-fn checked(mut body: Vec<u8>) -> Vec<u8> {
+pub(crate) fn checked(mut body: Vec<u8>) -> Vec<u8> {
     let checksum = Sha256::digest(&body);
     body.extend(checksum.iter().take(CHECKSUM));
     body
 }
 
-fn decode(bytes: &[u8]) -> Option<Seen> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Seen> {
     let size = match bytes.first()? {
         1 => SIZE_V1,
         &VERSION => SIZE,
