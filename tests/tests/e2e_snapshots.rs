@@ -34,6 +34,7 @@ async fn snapshots_and_attestations() {
     let demo = cluster.client("demo").unwrap();
     demo.put(NAMESPACE, "app/demo/lasting", b"lasting", Some(0)).await.unwrap();
     a_member_behind_the_log(&cluster).await;
+    one_member_has_everything(&cluster).await;
     a_state_that_is_gone(&cluster).await;
     a_rule_is_effective(&cluster).await;
     one_that_lies_and_one_that_is_silent(&cluster).await;
@@ -131,6 +132,37 @@ async fn a_member_behind_the_log(cluster: &Cluster) {
     let pair = cluster.through("demo", &[behind, rest[0]]).unwrap();
     opens("with the member that took a snapshot", &pair, "app/demo/lasting", b"lasting").await;
     opens("and what was written meanwhile", &pair, "app/demo/load", &(done - 1).to_be_bytes()).await;
+}
+
+/// One lacks entries, another is dead, and the third has been restarted: it has everything, and brings the first one up, although nobody else
+/// can vouch for its state as it is now.
+async fn one_member_has_everything(cluster: &Cluster) {
+    let has = cluster.wait_leader(ELECTION).await.unwrap();
+    let (behind, dead) = (has % 3 + 1, (has + 1) % 3 + 1);
+    let nodes = [has, behind, dead].map(|member| cluster.node(member).unwrap());
+    nodes[1].kill().await.unwrap();
+    let stopped_at = cluster.status(has).await.unwrap().unwrap().applied;
+    compact_past(cluster, stopped_at + 1, &[has, dead]).await;
+    let demo = cluster.through("demo", &[has, dead]).unwrap();
+    let put = demo.put(NAMESPACE, "app/demo/last", b"the last that two acknowledged", None).await.unwrap();
+    cluster.wait_applied(has, put.index, RETURN).await.unwrap();
+    nodes[2].kill().await.unwrap();
+    nodes[0].kill().await.unwrap();
+    for node in &nodes[..2] {
+        node.restart(&[]).unwrap();
+    }
+    cluster.wait_applied(behind, put.index, RETURN).await.unwrap_or_else(|why| {
+        panic!("{behind} is brought up by {has}: {why}\n{}", tail(&nodes[0].log()));
+    });
+    let pair = cluster.through("demo", &[has, behind]).unwrap();
+    pair.put(NAMESPACE, "app/demo/on", b"and on", None).await.unwrap();
+    for (path, value) in [("app/demo/last", &b"the last that two acknowledged"[..]), ("app/demo/on", b"and on")] {
+        opens("with one dead and one brought up", &pair, path, value).await;
+    }
+    let log = nodes[1].log();
+    assert!(log.contains("a snapshot that members vouch for is taken over"), "{}", tail(&log));
+    nodes[2].restart(&[]).unwrap();
+    cluster.wait_applied(dead, put.index, RETURN).await.unwrap();
 }
 
 /// A member's state is damaged: it finds out by what the others attest, and ends. The state is thrown away; keys, log and votes stay. It

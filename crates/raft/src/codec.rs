@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::{
     Node,
     entry::{EntryPayload, LogEntry, LogId, Membership, Payload, StoredMembership, Vote},
+    snapshot::Point,
 };
 
 const VERSION: u8 = 1;
@@ -137,6 +138,27 @@ pub(crate) fn decode_applied(bytes: &[u8]) -> Result<(Option<LogId>, StoredMembe
     Ok((stored.applied.map(LogId::from), StoredMembership::new(stored.membership_at.map(LogId::from), membership)))
 }
 
+#[derive(BorshSerialize, BorshDeserialize)]
+struct VouchedV1 {
+    /// As [`encode_applied`].
+    applied: Vec<u8>,
+    chain: [u8; 32],
+    state: [u8; 32],
+    proof: Vec<u8>,
+}
+
+/// The note of a kept image: which state it is, and who vouches for it.
+pub(crate) fn encode_vouched(point: &Point, proof: &[u8]) -> Vec<u8> {
+    let applied = encode_applied(point.applied.as_ref(), &point.membership);
+    versioned(&VouchedV1 { applied, chain: point.chain, state: point.state, proof: proof.to_vec() })
+}
+
+pub(crate) fn decode_vouched(bytes: &[u8]) -> Result<(Point, Vec<u8>), CodecError> {
+    let VouchedV1 { applied, chain, state, proof } = unversioned(bytes, "note of an image")?;
+    let (applied, membership) = decode_applied(&applied)?;
+    Ok((Point { applied, membership, chain, state }, proof))
+}
+
 fn encode_membership(membership: &Membership) -> Vec<u8> {
     versioned(&MembershipV1::from(membership))
 }
@@ -195,6 +217,22 @@ fn membership_from(stored: MembershipV1) -> Result<Membership, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Frozen beside the other forms, which are older: what lies on disks in `note`.
+    #[test]
+    fn the_note_of_an_image_is_frozen_and_nothing_else_is_one() {
+        let (at, membership) = decode_applied(&samples().pop().unwrap().1).unwrap();
+        let point = Point { applied: at, membership, chain: [1; 32], state: [2; 32] };
+        let bytes = encode_vouched(&point, b"a proof");
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, include_str!("../tests/golden/vouched-v1.hex").trim(), "kept images could no longer be used");
+        assert_eq!(decode_vouched(&bytes).unwrap(), (point, b"a proof".to_vec()));
+        assert_eq!(decode_vouched(&[&[9], &bytes[1..]].concat()), Err(CodecError::Version(9)));
+        for cut in 0..bytes.len() {
+            decode_vouched(&bytes[..cut]).unwrap_err();
+        }
+        decode_vouched(&[bytes.as_slice(), &[0]].concat()).unwrap_err();
+    }
 
     fn samples() -> Vec<(&'static str, Vec<u8>)> {
         let node = |n: &str| Node { member: n.into(), peer_addr: format!("{n}.example:7402") };

@@ -8,6 +8,10 @@
 //!
 //! Everything above relies on that prefix: a purge of the log can never survive a crash that lost the applies it depends on, because it
 //! was written after them.
+//!
+//! Beside a store lies at most one copy of it as it once was: see [`Copies`].
+
+use std::sync::Arc;
 
 mod mem;
 mod rocks;
@@ -225,4 +229,39 @@ pub trait Kv: Send + Sync + 'static {
     fn blocks(&self) -> bool {
         true
     }
+
+    /// The copies beside this store.
+    fn copies(&self) -> &dyn Copies;
+}
+
+/// A copy of a store, and the note that it was kept with.
+pub type Copy = (Arc<dyn Kv>, Vec<u8>);
+
+/// What lies beside a store: a copy of all of it as it was between two batches, and perhaps the draft of the next one.
+///
+/// A crash leaves the copy that was kept last, and no draft. Copies are for reading only. Calls may block, as the store's do.
+pub trait Copies: Send + Sync {
+    /// Copies the store as it is at some moment during the call, in place of an earlier draft. Writes go on meanwhile.
+    ///
+    /// # Errors
+    /// There is no room, or the engine failed; the store itself is as it was.
+    fn draft(&self) -> Result<Arc<dyn Kv>, KvError>;
+
+    /// Makes the draft the copy that is kept, with a note about it, and removes the one before. Durable at return.
+    ///
+    /// # Errors
+    /// There is no draft, or the device failed; the copy before is kept then.
+    fn keep(&self, note: &[u8]) -> Result<(), KvError>;
+
+    /// The copy that is kept.
+    ///
+    /// # Errors
+    /// It does not open.
+    fn kept(&self) -> Result<Option<Copy>, KvError>;
+
+    /// Removes the copy that is kept, and the draft.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn forget(&self) -> Result<(), KvError>;
 }

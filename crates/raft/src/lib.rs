@@ -22,6 +22,7 @@ mod entry;
 mod errors;
 mod flush;
 pub mod freshness;
+mod kept;
 pub mod kv;
 mod log;
 mod machine;

@@ -410,12 +410,18 @@ impl NetSnapshot<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         const CLASS: Link = Link::Snapshot;
-        let Image::Outgoing(Outgoing { point, parts }) = snapshot.snapshot else {
+        let Image::Outgoing(Outgoing { point, proof, parts }) = snapshot.snapshot else {
             return Err(NetworkError::from_string("a received snapshot is not for sending").into());
         };
-        // No member would take it without; a moment later there may be enough who vouch for it.
-        let proof =
-            self.pool.notary.attest(&point.checkpoint()).await.map_err(|error| Unreachable::<Types>::new(&error))?;
+        // No member would take it without. Of a state that is not the kept image there may be enough who vouch for it a moment later.
+        let kept = proof.is_some();
+        let proof = match proof {
+            Some(proof) => proof,
+            None => {
+                let proof = self.pool.notary.attest(&point.checkpoint()).await;
+                proof.map_err(|error| Unreachable::<Types>::new(&error))?
+            }
+        };
         let begin = point.begin(Some((&vote).into()), proof);
         let broken = Arc::new(Mutex::new(None));
         let noted = broken.clone();
@@ -439,6 +445,10 @@ impl NetSnapshot<Types> for Peer {
             result = send => result,
         };
         if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The image was removed; the state itself is none the worse for it.
+            if kept {
+                return Err(Unreachable::new(&error).into());
+            }
             return Err(
                 openraft::StorageError::read_snapshot(None, alias::ErrorSourceOf::<Types>::from_error(&error)).into()
             );

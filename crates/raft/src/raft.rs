@@ -24,6 +24,7 @@ use crate::{
     },
     flush::Flusher,
     freshness::Footprint,
+    kept,
     kv::{Batch, Kv, KvError, Table},
     log::LogStore,
     machine::{Machine, View},
@@ -37,7 +38,7 @@ use crate::{
     witness::Witness,
 };
 
-const IDENTITY: &[u8] = b"identity";
+pub(crate) const IDENTITY: &[u8] = b"identity";
 
 /// What a node knows of the cluster; it may be behind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,8 +123,9 @@ impl Raft {
         let fatal = watch::Sender::new(None);
         let patience = config.election_max * 2;
         let pool = Arc::new(Pool::new(config.id, config.cluster, dialer, notary.clone(), patience));
-        let rebuild = Rebuild { config: &config, kv: &kv, machine: &*machine, notary: &*notary, pool: &pool };
+        let rebuild = Rebuild { config: &config, kv: &kv, machine: &machine, notary: &*notary, pool: &pool };
         rebuild.run().await?;
+        drop(kept::usable(&*kv));
         let current = Current::load(&*kv)?;
         let tail = Arc::new(LogStore::load_tail(&*kv, &*machine, current.applied, &current.membership)?);
         let witness = config.witness.as_deref().map(Witness::open).transpose()?;

@@ -12,6 +12,7 @@ use crate::{
     Config, Node,
     checkpoint::Notary,
     entry::LogId,
+    kept::Keeper,
     kv::Kv,
     log::{self, LogStore},
     machine::Machine,
@@ -28,7 +29,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Rebuild<'a> {
     pub(crate) config: &'a Config,
     pub(crate) kv: &'a Arc<dyn Kv>,
-    pub(crate) machine: &'a dyn Machine,
+    pub(crate) machine: &'a Arc<dyn Machine>,
     pub(crate) notary: &'a dyn Notary,
     pub(crate) pool: &'a Pool,
 }
@@ -74,7 +75,7 @@ impl Rebuild<'_> {
             return Err(Status::out_of_range("its state does not meet this log"));
         }
         let generation = Current::load(&**self.kv).map_err(failed)?.generation + 1;
-        let stage = |point| Staging::new(self.kv.clone(), generation, self.machine, point);
+        let stage = |point| Staging::new(self.kv.clone(), generation, &**self.machine, point);
         snapshot::receive(&begin, &mut chunks, self.notary, stage).await
     }
 
@@ -88,6 +89,10 @@ impl Rebuild<'_> {
             tokio::task::spawn_blocking(move || kv.sync()).await.map_err(io::Error::other)??
         } else {
             kv.sync()?
+        }
+        if let Some(proof) = staged.proof.take() {
+            let keeper = Keeper::new(self.kv.clone(), self.machine.clone());
+            keeper.keep_taken(&staged.point, &proof).await;
         }
         Ok(())
     }

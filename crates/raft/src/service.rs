@@ -109,18 +109,21 @@ impl Peers {
         Ok(wire::SnapshotReply { vote: Some((&reply.vote).into()) })
     }
 
-    /// This node's state as it is now, with a proof.
+    /// This node's kept image, or else its state as it is now, with a proof.
     async fn image(&self, min_index: u64) -> Result<(wire::SnapshotChunk, Outgoing), Status> {
         // In turn with applying.
-        let pinned = self.raft.with_state_machine(|state: &mut StateStore| {
+        let pinned = self.raft.with_state_machine(move |state: &mut StateStore| {
             let state = state.clone();
-            Box::pin(async move { state.pin().await })
+            Box::pin(async move { state.image(min_index).await })
         });
         let image = pinned.await.map_err(stopped)?.map_err(stopped)?;
         if image.point.applied.is_none_or(|id| id.index < min_index) {
             return Err(Status::failed_precondition("this node's state is older"));
         }
-        let proof = self.state.notary().attest(&image.point.checkpoint()).await.map_err(stopped)?;
+        let proof = match &image.proof {
+            Some(proof) => proof.clone(),
+            None => self.state.notary().attest(&image.point.checkpoint()).await.map_err(stopped)?,
+        };
         Ok((image.point.begin(None, proof), image))
     }
 }

@@ -1,8 +1,8 @@
 //! Images of the state: a canonical stream of its records, and who vouches for it.
 //!
 //! An image is read from the store as it was at one applied index, in key order, and framed as `key length:u32 | key | value length:u32 |
-//! value` (big endian). Equal states have equal images, on every node and engine. Nothing is kept: an image is produced while it is sent,
-//! and a received one is written beside the state it is to replace. Before the first record comes a proof that enough members have the
+//! value` (big endian). Equal states have equal images, on every node and engine. An image is produced while it is sent, from the state or from
+//! the one that is kept (`kept.rs`), and a received one is written beside the state it is to replace. Before the first record comes a proof that enough members have the
 //! checkpoint that the image is of; the records are recounted against the state's hash in it as they arrive.
 
 use std::{io, sync::Arc, time::Duration};
@@ -94,6 +94,8 @@ impl From<Part> for wire::SnapshotChunk {
 /// An image on its way out; a closed channel without an [`Part::End`] is a broken one.
 pub(crate) struct Outgoing {
     pub(crate) point: Point,
+    /// Who vouches for it, where that is known already: it is the kept image.
+    pub(crate) proof: Option<Vec<u8>>,
     pub(crate) parts: mpsc::Receiver<Result<Part, KvError>>,
 }
 
@@ -129,15 +131,40 @@ impl Framer {
     }
 }
 
+/// How records are checked while they are read.
+pub(crate) struct Check {
+    pub(crate) recount: Box<dyn Recount>,
+    /// Called when they are not what they should be.
+    pub(crate) broken: Box<dyn FnOnce(&KvError) + Send>,
+}
+
 /// Starts reading the records of one generation of the state; returns when the store's state is pinned, so that later writes are not in them.
 /// The generation is not part of the image.
 pub(crate) async fn read_image(kv: Arc<dyn Kv>, generation: u64, point: Point) -> Result<Outgoing, KvError> {
+    Ok(Outgoing { point, proof: None, parts: read(kv, generation, None).await? })
+}
+
+/// The same of a kept image.
+pub(crate) async fn read_kept(
+    copy: Arc<dyn Kv>,
+    generation: u64,
+    point: Point,
+    proof: Vec<u8>,
+    check: Check,
+) -> Result<Outgoing, KvError> {
+    Ok(Outgoing { point, proof: Some(proof), parts: read(copy, generation, Some(check)).await? })
+}
+
+async fn read(
+    kv: Arc<dyn Kv>,
+    generation: u64,
+    check: Option<Check>,
+) -> Result<mpsc::Receiver<Result<Part, KvError>>, KvError> {
     let (parts, outgoing) = mpsc::channel(QUEUE);
-    let image = Outgoing { point, parts: outgoing };
     if !kv.blocks() {
         // For simulation, whose stores lie in memory anyway.
         let mut ready = Vec::new();
-        walk(&*kv, generation, Box::new(|| ()), |part| {
+        walk(&*kv, generation, check, Box::new(|| ()), |part| {
             ready.push(part);
             true
         })?;
@@ -148,7 +175,7 @@ pub(crate) async fn read_image(kv: Arc<dyn Kv>, generation: u64, point: Point) -
                 }
             }
         });
-        return Ok(image);
+        return Ok(outgoing);
     }
     let (pinned, is_pinned) = tokio::sync::oneshot::channel();
     tokio::task::spawn_blocking(move || {
@@ -156,30 +183,55 @@ pub(crate) async fn read_image(kv: Arc<dyn Kv>, generation: u64, point: Point) -
             let _ = pinned.send(());
         });
         // A receiver that hung up ends the walk; the channel is then closed and the result of no interest.
-        if let Err(error) = walk(&*kv, generation, pin, |part| parts.blocking_send(Ok(part)).is_ok()) {
+        if let Err(error) = walk(&*kv, generation, check, pin, |part| parts.blocking_send(Ok(part)).is_ok()) {
             drop(parts.blocking_send(Err(error)));
         }
     });
     is_pinned.await.map_err(|_| KvError::Closed)?;
-    Ok(image)
+    Ok(outgoing)
 }
 
 fn walk(
     kv: &dyn Kv,
     generation: u64,
+    check: Option<Check>,
+    pinned: Box<dyn FnOnce() + Send>,
+    emit: impl FnMut(Part) -> bool,
+) -> Result<(), KvError> {
+    let (recount, broken) = check.map(|check| (check.recount, check.broken)).unzip();
+    let walked = frame(kv, generation, recount, pinned, emit);
+    if let (Err(error), Some(broken)) = (&walked, broken) {
+        broken(error);
+    }
+    walked
+}
+
+fn frame(
+    kv: &dyn Kv,
+    generation: u64,
+    mut recount: Option<Box<dyn Recount>>,
     pinned: Box<dyn FnOnce() + Send>,
     mut emit: impl FnMut(Part) -> bool,
 ) -> Result<(), KvError> {
     let mut framer = Framer::default();
-    let mut wanted = true;
+    let (mut wanted, mut right) = (true, Ok(()));
     let (prefix, end) = (generation.to_be_bytes(), (generation + 1).to_be_bytes());
     kv.walk(Table::State, &prefix, &end, pinned, &mut |key, value| {
-        if let Some(chunk) = framer.push(key.get(prefix.len()..).unwrap_or_default(), &value) {
+        let key = key.get(prefix.len()..).unwrap_or_default();
+        if let Some(recount) = &mut recount {
+            right = recount.row(key, &value);
+        }
+        if let Some(chunk) = framer.push(key, &value) {
             wanted = emit(Part::Records(chunk));
         }
-        wanted
+        wanted && right.is_ok()
     })?;
-    if wanted && framer.rest().is_none_or(|chunk| emit(Part::Records(chunk))) {
+    if !wanted {
+        return Ok(());
+    }
+    let right = right.and_then(|()| recount.map_or(Ok(()), Recount::finish));
+    right.map_err(|wrong| KvError::Damaged(wrong.to_string()))?;
+    if framer.rest().is_none_or(|chunk| emit(Part::Records(chunk))) {
         emit(Part::End);
     }
     Ok(())
@@ -230,6 +282,8 @@ pub(crate) struct Staged {
     kv: Arc<dyn Kv>,
     pub(crate) generation: u64,
     pub(crate) point: Point,
+    /// Who vouches for it; nothing while that is not known.
+    pub(crate) proof: Option<Vec<u8>>,
     pub(crate) installed: bool,
 }
 
@@ -264,7 +318,7 @@ pub(crate) struct Staging {
 impl Staging {
     pub(crate) fn new(kv: Arc<dyn Kv>, generation: u64, machine: &dyn Machine, point: Point) -> Self {
         let recount = machine.recount(point.state);
-        let staged = Staged { kv, generation, point, installed: false };
+        let staged = Staged { kv, generation, point, proof: None, installed: false };
         Self { staged, recount, unframer: Unframer::default() }
     }
 
@@ -308,7 +362,11 @@ pub(crate) async fn receive(
     loop {
         match next(chunks).await? {
             Some(WirePart::Records(chunk)) => staging.write(&chunk).map_err(invalid)?,
-            Some(WirePart::End(_)) => return staging.finish().map_err(invalid),
+            Some(WirePart::End(_)) => {
+                let mut staged = staging.finish().map_err(invalid)?;
+                staged.proof = Some(begin.proof.to_vec());
+                return Ok(staged);
+            }
             Some(WirePart::Begin(_)) => return Err(Status::invalid_argument("snapshot begins twice")),
             None => return Err(Status::data_loss("snapshot ends before it is complete")),
         }

@@ -21,12 +21,13 @@ use openraft::{
 use tokio::sync::watch;
 
 use crate::{
-    checkpoint::{self, Checkpoint, History, Notary},
+    checkpoint::{self, Checkpoint, History, Notary, Unattested},
     codec,
     entry::{EntryPayload, LogEntry, LogId, Reply, StoredMembership, Types},
     errors::Fatal,
     flush::Flusher,
     freshness::AcceptedMembership,
+    kept::Keeper,
     kv::{Batch, Kv, KvError, Pair, Table},
     log,
     machine::{Effect, Entry, Machine, View},
@@ -45,6 +46,8 @@ const LOST: &[u8] = b"lost";
 
 /// How long to wait before members are asked again to vouch for the state.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long before an image is tried again that could not be made.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 type Snapshot = alias::SnapshotOf<Types, Image>;
@@ -81,6 +84,11 @@ impl Current {
         Ok(Self { generation, applied, membership, chain, digest: [0; 32] })
     }
 
+    /// The same, with the state's own hash.
+    pub(crate) fn at(self, digest: [u8; 32]) -> Self {
+        Self { digest, ..self }
+    }
+
     fn applied_index(&self) -> u64 {
         self.applied.map_or(0, |id| id.index)
     }
@@ -89,7 +97,7 @@ impl Current {
         Checkpoint::of(self.applied.as_ref(), &self.membership, &self.chain, self.digest)
     }
 
-    fn point(&self) -> Point {
+    pub(crate) fn point(&self) -> Point {
         let Self { applied, membership, chain, digest, .. } = self.clone();
         Point { applied, membership, chain, state: digest }
     }
@@ -159,6 +167,7 @@ struct Shared {
     kv: Arc<dyn Kv>,
     machine: Arc<dyn Machine>,
     notary: Arc<dyn Notary>,
+    keeper: Keeper,
     flusher: Flusher,
     tail: Arc<Tail>,
     /// Held for writing only while a batch becomes visible: readers see the state between two entries, never in one.
@@ -197,6 +206,7 @@ impl StateStore {
         let mut history = History::default();
         history.push(current.checkpoint());
         Ok(Self(Arc::new(Shared {
+            keeper: Keeper::new(kv.clone(), machine.clone()),
             kv,
             machine,
             notary,
@@ -326,6 +336,27 @@ impl StateStore {
         Ok(snapshot::read_image(self.0.kv.clone(), generation, point).await?)
     }
 
+    /// The kept image, if there is one that others would take.
+    async fn kept(&self) -> io::Result<Option<Outgoing>> {
+        let Some(kept) = self.0.keeper.kept().await else { return Ok(None) };
+        // A member whose word counted then may since be recorded as destroyed.
+        if let Err(unattested) = self.0.notary.verify(&kept.point.checkpoint(), &kept.proof) {
+            tracing::warn!(%unattested, "the kept image of the state is not sent: its proof is not good any more");
+            return Ok(None);
+        }
+        // Where it turns out to be damaged, it is gone when it is asked for again.
+        Ok(self.0.keeper.read(kept).await.ok())
+    }
+
+    /// What can be sent to a member that lacks entries: the kept image, from which the log goes on, or else the state as it is now. Nobody need
+    /// be there for the first; for the second enough members have yet to vouch. To be called in turn with applying.
+    pub(crate) async fn image(&self, min_index: u64) -> io::Result<Outgoing> {
+        match self.kept().await? {
+            Some(kept) if kept.point.applied.is_some_and(|id| id.index >= min_index) => Ok(kept),
+            _ => self.pin().await,
+        }
+    }
+
     /// Where the state was last vouched for, without its records.
     fn attested(&self) -> io::Result<Option<Snapshot>> {
         let kv = &*self.0.kv;
@@ -365,14 +396,14 @@ impl RaftStateMachine<Types> for StateStore {
     }
 
     async fn get_snapshot_builder(&mut self) -> Compaction {
-        Compaction { image: Some(self.pin().await), state: self.clone() }
+        Compaction { state: self.clone() }
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
         let mut staged = match snapshot {
             Image::Incoming(staged) => staged,
             // Of this node itself, for openraft's suite: nothing that came from elsewhere gets here unproved.
-            Image::Outgoing(Outgoing { point, mut parts }) => {
+            Image::Outgoing(Outgoing { point, mut parts, .. }) => {
                 let mut staging = self.stage(point);
                 loop {
                     match parts.recv().await.ok_or(KvError::Closed)?? {
@@ -390,7 +421,11 @@ impl RaftStateMachine<Types> for StateStore {
         staged.installed = true;
         // The leader will count on this state: it must be durable before it hears of it.
         self.0.flusher.sync().await?;
-        Ok(self.0.kv.write(drop_generation(old))?)
+        self.0.kv.write(drop_generation(old))?;
+        if let Some(proof) = staged.proof.take() {
+            self.0.keeper.keep_taken(&staged.point, &proof).await;
+        }
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
@@ -400,9 +435,7 @@ impl RaftStateMachine<Types> for StateStore {
         if self.current().applied.is_none() {
             return Ok(None);
         }
-        // A fresh one: whoever sends it has it vouched for first.
-        let image = self.pin().await?;
-        Ok(Some(described(image)))
+        Ok(Some(described(self.image(0).await?)))
     }
 }
 
@@ -414,11 +447,19 @@ fn described(image: Outgoing) -> Snapshot {
 
 /// A snapshot to be taken, in openraft's words: the log may be purged up to some way before it.
 ///
-/// Nothing is stored: the state itself is durable, and a member that needs a snapshot is sent a fresh image. But the log must not go before
-/// enough members vouch for a state that replaces it, so this waits until they do, as long as it takes, at an index that moves with the state.
+/// The log must not go before enough members vouch for a state that replaces it, and an image of that state is kept with their word. So this waits
+/// until they do, as long as it takes, at an index that moves with the state.
 pub(crate) struct Compaction {
-    image: Option<io::Result<Outgoing>>,
     state: StateStore,
+}
+
+/// Why the log is not compacted yet.
+#[derive(Debug, thiserror::Error)]
+enum NotYet {
+    #[error(transparent)]
+    Unattested(#[from] Unattested),
+    #[error("no image of the state could be kept: {0}")]
+    NoImage(#[from] io::Error),
 }
 
 impl RaftSnapshotBuilder<Types> for Compaction {
@@ -427,31 +468,26 @@ impl RaftSnapshotBuilder<Types> for Compaction {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let shared = self.state.0.clone();
         let mut stopped = shared.stopped.subscribe();
-        let mut image = self.image.take().transpose()?;
         let mut refused = 0_u32;
         loop {
-            // The image only for the first try: it must not hold the store's past for longer.
-            let snapshot = image.take().map_or_else(|| self.absent(), |image| (image.point.clone(), described(image)));
-            let (point, snapshot) = snapshot;
-            let checkpoint = point.checkpoint();
-            match shared.notary.attest(&checkpoint).await {
-                Ok(_) => {
+            let pause = match self.attempt().await {
+                Ok(point) => {
                     let mut batch = Batch::new();
                     let at = codec::encode_applied(point.applied.as_ref(), &point.membership);
                     batch.put(Table::Meta, ATTESTED, at);
                     shared.flusher.check()?;
                     shared.kv.write(batch).map_err(|error| shared.flusher.fail(error))?;
-                    return Ok(snapshot);
+                    return self.described(point).await;
                 }
-                Err(error) => {
+                Err(why) => {
                     if refused.is_multiple_of(60) {
-                        tracing::warn!(%error, "the log is not compacted before enough members vouch for the state");
+                        tracing::warn!(%why, "the log is not compacted");
                     }
                     refused = refused.saturating_add(1);
+                    if matches!(why, NotYet::NoImage(_)) { TRY_AGAIN } else { ASK_AGAIN }
                 }
-            }
-            drop(snapshot);
-            if tokio::time::timeout(ASK_AGAIN, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
+            };
+            if tokio::time::timeout(pause, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
                 return Err(KvError::Closed.into());
             }
         }
@@ -459,16 +495,34 @@ impl RaftSnapshotBuilder<Types> for Compaction {
 }
 
 impl Compaction {
-    fn absent(&self) -> (Point, Snapshot) {
-        let point = self.state.current().point();
-        let meta = SnapshotMeta { last_log_id: point.applied, last_membership: point.membership.clone() };
-        (point, Snapshot { meta, snapshot: Image::Absent })
+    /// Keeps an image of a state that enough members vouch for, and returns which it is.
+    async fn attempt(&self) -> Result<Point, NotYet> {
+        let Shared { notary, keeper, .. } = &*self.state.0;
+        // Those who would not vouch now will not in a moment, and an image costs more than to ask.
+        let now = self.state.current().checkpoint();
+        notary.attest(&now).await?;
+        let point = keeper.draft().await?;
+        let proof = notary.attest(&point.checkpoint()).await?;
+        keeper.keep(&point, &proof).await?;
+        Ok(point)
+    }
+
+    async fn described(&self, point: Point) -> io::Result<Snapshot> {
+        let kept = self.state.kept().await?.filter(|image| image.point == point);
+        Ok(kept.map_or_else(
+            || {
+                let Point { applied, membership, .. } = point;
+                let meta = SnapshotMeta { last_log_id: applied, last_membership: membership };
+                Snapshot { meta, snapshot: Image::Absent }
+            },
+            described,
+        ))
     }
 }
 
-struct StateView<'a> {
-    kv: &'a dyn Kv,
-    generation: u64,
+pub(crate) struct StateView<'a> {
+    pub(crate) kv: &'a dyn Kv,
+    pub(crate) generation: u64,
 }
 
 impl View for StateView<'_> {

@@ -93,4 +93,8 @@ impl quorate_raft::kv::Kv for Faulty {
             Err(_) => Ok(()),
         }
     }
+
+    fn copies(&self) -> &dyn quorate_raft::kv::Copies {
+        self.0.copies()
+    }
 }

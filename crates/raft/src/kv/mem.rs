@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Batch, Change, Kv, KvError, Pair, Table};
+use super::{Batch, Change, Copies, Copy, Kv, KvError, Pair, Table};
 
 type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
 
@@ -24,7 +24,11 @@ struct Inner {
     closed: bool,
     fail_next_write: bool,
     fail_next_sync: bool,
+    fail_next_draft: bool,
+    fail_next_keep: bool,
     lies: bool,
+    draft: Option<Arc<MemKv>>,
+    kept: Option<(Arc<MemKv>, Vec<u8>)>,
 }
 
 /// A [`Kv`] in memory. It forgets unsynced batches when [`MemKv::crash`] says so, and fails on request.
@@ -56,7 +60,11 @@ impl MemKv {
             apply(&mut tables, batch);
         }
         inner.live = Tables::new();
-        Self { inner: Mutex::new(Inner { live: tables.clone(), durable: tables, ..Inner::default() }) }
+        Self::of(tables, inner.kept.take())
+    }
+
+    fn of(tables: Tables, kept: Option<(Arc<Self>, Vec<u8>)>) -> Self {
+        Self { inner: Mutex::new(Inner { live: tables.clone(), durable: tables, kept, ..Inner::default() }) }
     }
 
     /// Number of batches that a crash now could lose.
@@ -82,6 +90,16 @@ impl MemKv {
     /// The next sync fails and makes nothing durable.
     pub fn fail_next_sync(&self) {
         self.lock().fail_next_sync = true;
+    }
+
+    /// The next draft of a copy fails.
+    pub fn fail_next_draft(&self) {
+        self.lock().fail_next_draft = true;
+    }
+
+    /// The next try to keep a copy fails.
+    pub fn fail_next_keep(&self) {
+        self.lock().fail_next_keep = true;
     }
 
     /// From now on syncs succeed and make nothing durable, as on a device that lies: for proving that a check would notice.
@@ -167,6 +185,44 @@ impl Kv for MemKv {
     fn blocks(&self) -> bool {
         false
     }
+
+    fn copies(&self) -> &dyn Copies {
+        self
+    }
+}
+
+impl Copies for MemKv {
+    fn draft(&self) -> Result<Arc<dyn Kv>, KvError> {
+        let mut inner = self.open()?;
+        inner.draft = None;
+        if std::mem::take(&mut inner.fail_next_draft) {
+            return Err(KvError::Injected);
+        }
+        let copy = Arc::new(Self::of(inner.live.clone(), None));
+        inner.draft = Some(copy.clone());
+        Ok(copy)
+    }
+
+    fn keep(&self, note: &[u8]) -> Result<(), KvError> {
+        let mut inner = self.open()?;
+        if std::mem::take(&mut inner.fail_next_keep) {
+            return Err(KvError::Injected);
+        }
+        let draft = inner.draft.take().ok_or(KvError::Closed)?;
+        inner.kept = Some((draft, note.to_vec()));
+        Ok(())
+    }
+
+    fn kept(&self) -> Result<Option<Copy>, KvError> {
+        let inner = self.open()?;
+        Ok(inner.kept.clone().map(|(copy, note)| -> Copy { (copy, note) }))
+    }
+
+    fn forget(&self) -> Result<(), KvError> {
+        let mut inner = self.open()?;
+        (inner.draft, inner.kept) = (None, None);
+        Ok(())
+    }
 }
 
 fn range<'a>(
@@ -226,6 +282,28 @@ mod tests {
         assert!(back.get(Table::State, b"c").unwrap().is_none());
         assert_eq!(kv.get(Table::State, b"a"), Err(KvError::Closed));
         assert!(back.crash().get(Table::State, b"b").unwrap().is_some(), "what survived a crash is durable");
+    }
+
+    #[test]
+    fn a_crash_leaves_the_copy_that_was_kept_last() {
+        let kv = MemKv::new();
+        put(&kv, b"a");
+        kv.copies().draft().unwrap();
+        let kv = kv.crash();
+        assert!(kv.copies().kept().unwrap().is_none(), "a draft is not kept");
+        put(&kv, b"b");
+        kv.copies().draft().unwrap();
+        kv.copies().keep(b"one").unwrap();
+        put(&kv, b"c");
+        kv.copies().draft().unwrap();
+        kv.fail_next_keep();
+        assert_eq!(kv.copies().keep(b"two"), Err(KvError::Injected));
+        let kv = kv.crash();
+        let (copy, note) = kv.copies().kept().unwrap().unwrap();
+        assert_eq!(note, b"one");
+        assert!(copy.get(Table::State, b"b").unwrap().is_some() && copy.get(Table::State, b"c").unwrap().is_none());
+        kv.copies().forget().unwrap();
+        assert!(kv.copies().kept().unwrap().is_none());
     }
 
     #[test]

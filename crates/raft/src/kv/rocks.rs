@@ -1,5 +1,7 @@
 //! The store on RocksDB.
 
+mod beside;
+
 use std::{
     path::Path,
     sync::{
@@ -10,10 +12,11 @@ use std::{
 
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DBRecoveryMode, DBWithThreadMode, ErrorKind, IteratorMode,
-    MultiThreaded, Options, ReadOptions, WriteBatch,
+    MultiThreaded, Options, ReadOptions, WriteBatch, checkpoint::Checkpoint, properties,
 };
 
-use super::{Batch, Change, Kv, KvError, Pair, Table};
+use super::{Batch, Change, Copies, Copy, Kv, KvError, Pair, Table};
+use beside::Beside;
 
 /// Seals values before they reach the disk and opens them after. Keys stay in clear, because ranges are scanned by them.
 ///
@@ -43,7 +46,12 @@ pub struct RocksKv {
     seal: Arc<dyn ValueSeal>,
     /// Whether it was for want of room that something could not be written.
     full: AtomicBool,
+    /// Where copies are; a copy has none.
+    beside: Option<Beside>,
 }
+
+/// What stays free on the device when a copy is made.
+const ROOM: u64 = 16 << 20;
 
 impl RocksKv {
     /// Opens the store in `path`, or creates it where there is nothing: a directory that holds files but no store is one that lost a part.
@@ -55,7 +63,35 @@ impl RocksKv {
     pub fn open(path: &Path, seal: Arc<dyn ValueSeal>) -> Result<Self, KvError> {
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
         let db = Db::open_cf_descriptors(&Self::options(path)?, path, families).map_err(lost_part)?;
-        Ok(Self { db, seal, full: AtomicBool::new(false) })
+        let beside = Beside::of(path);
+        beside.tidy();
+        Ok(Self { db, seal, full: AtomicBool::new(false), beside: Some(beside) })
+    }
+
+    /// Opens a copy of a store, for reading.
+    fn open_copy(path: &Path, seal: Arc<dyn ValueSeal>) -> Result<Self, KvError> {
+        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table)));
+        let mut options = Options::default();
+        options.set_keep_log_file_num(1);
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        // As the store has it. Without it RocksDB ends the process when it opens such files for reading only.
+        options.set_track_and_verify_wals_in_manifest(true);
+        let db = Db::open_cf_descriptors_read_only(&options, path, families, false).map_err(lost_part)?;
+        Ok(Self { db, seal, full: AtomicBool::new(false), beside: None })
+    }
+
+    fn beside(&self) -> Result<&Beside, KvError> {
+        self.beside.as_ref().ok_or(KvError::Closed)
+    }
+
+    /// Bytes that are only in memory and in the write-ahead log: a copy writes them out, and no more.
+    fn in_memory(&self) -> Result<u64, KvError> {
+        let mut bytes = 0_u64;
+        for table in Table::ALL {
+            let held = self.db.property_int_value_cf(&self.family(table)?, properties::CUR_SIZE_ALL_MEM_TABLES);
+            bytes = bytes.saturating_add(held.map_err(engine)?.unwrap_or(0));
+        }
+        Ok(bytes)
     }
 
     fn options(path: &Path) -> Result<Options, KvError> {
@@ -183,6 +219,38 @@ impl Kv for RocksKv {
 
     fn sync(&self) -> Result<(), KvError> {
         self.db.flush_wal(true).map_err(|error| first(engine(error), &self.full))
+    }
+
+    fn copies(&self) -> &dyn Copies {
+        self
+    }
+}
+
+/// A copy is a checkpoint: hard links to the files of the store, which are never changed, after what is in memory was written to such files too.
+/// Those that the store replaces later stay on the disk for as long as the copy does.
+impl Copies for RocksKv {
+    fn draft(&self) -> Result<Arc<dyn Kv>, KvError> {
+        let beside = self.beside()?;
+        // A store that could not write out what is in memory would end the node; without a copy it goes on.
+        let (free, wanted) = (beside.free()?, self.in_memory()?.saturating_add(ROOM));
+        if free < wanted {
+            return Err(KvError::NoRoom(format!("{free} bytes are free, and a copy takes {wanted}")));
+        }
+        let copy = beside.draft(|path| Checkpoint::new(&self.db)?.create_checkpoint(path))?;
+        Ok(Arc::new(Self::open_copy(&copy, self.seal.clone())?))
+    }
+
+    fn keep(&self, note: &[u8]) -> Result<(), KvError> {
+        self.beside()?.keep(note).map_err(|error| KvError::from(&error))
+    }
+
+    fn kept(&self) -> Result<Option<Copy>, KvError> {
+        let Some((path, note)) = self.beside()?.kept().map_err(|error| KvError::from(&error))? else { return Ok(None) };
+        Ok(Some((Arc::new(Self::open_copy(&path, self.seal.clone())?), note)))
+    }
+
+    fn forget(&self) -> Result<(), KvError> {
+        self.beside()?.forget().map_err(|error| KvError::from(&error))
     }
 }
 
@@ -317,6 +385,119 @@ mod tests {
         assert_eq!(keys(b"", b"", 9), [b"a", b"b", b"d"]);
         assert_eq!(kv.last(Table::State).unwrap().unwrap().0, b"d");
         assert_eq!(kv.last(Table::Log).unwrap(), None);
+    }
+
+    fn noted(kv: &RocksKv) -> Option<Vec<u8>> {
+        kv.copies().kept().unwrap().map(|(_, note)| note)
+    }
+
+    #[test]
+    fn a_copy_is_of_one_moment_while_writes_go_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let kv = open(&directory.path().join("db")).unwrap();
+        let count = |kv: &dyn Kv, table| kv.get(table, b"count").unwrap();
+        let writing = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0_u64.. {
+                    let mut batch = Batch::new();
+                    for table in [Table::Meta, Table::State] {
+                        batch.put(table, b"count".as_slice(), round.to_be_bytes());
+                    }
+                    batch.put(Table::Log, round.to_be_bytes(), [7; 300]);
+                    kv.write(batch).unwrap();
+                    if !writing.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            let mut before = None;
+            for _ in 0..5 {
+                while count(&kv, Table::State) == before {
+                    std::thread::yield_now();
+                }
+                let copy = kv.copies().draft().unwrap();
+                let at = count(&*copy, Table::State);
+                assert!(at > before && at == count(&*copy, Table::Meta), "half a batch is in the copy");
+                before = at;
+            }
+            writing.store(false, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn what_is_kept_is_neither_changed_nor_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let kv = open(&path).unwrap();
+        assert_eq!(noted(&kv), None);
+        put(&kv, b"a", b"first");
+        kv.copies().draft().unwrap();
+        kv.copies().keep(b"one").unwrap();
+        put(&kv, b"a", b"second");
+        let family = kv.family(Table::State).unwrap();
+        kv.db.compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
+        drop(family);
+        drop(kv);
+        let kv = open(&path).unwrap();
+        let (copy, note) = kv.copies().kept().unwrap().unwrap();
+        assert_eq!(
+            (note.as_slice(), copy.get(Table::State, b"a").unwrap().unwrap().as_slice()),
+            (&b"one"[..], &b"first"[..])
+        );
+        let mut batch = Batch::new();
+        batch.put(Table::State, b"a".as_slice(), b"third".as_slice());
+        copy.write(batch).unwrap_err();
+        assert_eq!(copy.copies().keep(b""), Err(KvError::Closed));
+        kv.copies().forget().unwrap();
+        assert_eq!(noted(&kv), None);
+        assert_eq!(copy.get(Table::State, b"a").unwrap().unwrap(), b"first", "who reads it, reads it to the end");
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_the_copy_before_or_the_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, beside) = (directory.path().join("db"), directory.path().join("db.image"));
+        let names =
+            || -> Vec<_> { std::fs::read_dir(&beside).unwrap().map(|entry| entry.unwrap().file_name()).collect() };
+        let kv = open(&path).unwrap();
+        kv.copies().draft().unwrap();
+        kv.copies().keep(b"one").unwrap();
+        assert_eq!(names(), ["1"]);
+
+        // A draft; one that was never finished; one with its note.
+        kv.copies().draft().unwrap();
+        assert_eq!(names().len(), 2);
+        for step in ["made", "half made", "noted"] {
+            match step {
+                "half made" => std::fs::create_dir_all(beside.join("draft/db.tmp")).unwrap(),
+                "noted" => {
+                    std::fs::create_dir(beside.join("draft")).unwrap();
+                    std::fs::write(beside.join("draft/note"), b"two").unwrap();
+                }
+                _ => {}
+            }
+            assert_eq!(noted(&kv).unwrap(), b"one", "{step}");
+            kv.beside().unwrap().tidy();
+            assert_eq!((noted(&kv).unwrap().as_slice(), names()), (&b"one"[..], vec!["1".into()]), "{step}");
+        }
+
+        // The new one is in its place, and the one before is still there, or half of it.
+        kv.copies().draft().unwrap();
+        kv.copies().keep(b"two").unwrap();
+        assert_eq!(names(), ["2"]);
+        std::fs::create_dir_all(beside.join("1/db")).unwrap();
+        assert_eq!(noted(&kv).unwrap(), b"two");
+        drop(kv);
+        let kv = open(&path).unwrap();
+        assert_eq!((noted(&kv).unwrap().as_slice(), names()), (&b"two"[..], vec!["2".into()]));
+
+        // One that is damaged does not open, and can be removed.
+        std::fs::remove_file(beside.join("2/db/CURRENT")).unwrap();
+        assert!(kv.copies().kept().is_err(), "a copy without its files opens");
+        kv.copies().forget().unwrap();
+        assert_eq!(noted(&kv), None);
+        assert_eq!(kv.copies().keep(b"three").err().map(|_| ()), Some(()), "there is no draft to keep");
     }
 
     /// A closed store with 2,000 synced batches, and its write-ahead log.

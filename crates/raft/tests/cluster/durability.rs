@@ -10,7 +10,7 @@ use std::{
 
 use quorate_raft::{
     Config, Damage, Dialer, Fatal, Link, Node, OpenError, ProposeError, Raft,
-    kv::{Batch, Kv, KvError, MemKv, Pair, RocksKv, Table},
+    kv::{Batch, Copies, Kv, KvError, MemKv, Pair, RocksKv, Table},
 };
 
 use crate::harness::{CLUSTER, Cluster, Inverting, PATIENCE, Register, Registry, last_index, node, within};
@@ -222,5 +222,9 @@ impl Kv for Counting {
     fn sync(&self) -> Result<(), KvError> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
         self.inner.sync()
+    }
+
+    fn copies(&self) -> &dyn Copies {
+        self.inner.copies()
     }
 }

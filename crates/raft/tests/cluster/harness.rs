@@ -68,39 +68,60 @@ impl Recount for Rows {
     }
 }
 
-/// Asks the running nodes themselves, in place of signatures: a majority of all must have the checkpoint.
+/// Stands in for keys and signatures: a majority of all nodes must vouch for a checkpoint. Only a node that runs and has it can be asked for its
+/// voucher; what it has given counts when it is gone, too.
 #[derive(Default)]
 pub(crate) struct Registry {
     nodes: Mutex<BTreeMap<u64, Raft>>,
     size: AtomicUsize,
-    /// Nobody vouches for anything.
+    /// Nobody vouches for anything, and nobody's voucher counts.
     pub(crate) mute: AtomicBool,
 }
 
 impl Registry {
-    fn vouchers(&self, checkpoint: &Checkpoint) -> Result<(), Unattested> {
+    fn gather(&self, checkpoint: &Checkpoint) -> Vec<u8> {
         let nodes = self.nodes.lock().unwrap();
-        let needed = self.size.load(Ordering::SeqCst) / 2 + 1;
-        let agree = nodes.values().filter(|n| n.checkpoint_at(checkpoint.index) == Some(*checkpoint)).count();
-        let got = if self.mute.load(Ordering::SeqCst) { 0 } else { agree };
-        if got < needed { Err(Unattested { index: checkpoint.index, got, needed }) } else { Ok(()) }
+        let agree = nodes.iter().filter(|(_, node)| node.checkpoint_at(checkpoint.index) == Some(*checkpoint));
+        agree.flat_map(|(id, _)| voucher(*id, checkpoint)).collect()
     }
 }
+
+/// What a node says of a checkpoint: its id, and a hash in place of a signature.
+fn voucher(id: u64, checkpoint: &Checkpoint) -> [u8; VOUCHER] {
+    let mut hash = Sha256::new_with_prefix(CLUSTER);
+    for number in [id, checkpoint.index] {
+        hash.update(number.to_be_bytes());
+    }
+    hash.update(checkpoint.log);
+    hash.update(checkpoint.state);
+    let mut voucher = [0; VOUCHER];
+    voucher[..8].copy_from_slice(&id.to_be_bytes());
+    voucher[8..].copy_from_slice(&hash.finalize());
+    voucher
+}
+
+const VOUCHER: usize = 8 + 32;
 
 #[async_trait::async_trait]
 impl Notary for Registry {
     async fn attest(&self, checkpoint: &Checkpoint) -> Result<Vec<u8>, Unattested> {
         for _ in 0..50 {
-            if self.vouchers(checkpoint).is_ok() {
+            if self.verify(checkpoint, &self.gather(checkpoint)).is_ok() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.vouchers(checkpoint).map(|()| Vec::new())
+        let proof = self.gather(checkpoint);
+        self.verify(checkpoint, &proof).map(|()| proof)
     }
 
-    fn verify(&self, checkpoint: &Checkpoint, _: &[u8]) -> Result<(), Unattested> {
-        self.vouchers(checkpoint)
+    fn verify(&self, checkpoint: &Checkpoint, proof: &[u8]) -> Result<(), Unattested> {
+        let size = self.size.load(Ordering::SeqCst);
+        let needed = size / 2 + 1;
+        let given = |id: &u64| proof.chunks(VOUCHER).any(|one| one == voucher(*id, checkpoint));
+        let got = (1..=u64::try_from(size).unwrap()).filter(given).count();
+        let got = if self.mute.load(Ordering::SeqCst) { 0 } else { got };
+        if got < needed { Err(Unattested { index: checkpoint.index, got, needed }) } else { Ok(()) }
     }
 }
 
@@ -203,7 +224,7 @@ impl Cluster {
         (self.tune)(&mut config);
         let kv: Arc<dyn Kv> = match &self.stores[&id] {
             Store::Memory(kv) => kv.clone(),
-            Store::Disk(directory) => Arc::new(open_rocks(directory.path()).await),
+            Store::Disk(directory) => Arc::new(open_rocks(&directory.path().join("db")).await),
         };
         quorate_raft::begin(&*kv, vec![(MARKER.to_vec(), b"the beginning".to_vec())], MARKER).unwrap();
         let dialer = Arc::new(Tcp { from: id, ports: self.ports.clone() });

@@ -10,6 +10,7 @@
 mod damage;
 mod durability;
 mod harness;
+mod images;
 mod leadership;
 mod reads;
 mod snapshots;
