@@ -3,6 +3,7 @@
 use crate::disk::{Disk, Segments};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,14 @@ pub struct Inner {
 struct MemFile {
     durable: Vec<u8>,
     visible: Vec<u8>,
+    /// Where the two may differ: a sync copies no more, for segments are large and syncs many.
+    unsynced: Vec<Range<usize>>,
+}
+
+impl MemFile {
+    fn made(bytes: Vec<u8>) -> Self {
+        Self { durable: bytes.clone(), visible: bytes, unsynced: Vec::new() }
+    }
 }
 
 impl MemDisk {
@@ -67,13 +76,12 @@ impl MemDisk {
         let inner = self.hold();
         let after = Self::new(inner.capacity);
         for (name, file) in &inner.files {
-            let bytes: Vec<u8> = file
-                .durable
-                .iter()
-                .zip(&file.visible)
-                .enumerate()
-                .map(|(at, (durable, visible))| if survives(at) { *visible } else { *durable })
-                .collect();
+            let mut bytes = file.durable.clone();
+            for at in file.unsynced.iter().cloned().flatten().filter(|at| survives(*at)) {
+                if let (Some(byte), Some(visible)) = (bytes.get_mut(at), file.visible.get(at)) {
+                    *byte = *visible;
+                }
+            }
             after.hold().put(name, bytes);
         }
         drop(inner);
@@ -84,7 +92,7 @@ impl MemDisk {
 impl Inner {
     /// Puts a durable file there, or replaces one.
     pub fn put(&mut self, name: &str, bytes: Vec<u8>) {
-        self.files.insert(name.to_owned(), MemFile { durable: bytes.clone(), visible: bytes });
+        self.files.insert(name.to_owned(), MemFile::made(bytes));
     }
 
     /// Removes a file.
@@ -142,8 +150,10 @@ impl Disk for MemDisk {
         };
         let from = usize::try_from(offset).map_err(|_| ErrorKind::InvalidInput)?;
         let file = inner.file(name)?;
-        let place = file.visible.get_mut(from..from + data.len()).ok_or(ErrorKind::InvalidInput)?;
+        let range = from..from + data.len();
+        let place = file.visible.get_mut(range.clone()).ok_or(ErrorKind::InvalidInput)?;
         place.copy_from_slice(data);
+        file.unsynced.push(range);
         result
     }
 
@@ -151,7 +161,11 @@ impl Disk for MemDisk {
         let mut inner = self.hold();
         inner.call(Call::Sync)?;
         let file = inner.file(name)?;
-        file.durable.clone_from(&file.visible);
+        for range in std::mem::take(&mut file.unsynced) {
+            if let (Some(to), Some(from)) = (file.durable.get_mut(range.clone()), file.visible.get(range)) {
+                to.copy_from_slice(from);
+            }
+        }
         let time = inner.sync_time;
         drop(inner);
         std::thread::sleep(time);

@@ -276,10 +276,11 @@ struct Broken {
     left: Left,
 }
 
-/// Runs seeds in processes of their own, as many at once as there are processors, until one does not hold.
+/// Runs seeds in processes of their own, as many at once as `AT_ONCE` says or there are processors, until one does not hold.
 fn hold(members: u8, seeds: impl Iterator<Item = u64> + Send, progress: Option<u64>) -> Result<Seen, Broken> {
     let (seeds, all, failed) = (Mutex::new(seeds), Mutex::new(Seen::default()), Mutex::new(None::<Broken>));
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = number("AT_ONCE", processors as u64);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
