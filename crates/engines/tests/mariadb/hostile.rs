@@ -121,7 +121,13 @@ async fn whoever_connects_again_and_again_ends() {
     assert_ended(&engine, &this).await;
     let until = let_in.load(Ordering::Relaxed);
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(engine.look(&this).await.unwrap()[0].sessions, 0, "the second look");
+    // One that is being refused in this moment counts, as any that may be let in yet: the vault would look again, and so does this.
+    let mut looks = 0;
+    while engine.look(&this).await.unwrap()[0].sessions > 0 {
+        looks += 1;
+        assert!(looks < 100, "the second look");
+        sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(let_in.load(Ordering::Relaxed), until, "it was let in again");
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
