@@ -232,6 +232,11 @@ mod tests {
             decode_vouched(&bytes[..cut]).unwrap_err();
         }
         decode_vouched(&[bytes.as_slice(), &[0]].concat()).unwrap_err();
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            assert_ne!(decode_vouched(&changed).ok(), decode_vouched(&bytes).ok(), "byte {place} counts for nothing");
+        }
     }
 
     fn samples() -> Vec<(&'static str, Vec<u8>)> {

@@ -10,6 +10,8 @@
 
 use std::{io, sync::Arc};
 
+use tokio::sync::{Mutex, MutexGuard};
+
 use crate::{
     codec,
     kv::{Kv, KvError, Table},
@@ -25,6 +27,16 @@ use crate::{
 pub(crate) struct Keeper {
     kv: Arc<dyn Kv>,
     machine: Arc<dyn Machine>,
+    /// A store has one draft: who made it either keeps it or drops it before another is made.
+    turn: Arc<Mutex<()>>,
+}
+
+/// A copy that may become the image.
+pub(crate) struct Draft<'a> {
+    /// What it is of.
+    pub(crate) point: Point,
+    keeper: &'a Keeper,
+    _turn: MutexGuard<'a, ()>,
 }
 
 /// The image that is kept.
@@ -37,38 +49,30 @@ pub(crate) struct Kept {
 
 impl Keeper {
     pub(crate) fn new(kv: Arc<dyn Kv>, machine: Arc<dyn Machine>) -> Self {
-        Self { kv, machine }
+        Self { kv, machine, turn: Arc::default() }
     }
 
     /// Copies the store, and says which state is in the copy. Entries are applied meanwhile: the copy itself knows which is its last.
     ///
     /// # Errors
     /// There is no room, or the store failed.
-    pub(crate) async fn draft(&self) -> io::Result<Point> {
-        self.off_the_runtime(|kv, machine| {
+    pub(crate) async fn draft(&self) -> io::Result<Draft<'_>> {
+        let turn = self.turn.lock().await;
+        let point = self.off_the_runtime(|kv, machine| {
             let copy = kv.copies().draft()?;
             let current = Current::load(&*copy)?;
             let digest = machine.digest(&StateView { kv: &*copy, generation: current.generation });
             Ok(current.at(digest.map_err(io::Error::other)?).point())
-        })
-        .await
-    }
-
-    /// Keeps the draft, which is of the state at `point`, as the image; durable at return.
-    ///
-    /// # Errors
-    /// The store failed. The image before is kept then.
-    pub(crate) async fn keep(&self, point: &Point, proof: &[u8]) -> io::Result<()> {
-        let note = codec::encode_vouched(point, proof);
-        self.off_the_runtime(move |kv, _| Ok(kv.copies().keep(&note)?)).await
+        });
+        Ok(Draft { point: point.await?, keeper: self, _turn: turn })
     }
 
     /// Keeps an image of a state that was just taken over from another member, while nothing is applied: from here on the log goes on. The node
     /// can do without.
     pub(crate) async fn keep_taken(&self, point: &Point, proof: &[u8]) {
         let kept = async {
-            let found = self.draft().await?;
-            if found == *point { self.keep(point, proof).await } else { Err(io::ErrorKind::InvalidData.into()) }
+            let draft = self.draft().await?;
+            if draft.point == *point { draft.keep(proof).await } else { Err(io::ErrorKind::InvalidData.into()) }
         };
         if let Err(error) = kept.await {
             tracing::warn!(%error, "no image of the state that was taken over could be kept");
@@ -96,11 +100,22 @@ impl Keeper {
         &self,
         work: impl FnOnce(&Arc<dyn Kv>, &dyn Machine) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let Self { kv, machine } = self.clone();
+        let Self { kv, machine, .. } = self.clone();
         if !kv.blocks() {
             return work(&kv, &*machine);
         }
         tokio::task::spawn_blocking(move || work(&kv, &*machine)).await.map_err(io::Error::other)?
+    }
+}
+
+impl Draft<'_> {
+    /// Keeps it as the image; durable at return.
+    ///
+    /// # Errors
+    /// The store failed. The image before is kept then.
+    pub(crate) async fn keep(&self, proof: &[u8]) -> io::Result<()> {
+        let note = codec::encode_vouched(&self.point, proof);
+        self.keeper.off_the_runtime(move |kv, _| Ok(kv.copies().keep(&note)?)).await
     }
 }
 
@@ -183,7 +198,8 @@ mod tests {
 
     #[test]
     fn what_is_not_this_stores_image_is_removed() {
-        let cases: [(&str, fn(&MemKv)); 5] = [
+        type Change = fn(&MemKv);
+        let cases: [(&str, Change); 5] = [
             ("of another node", |kv| set(kv, IDENTITY, b"another".to_vec())),
             ("the log begins after it", |kv| {
                 set(kv, PURGED, codec::encode_log_id(Some(&LogId::new_term_index(1, 10))))

@@ -235,7 +235,7 @@ pub trait Kv: Send + Sync + 'static {
 }
 
 /// A copy of a store, and the note that it was kept with.
-pub type Copy = (Arc<dyn Kv>, Vec<u8>);
+pub type KeptCopy = (Arc<dyn Kv>, Vec<u8>);
 
 /// What lies beside a store: a copy of all of it as it was between two batches, and perhaps the draft of the next one.
 ///
@@ -257,7 +257,7 @@ pub trait Copies: Send + Sync {
     ///
     /// # Errors
     /// It does not open.
-    fn kept(&self) -> Result<Option<Copy>, KvError>;
+    fn kept(&self) -> Result<Option<KeptCopy>, KvError>;
 
     /// Removes the copy that is kept, and the draft.
     ///

@@ -501,10 +501,10 @@ impl Compaction {
         // Those who would not vouch now will not in a moment, and an image costs more than to ask.
         let now = self.state.current().checkpoint();
         notary.attest(&now).await?;
-        let point = keeper.draft().await?;
-        let proof = notary.attest(&point.checkpoint()).await?;
-        keeper.keep(&point, &proof).await?;
-        Ok(point)
+        let draft = keeper.draft().await?;
+        let proof = notary.attest(&draft.point.checkpoint()).await?;
+        draft.keep(&proof).await?;
+        Ok(draft.point)
     }
 
     async fn described(&self, point: Point) -> io::Result<Snapshot> {

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Batch, Change, Copies, Copy, Kv, KvError, Pair, Table};
+use super::{Batch, Change, Copies, KeptCopy, Kv, KvError, Pair, Table};
 
 type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
 
@@ -213,9 +213,9 @@ impl Copies for MemKv {
         Ok(())
     }
 
-    fn kept(&self) -> Result<Option<Copy>, KvError> {
+    fn kept(&self) -> Result<Option<KeptCopy>, KvError> {
         let inner = self.open()?;
-        Ok(inner.kept.clone().map(|(copy, note)| -> Copy { (copy, note) }))
+        Ok(inner.kept.clone().map(|(copy, note)| -> KeptCopy { (copy, note) }))
     }
 
     fn forget(&self) -> Result<(), KvError> {

@@ -15,7 +15,7 @@ use rocksdb::{
     MultiThreaded, Options, ReadOptions, WriteBatch, checkpoint::Checkpoint, properties,
 };
 
-use super::{Batch, Change, Copies, Copy, Kv, KvError, Pair, Table};
+use super::{Batch, Change, Copies, KeptCopy, Kv, KvError, Pair, Table};
 use beside::Beside;
 
 /// Seals values before they reach the disk and opens them after. Keys stay in clear, because ranges are scanned by them.
@@ -244,7 +244,7 @@ impl Copies for RocksKv {
         self.beside()?.keep(note).map_err(|error| KvError::from(&error))
     }
 
-    fn kept(&self) -> Result<Option<Copy>, KvError> {
+    fn kept(&self) -> Result<Option<KeptCopy>, KvError> {
         let Some((path, note)) = self.beside()?.kept().map_err(|error| KvError::from(&error))? else { return Ok(None) };
         Ok(Some((Arc::new(Self::open_copy(&path, self.seal.clone())?), note)))
     }

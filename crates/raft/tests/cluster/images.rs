@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_raft::kv::{Batch, Kv as _, Table};
 
-use crate::harness::{Cluster, first_index, purged, within};
+use crate::harness::{Cluster, first_index, last_index, purged, within};
 
 /// A cluster of three that compacts after 50 entries and keeps 10, of which only one member has everything: another lacks more than it keeps of its log,
 /// and the third is dead. Returns the one that has everything, and the one that lacks.
@@ -79,8 +79,9 @@ async fn an_image_with_one_row_changed_goes_to_nobody_and_is_removed() {
     let mut change = Batch::new();
     change.put(Table::State, key, value);
     image.write(change).unwrap();
+    // What its own log holds it may still apply.
+    let own = last_index(cluster.memory(behind));
     cluster.start_node(behind).await;
-    let before = cluster.node(behind).checkpoint().index;
     within("the image to be removed", async {
         while cluster.memory(has).copies().kept().unwrap().is_some() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -89,7 +90,7 @@ async fn an_image_with_one_row_changed_goes_to_nobody_and_is_removed() {
     .await;
     // What is left is the state as it is now, for which nobody else vouches yet.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(cluster.node(behind).checkpoint().index, before, "a state was taken for which nobody vouches");
+    assert!(cluster.node(behind).checkpoint().index <= own, "a state was taken for which nobody vouches");
     cluster.start_node(dead).await;
     brought_up(&cluster, has, behind).await;
 }
