@@ -1,7 +1,7 @@
 //! The independent auditor of `tests/auditor`, as the process that it is: it shares no code with the vault, and all that it is given is how
 //! to reach the database, how to run the command line, and what the logins of the cluster begin with.
 
-use crate::history::{Event, Outcome, Recorder};
+use crate::history::{Event, Outcome, Overrun, Recorder};
 use crate::lab::database::TARGET;
 use crate::lab::{HOME, Lab};
 use anyhow::Context as _;
@@ -18,20 +18,14 @@ use tokio::time::timeout;
 
 /// How long it may take to come to its end.
 const END: Duration = Duration::from_secs(90);
-/// How long a login may outlive its lease, in milliseconds: with and without a change of the leader meanwhile. Orphans, ghosts, survivors
-/// of *revoked* and early deaths have no such tolerance.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
-    calm: u32,
-    failover: u32,
-}
-
-impl Bounds {
-    /// What is promised while a majority and the database are there.
-    pub(crate) const PROMISED: Self = Self { calm: 5_000, failover: 7_000 };
-    /// As long as a round of faults may leave no majority, or no database, and what is needed after that.
-    pub(crate) const LOOSE: Self = Self { calm: 30_000, failover: 30_000 };
-}
+/// How long a login may outlive its lease, in milliseconds: with and without a change of the leader meanwhile. That is promised while a
+/// majority and the database are there; where they may not be, `check::overrun` judges. Orphans, ghosts, survivors of *revoked* and early
+/// deaths have no such tolerance.
+const BOUND: &str = "5000";
+const FAILOVER_BOUND: &str = "7000";
+/// How long a session may be there whose role was made and dropped between two looks: as long as a round of faults may keep anybody from
+/// ending it.
+const STRANGER: &str = "30000";
 
 /// How long nothing may be heard of the database and of the vault, which faults silence.
 const PAUSE: &str = "20000";
@@ -42,11 +36,12 @@ pub(crate) struct Auditor {
     child: Child,
     report: PathBuf,
     said: PathBuf,
+    always: bool,
 }
 
 impl Auditor {
-    /// Begins. `least` is how many leases it has to have seen alive.
-    pub(crate) fn begin(lab: &Lab, logs: &Path, bounds: Bounds, least: u64) -> anyhow::Result<Self> {
+    /// Begins. `least` is how many leases it has to have seen alive; `always` says that a majority and the database are always there.
+    pub(crate) fn begin(lab: &Lab, logs: &Path, always: bool, least: u64) -> anyhow::Result<Self> {
         let database = lab.database.as_ref().context("there is no database")?;
         let program = lab.program.with_file_name("quorate-auditor");
         anyhow::ensure!(program.is_file(), "{} is no file: build `quorate-auditor`", program.display());
@@ -60,7 +55,8 @@ impl Auditor {
             .arg(&lab.program)
             .arg("--json")
             .arg(&report)
-            .args(["--bound", &bounds.calm.to_string(), "--failover-bound", &bounds.failover.to_string()])
+            .args(["--bound", BOUND, "--failover-bound", FAILOVER_BOUND])
+            .args(if always { &[][..] } else { &["--unjudged", "--stranger-bound", STRANGER] })
             .args(["--leases", &least.to_string()])
             .args(["--longest-pause", PAUSE, "--longest-silence", SILENCE])
             .env("QUORATE_PROFILE", operator.join("cluster.toml"))
@@ -71,7 +67,7 @@ impl Auditor {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, report, said })
+        Ok(Self { child, report, said, always })
     }
 
     /// Tells it to come to its end, and notes what it says.
@@ -98,6 +94,11 @@ impl Auditor {
         ];
         let numbers: BTreeMap<String, u64> =
             numbers.iter().map(|(what, at)| ((*what).to_owned(), number(at))).collect();
+        if !self.always {
+            let all = report.get("overruns").and_then(Value::as_array).context("the auditor lists no overruns")?;
+            let all = all.iter().map(overrun).collect::<Option<_>>().context("an overrun of the auditor's is none")?;
+            recorder.note(Event::Overruns { all });
+        }
         let outcome = match status.code() {
             Some(0) => Outcome::Holds,
             Some(1) => Outcome::Violated,
@@ -108,4 +109,10 @@ impl Auditor {
         recorder.note(Event::Judged { by, outcome, said: found.join(" "), numbers });
         Ok(())
     }
+}
+
+fn overrun(told: &Value) -> Option<Overrun> {
+    let number = |key| told.get(key).and_then(Value::as_u64);
+    let principal = told.get("principal")?.as_str()?.to_owned();
+    Some(Overrun { principal, ended_at: number("ended_at")?, seen: number("seen_ms")? })
 }

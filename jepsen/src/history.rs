@@ -42,6 +42,8 @@ pub(crate) enum Event {
     Time { member: u8, cluster: u64, wall: u64 },
     /// Somebody was told that a lease does not end before that, in milliseconds since 1970.
     Promised { lease: String, until: u64 },
+    /// Logins that were seen alive a second and more after their leases were over, where faults may have been why.
+    Overruns { all: Vec<Overrun> },
     /// A member is seen to lead.
     Leader { member: u8, term: u64 },
     /// A fault begins.
@@ -171,6 +173,16 @@ pub(crate) struct Version {
     pub(crate) index: u64,
     /// What it opened to; none when it did not open.
     pub(crate) value: Option<u64>,
+}
+
+/// A login that has outlived its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Overrun {
+    pub(crate) principal: String,
+    /// When the lease was over, in milliseconds since 1970.
+    pub(crate) ended_at: u64,
+    /// For how many milliseconds after that the login was seen alive.
+    pub(crate) seen: u64,
 }
 
 /// How a checker found it.

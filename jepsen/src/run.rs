@@ -1,6 +1,6 @@
 //! One run, in the cage: a cluster, clients, faults; then none; then everything that is left is read and noted.
 
-use crate::auditor::{Auditor, Bounds};
+use crate::auditor::Auditor;
 use crate::cage::{self, Stop, stopped};
 use crate::check::audit;
 use crate::fragments;
@@ -343,9 +343,8 @@ async fn work(options: &Options, lab: &Arc<Lab>, recorder: &Recorder, mut stop: 
     }
     let dead = tokio::spawn(execute::watch(Arc::clone(lab), recorder.clone()));
     let least = options.seconds / 6;
-    let bounds = if alone(options) { Bounds::PROMISED } else { Bounds::LOOSE };
-    let auditor =
-        options.workloads.lease.then(|| Auditor::begin(lab, &folder.join("logs"), bounds, least)).transpose()?;
+    let begin = || Auditor::begin(lab, &folder.join("logs"), alone(options), least);
+    let auditor = options.workloads.lease.then(begin).transpose()?;
 
     recorder.note(Event::Phase { name: "faults".to_owned() });
     let clients = Clients::begin(options, lab, recorder);

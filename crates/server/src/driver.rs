@@ -13,7 +13,7 @@ use crate::executor::engine_failure;
 use crate::failpoint::planted;
 use crate::gone;
 use crate::issue::injected;
-use crate::lane::{AtWork, Ending};
+use crate::lane::{AtWork, Ending, to_be_fenced};
 use crate::trouble::Troubles;
 use futures::future::try_join_all;
 use quorate_api::status::Failure;
@@ -232,7 +232,7 @@ impl Core {
         let mut principals = Vec::with_capacity(ending.len());
         for (id, lease) in ending {
             let mut oid = lease.oid;
-            if let Some(binding) = lease.binding.filter(|_| !lease.was_active) {
+            if let Some(binding) = lease.binding.filter(|_| to_be_fenced(lease)) {
                 // Its CREATE may still be on the way: the name is taken and the connection ended, or the CREATE has won.
                 let binding = engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start };
                 let fence = engine.fence(&lease.principal, &binding);

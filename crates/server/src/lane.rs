@@ -18,6 +18,11 @@ use tokio::time::{Instant, sleep};
 pub(crate) const ROUND: usize = 500;
 /// How many such rounds are under way at once, each at another step.
 const ABREAST: usize = 8;
+/// How many logins are fenced together of which nobody knows whether they were made: each takes statements of its own, and none of them
+/// is proved before the last is fenced. A leader that is lost in the middle leaves few to be fenced anew.
+const FENCED: usize = 32;
+/// How many such rounds are under way at once.
+const FENCING: usize = 4;
 /// How many of those that failed before are tried again together: each may take seconds. Twice as many as the last time when all of
 /// those have ended: what held thousands up, a standby that stood still say, may be over.
 const STUCK_ROUND: usize = 4;
@@ -81,27 +86,47 @@ struct Lane {
     in_hand: BTreeSet<LeaseId>,
     /// Whether a round is about some that failed before.
     retrying: bool,
+    /// How many rounds are about some that may still be being made.
+    fencing: usize,
     /// How many times two: see [`STUCK_ROUND`].
     doubled: u32,
 }
 
-/// Leases that are ended together, and whether it is for the first time.
+/// What the leases of a round have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Their logins are there, or it is known that they are not.
+    Made,
+    /// Their logins may still be being made: see [`to_be_fenced`].
+    Unsure,
+    /// They have failed before.
+    Again,
+}
+
+/// Leases that are ended together.
 struct Round {
     ending: Vec<Ending>,
-    first: bool,
+    kind: Kind,
+}
+
+/// Whether the login of a lease may still be being made: its CREATE was sent, or was about to be, and nobody has seen what came of it.
+pub(crate) fn to_be_fenced(lease: &Lease) -> bool {
+    lease.binding.is_some() && !lease.was_active
 }
 
 impl Lane {
     fn take(&mut self, round: &Round) {
         self.in_hand.extend(round.ending.iter().map(|(id, _)| *id));
-        self.retrying |= !round.first;
+        self.retrying |= round.kind == Kind::Again;
+        self.fencing += usize::from(round.kind == Kind::Unsure);
     }
 
     fn give_back(&mut self, round: &Round) {
         round.ending.iter().for_each(|(id, _)| {
             self.in_hand.remove(id);
         });
-        self.retrying &= round.first;
+        self.retrying &= round.kind != Kind::Again;
+        self.fencing = self.fencing.saturating_sub(usize::from(round.kind == Kind::Unsure));
     }
 
     /// How many that failed before are tried again together.
@@ -110,7 +135,7 @@ impl Lane {
     }
 
     fn settle(&mut self, target: &str, round: &Round, failed: &BTreeMap<LeaseId, String>) {
-        if !round.first {
+        if round.kind == Kind::Again {
             self.doubled = if failed.is_empty() { (self.doubled + 1).min(ROUND.ilog2()) } else { 0 };
         }
         self.give_back(round);
@@ -203,6 +228,7 @@ impl Core {
         }
         let ready: BTreeSet<LeaseId> = lane.stuck.ready(Instant::now(), lane.few()).into_iter().collect();
         let (mut begun, mut again, mut known, mut after) = (Vec::new(), Vec::new(), BTreeSet::new(), None);
+        let mut fencing = lane.fencing;
         while under_way + begun.len() < ABREAST {
             let page = self.page(name, queue, after)?;
             let Some(last) = page.last().map(|(id, lease)| Place::of(*id, lease)) else {
@@ -215,12 +241,24 @@ impl Core {
             let mine = page.into_iter().filter(|(id, _)| mine(id));
             let (old, ending): (Vec<Ending>, Vec<Ending>) = mine.partition(|(id, _)| lane.stuck.holds(id));
             again.extend(old.into_iter().filter(|(id, _)| ready.contains(id)));
+            // Hundreds can have been left half-made by a leader that is gone: what people have in their hands does not wait for those.
+            let (unsure, ending): (Vec<Ending>, Vec<Ending>) =
+                ending.into_iter().partition(|(_, lease)| to_be_fenced(lease));
             if !ending.is_empty() {
-                begun.push(Round { ending, first: true });
+                begun.push(Round { ending, kind: Kind::Made });
+            }
+            let mut unsure = unsure.into_iter();
+            while fencing < FENCING {
+                let ending: Vec<Ending> = unsure.by_ref().take(FENCED).collect();
+                if ending.is_empty() {
+                    break;
+                }
+                fencing += 1;
+                begun.push(Round { ending, kind: Kind::Unsure });
             }
         }
         if !again.is_empty() && !lane.retrying {
-            begun.push(Round { ending: again, first: false });
+            begun.push(Round { ending: again, kind: Kind::Again });
         }
         begun.iter().for_each(|round| lane.take(round));
         Ok(begun)
@@ -259,7 +297,7 @@ impl Core {
         round: Round,
     ) -> (Round, Result<BTreeMap<LeaseId, String>, Failure>) {
         let ended = match self.at_work(name, queue).await {
-            Ok(at) => self.end_leases(name, &at, &round.ending, round.first).await,
+            Ok(at) => self.end_leases(name, &at, &round.ending, round.kind != Kind::Again).await,
             Err(error) => Err(error),
         };
         (round, ended)
@@ -333,18 +371,20 @@ mod tests {
     fn what_a_round_is_about_is_begun_by_no_other_until_it_is_settled() {
         let mut lane = Lane::default();
         let ids = [1, 2].map(|n| LeaseId([n; 16]));
-        let round = |first| Round { ending: ids.map(|id| (id, lease(Why::Expired))).to_vec(), first };
-        lane.take(&round(true));
+        let round = |kind| Round { ending: ids.map(|id| (id, lease(Why::Expired))).to_vec(), kind };
+        lane.take(&round(Kind::Made));
         assert!(ids.iter().all(|id| lane.in_hand.contains(id)) && !lane.retrying);
-        lane.settle("t", &round(true), &BTreeMap::from([(ids[1], "why".to_owned())]));
+        lane.settle("t", &round(Kind::Made), &BTreeMap::from([(ids[1], "why".to_owned())]));
         assert!(lane.in_hand.is_empty(), "it can be begun again");
         assert_eq!(ids.map(|id| lane.stuck.holds(&id)), [false, true], "the one that failed waits by itself");
-        lane.take(&round(false));
+        lane.take(&round(Kind::Again));
         assert!(lane.retrying, "one round of those that failed at a time");
-        lane.take(&Round { ending: Vec::new(), first: true });
-        lane.give_back(&Round { ending: Vec::new(), first: true });
+        lane.take(&Round { ending: Vec::new(), kind: Kind::Unsure });
+        assert_eq!(lane.fencing, 1);
+        lane.give_back(&Round { ending: Vec::new(), kind: Kind::Unsure });
+        assert_eq!(lane.fencing, 0);
         assert!(lane.retrying, "whatever else begins and ends beside it");
-        lane.give_back(&round(false));
+        lane.give_back(&round(Kind::Again));
         assert!(!lane.retrying && lane.in_hand.is_empty() && lane.stuck.holds(&ids[1]), "an outage settles nothing");
     }
 
@@ -352,7 +392,7 @@ mod tests {
     fn when_what_held_thousands_up_is_over_they_do_not_go_four_by_four() {
         let (mut lane, again) = (Lane::default(), |ids: &[LeaseId]| Round {
             ending: ids.iter().map(|id| (*id, lease(Why::Expired))).collect(),
-            first: false,
+            kind: Kind::Again,
         });
         let ids: Vec<LeaseId> = (0..=255).map(|n| LeaseId([n; 16])).collect();
         let start = Instant::now();

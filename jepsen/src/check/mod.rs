@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod lease;
 pub(crate) mod linear;
+pub(crate) mod overrun;
 pub(crate) mod policy;
 pub(crate) mod register;
 pub(crate) mod time;
@@ -67,6 +68,10 @@ pub(crate) fn judge(entries: &[Entry], mut out_of_time: impl FnMut() -> bool) ->
     }
     if ran("lease") {
         verdicts.push(leases(&all));
+        // Where nothing but what is promised anyway is broken, the auditor judges them itself.
+        if entries.iter().any(|entry| matches!(entry.event, Event::Overruns { .. })) {
+            verdicts.push(overruns(entries, &run));
+        }
     }
     verdicts.push(times(entries, &all));
     verdicts.extend([answers(&all), agreement(entries, &run), ends(entries), recovery(entries, &all)]);
@@ -137,6 +142,19 @@ fn leases(all: &[Operation]) -> Verdict {
         violations,
         undecided,
     )
+}
+
+/// L1 in time.
+fn overruns(entries: &[Entry], run: &Run) -> Verdict {
+    let overrun::Findings { undisturbed, overruns, longest, worst, violations, undecided } =
+        overrun::judge(entries, run.nodes);
+    let on = format!(
+        "{undisturbed} s in which a leader, a majority and the database were there; {overruns} logins outlived their leases by a second and \
+         more, by {worst} ms at most, of which {longest} ms in one such stretch"
+    );
+    let promised = overrun::PROMISED / 1_000;
+    let rule = format!("L1: no login lives on for {promised} s in which a leader, a majority and the database are there");
+    verdict(&rule, on, violations, undecided)
 }
 
 /// T1, and L6 as its users see it.

@@ -12,7 +12,7 @@
 //! | survivor | V says *revoked*, a later T sees a login or a session | the same |
 //! | survivor, overdue | T sees it alive, a later V tells its end before T; the next T that does not is long after it | an end that has passed is moved by nothing |
 //! | ghost | V says *revoked*, a later T sees a session whose role is gone | the same |
-//! | ghost, nobody's | T sees such a session, of a role that no T has seen, for longer than the bound | |
+//! | ghost, nobody's | T sees such a session, of a role that no T has seen, for longer than a bound | |
 //! | early death | V says *active*, a later T sees no login, a still later V says *active* | it was active at T |
 
 use crate::report::{Overrun, Report, Violation};
@@ -99,7 +99,14 @@ pub(crate) struct Bounds {
     pub(crate) calm: u64,
     /// The same where the vault lost its leader in between.
     pub(crate) failover: u64,
+    /// For how long a session of a role that is gone and was never seen may be there.
+    pub(crate) stranger: u64,
+    /// The first two are for somebody else to judge, who knows what was broken meanwhile.
+    pub(crate) elsewhere: bool,
 }
+
+/// How long something has to have lived after its end, in milliseconds, to be listed.
+const LISTED: u64 = 1_000;
 
 /// Everything about one principal.
 #[derive(Debug, Default)]
@@ -219,7 +226,7 @@ impl Judge {
             self.records.entry(name).or_default().sessions.insert(key);
         }
         self.strangers = strangers;
-        let bound = self.bounds.calm * 1_000;
+        let bound = self.bounds.stranger * 1_000;
         let old = |(key, since): (&(i64, i64), &Moment)| (at.from.saturating_sub(*since) > bound).then_some(*key);
         let old: Vec<_> = self.strangers.iter().filter_map(old).collect();
         for (id, _) in old {
@@ -374,7 +381,7 @@ impl Judge {
     pub(crate) fn report(mut self, end: Moment) -> Report {
         let failovers = self.failovers();
         let mut worst = [None::<Overrun>, None];
-        let mut overdue = Vec::new();
+        let (mut overdue, mut overruns) = (Vec::new(), Vec::new());
         for (name, record) in &self.records {
             let Some(over) = record.overrun else { continue };
             // Between the last look that saw it and the next it may have lived on: it is not given the benefit of that.
@@ -382,13 +389,19 @@ impl Judge {
             let failover = failovers.iter().any(|f| f.from <= until && over.from <= f.to);
             let bound = if failover { self.bounds.failover } else { self.bounds.calm };
             let (seen, millis) = ((over.to - over.from) / 1_000, (until - over.from) / 1_000);
+            let overrun = Overrun { millis, seen, principal: name.clone(), ended_at: over.from / 1_000 };
             if let Some(slot) = worst.get_mut(usize::from(failover))
                 && slot.as_ref().is_none_or(|worst| millis > worst.millis)
             {
-                *slot = Some(Overrun { millis, seen, principal: name.clone(), ended_at: over.from / 1_000 });
+                *slot = Some(overrun.clone());
+            }
+            if seen >= LISTED {
+                overruns.push(overrun);
             }
             // What the vault called revoked, and was seen alive, is told already.
-            if millis > bound && !self.violations.keys().any(|(_, whose)| whose == name) {
+            if millis > bound
+                && !self.bounds.elsewhere
+                && !self.violations.keys().any(|(_, whose)| whose == name) {
                 overdue.push((name.clone(), over, seen, millis, bound, record.last_with));
             }
         }
@@ -422,6 +435,7 @@ impl Judge {
             failovers: failovers.iter().map(|f| format!("{}..{}", f.from / 1_000, f.to / 1_000)).collect(),
             worst_calm: calm,
             worst_failover: failover,
+            overruns,
             leftovers: self.leftovers.keys().cloned().collect(),
             most_leftovers: self.most_leftovers,
             violations: self.violations.into_values().collect(),

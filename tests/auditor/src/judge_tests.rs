@@ -9,7 +9,7 @@
 
 use super::*;
 
-const BOUNDS: Bounds = Bounds { calm: 5_000, failover: 7_000 };
+const BOUNDS: Bounds = Bounds { calm: 5_000, failover: 7_000, stranger: 5_000, elsewhere: false };
 const NAME: &str = "q1_a";
 const OID: u32 = 77;
 
@@ -168,6 +168,20 @@ fn where_roles_have_no_numbers_a_session_of_one_that_is_gone_tells_its_name() {
     let stranger = Story::new().sees_named(0, None, 1).says(20, lease(Active, 9_000, 0)).sees_named(5_100, None, 1);
     assert!(!stranger.found().contains(&"ghost"), "it is no stranger, and its lease is active");
     assert_eq!(Story::new().says(200, revoked()).sees_named(300, Some(true), 1).found(), ["survivor"]);
+}
+
+#[test]
+fn where_somebody_else_judges_an_overrun_it_is_listed_and_no_finding() {
+    let story = |bounds| {
+        let story = Story(Judge::new(bounds)).says(0, lease(Active, 9_000, 0)).sees(20, Some(true), 0);
+        story.sees(16_000, Some(true), 0).says(16_100, lease(Revoking, 9_000, 9_000)).sees(17_000, None, 0)
+    };
+    let report = story(Bounds { elsewhere: true, ..BOUNDS }).ends();
+    let listed: Vec<_> = report.overruns.iter().map(|o| (o.seen, o.millis, o.ended_at)).collect();
+    assert_eq!((listed, report.violations.len()), (vec![(7_000, 8_010, 9_000)], 0));
+    assert_eq!(story(BOUNDS).found(), ["survivor"]);
+    let revoked = story(Bounds { elsewhere: true, ..BOUNDS }).says(17_100, lease(Revoked, 9_000, 9_000));
+    assert_eq!(revoked.sees(17_200, Some(true), 0).found(), ["survivor"], "what was called revoked is not excused");
 }
 
 #[test]

@@ -61,6 +61,12 @@ struct Arguments {
     /// The same where the vault lost its leader in between.
     #[arg(long, default_value_t = 7_000)]
     failover_bound: u64,
+    /// How many milliseconds a session may be there whose role is gone and was never seen.
+    #[arg(long, default_value_t = 5_000)]
+    stranger_bound: u64,
+    /// What is longer than the first two bounds is no finding: it is listed, for whoever knows what was broken meanwhile.
+    #[arg(long)]
+    unjudged: bool,
     /// Where to write the report for programs.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -93,7 +99,12 @@ async fn audit(arguments: Arguments) -> anyhow::Result<ExitCode> {
         clock: Clock::start(),
         target: Target::new(arguments.place, arguments.prefix)?,
         vault: Vault { program: arguments.program, target: arguments.target_name },
-        judge: Judge::new(Bounds { calm: arguments.bound, failover: arguments.failover_bound }),
+        judge: Judge::new(Bounds {
+            calm: arguments.bound,
+            failover: arguments.failover_bound,
+            stranger: arguments.stranger_bound,
+            elsewhere: arguments.unjudged,
+        }),
         every: Duration::from_millis(arguments.every),
     };
     let ended = {

@@ -19,7 +19,7 @@ pub(crate) struct Violation {
 pub(crate) const KINDS: [&str; 4] = ["orphan", "survivor", "ghost", "early death"];
 
 /// How long after its end a principal could still log in, or had a session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Overrun {
     /// Until it was seen to be gone: so long at most. Until it was last seen, when it never was.
     pub(crate) millis: u64,
@@ -51,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) failovers: Vec<String>,
     pub(crate) worst_calm: Option<Overrun>,
     pub(crate) worst_failover: Option<Overrun>,
+    /// All that were seen for a second or longer.
+    pub(crate) overruns: Vec<Overrun>,
     /// Roles that can do nothing any more and are still there: now, and at most.
     pub(crate) leftovers: Vec<String>,
     pub(crate) most_leftovers: usize,
@@ -125,10 +127,10 @@ impl Report {
 
     /// For programs; its keys are stable.
     pub(crate) fn document(&self, lacks: &[String]) -> Value {
-        let overrun = |o: &Option<Overrun>| {
-            o.as_ref()
-                .map(|o| json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at }))
+        let overrun = |o: &Overrun| {
+            json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at })
         };
+        let worst = |o: &Option<Overrun>| o.as_ref().map(overrun);
         let violations = self.violations.iter().map(|v| {
             json!({
                 "kind": v.kind, "principal": v.principal, "what": v.what,
@@ -141,7 +143,8 @@ impl Report {
             "survivors": self.count("survivor"),
             "ghosts": self.count("ghost"),
             "early_deaths": self.count("early death"),
-            "worst_overrun": { "calm": overrun(&self.worst_calm), "failover": overrun(&self.worst_failover) },
+            "worst_overrun": { "calm": worst(&self.worst_calm), "failover": worst(&self.worst_failover) },
+            "overruns": self.overruns.iter().map(overrun).collect::<Vec<_>>(),
             "violations": violations.collect::<Vec<_>>(),
             "lacks": lacks,
             "leases": self.leases,

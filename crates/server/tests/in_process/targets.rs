@@ -334,6 +334,22 @@ async fn a_step_of_an_end_whose_answer_is_lost_is_made_again() {
     }
 }
 
+/// A leader that goes can leave hundreds half-made. Nothing says what became of them while the target does not answer that: whoever has a
+/// login in hand is rid of it in time all the same.
+#[tokio::test(start_paused = true)]
+async fn what_may_still_be_being_made_holds_up_no_end_of_what_was() {
+    let world = founded(53).await;
+    world.describe("t", &["readers"]).await;
+    let (admin, app, target) = (world.client("admin/first"), world.client("app"), world.target("t"));
+    let held = take(&app, "t-readers", 1, 20_000).await.remove(0);
+    (0..10_000).for_each(|_| target.fail(Step::Fence, Fault::Before));
+    target.fail(Step::Create, Fault::After);
+    app.issue_lease("t-readers", Some(600_000)).await.unwrap_err();
+    lease_in(&admin, held.lease, "revoked", LONG).await;
+    assert!(target.failures_left(Step::Fence) < 10_000, "somebody has tried to fence the other one");
+    assert_eq!(in_state(&admin, "revoking").await, 1, "and nothing is said of that one before it is fenced");
+}
+
 /// For an hour it answers nothing and closes nothing: neither what is being made comes to life after it, nor is an end forgotten.
 #[tokio::test(start_paused = true)]
 async fn a_target_that_is_frozen_for_longer_than_its_leases_keeps_no_login() {
