@@ -14,11 +14,12 @@ fn golden(text: &str) -> Vec<Vec<u8>> {
     text.lines().filter_map(|line| line.split_whitespace().nth(1)).map(hex).collect()
 }
 
-/// Entries, votes, log ids, applied positions with their membership: the golden bytes first.
+/// Entries, votes, log ids, applied positions with their membership, notes of kept images: the golden bytes first.
 #[test]
 fn every_codec_for_a_moment() {
-    let seeds = golden(include_str!("../tests/golden/codec-v1.hex"));
+    let mut seeds = golden(include_str!("../tests/golden/codec-v1.hex"));
     assert!(seeds.len() > 3, "the golden bytes are found");
+    seeds.extend(golden(&format!("vouched {}", include_str!("../tests/golden/vouched-v1.hex"))));
     let tried = driver::fuzz("log-codec", seeds, |input| {
         if let Ok(entry) = codec::decode_entry(input.to_vec()) {
             let again = codec::encode_entry(&entry);
@@ -26,6 +27,10 @@ fn every_codec_for_a_moment() {
         }
         if let Ok(vote) = codec::decode_vote(input) {
             assert_eq!(codec::encode_vote(&vote), input, "a vote has one encoding");
+        }
+        if let Ok((point, proof)) = codec::decode_vouched(input) {
+            let again = codec::encode_vouched(&point, &proof);
+            assert_eq!(codec::decode_vouched(&again), Ok((point, proof)), "a note reads back");
         }
         let _ = (codec::decode_log_id(input), codec::decode_applied(input));
     });

@@ -172,6 +172,10 @@ impl NodeConfig {
 }
 
 #[cfg(test)]
+#[path = "../../../fuzz/driver.rs"]
+mod driver;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -196,5 +200,52 @@ mod tests {
         assert!(load(GOOD).unwrap_err().to_string().contains("cluster"));
         assert!(load(&format!("{good}[raft]\nelection_min_ms = 100\n")).is_err());
         assert!(load(&format!("{good}[storage]\nalarm_free_bytes = 100\n")).is_err());
+    }
+
+    fn example() -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/node.example.toml");
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    /// Mutations of a good file: a message that names the file, or a configuration with which a member can run.
+    #[test]
+    fn every_configuration_for_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        let tried = super::driver::fuzz("node-toml", vec![example().into_bytes()], |input| {
+            std::fs::write(&path, input).unwrap();
+            match NodeConfig::load(&path) {
+                Ok(config) => {
+                    let raft = &config.raft;
+                    assert!(config.cluster_id().is_some() && raft.heartbeat_ms > 0);
+                    assert!(
+                        raft.election_max_ms > raft.election_min_ms && raft.election_min_ms / 2 >= raft.heartbeat_ms
+                    );
+                    assert!(config.data_dir.is_absolute() && config.seal_key.is_absolute());
+                }
+                Err(why) => assert!(why.to_string().contains("node.toml"), "{why}"),
+            }
+        });
+        assert!(tried > 0);
+    }
+
+    /// Of a key that is misspelt nothing is left out: it is refused.
+    #[test]
+    fn a_misspelt_key_of_a_node_is_refused() {
+        let text = example();
+        assert!(load(&text).is_ok());
+        let mut keys = 0;
+        let mut start = 0;
+        for line in text.split_inclusive('\n') {
+            let end = line.find(" = ").filter(|_| !line.starts_with('#')).unwrap_or(0);
+            for at in start..start + end {
+                let mut changed = text.clone().into_bytes();
+                changed[at] ^= 1;
+                assert!(load(&String::from_utf8(changed).unwrap()).is_err(), "{line:?}, byte {at}");
+                keys += 1;
+            }
+            start += line.len();
+        }
+        assert!(keys > 150, "the keys are found: {keys} bytes");
     }
 }

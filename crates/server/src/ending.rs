@@ -90,7 +90,8 @@ pub enum RunError {
     },
     /// The data folder was written by another release.
     #[error(
-        "{path} is a data folder of format {found}, and this release knows format 2 only; it is left as it is: start the release that wrote it"
+        "{path} is a data folder of format {found}, and this release knows format {} only; it is left as it is: start the release that wrote it",
+        crate::format::FORMAT
     )]
     OtherFormat {
         /// Where.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The format that this release reads and writes. 2: rows of indexes over leases are sets of keys (ADR 26). 3: targets say
 /// what kind of system they are, and roles the form of their verifiers.
-const FORMAT: &str = "3";
+pub(crate) const FORMAT: &str = "3";
 
 /// Refuses a folder of another release and leaves it as it is; marks a folder that has no mark.
 ///
@@ -39,10 +39,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         check(folder.path()).unwrap();
         check(folder.path()).unwrap();
+        // Of a byte that is changed only white space says the same.
+        let marked = fs::read(folder.path().join("format")).unwrap();
+        for at in 0..marked.len() {
+            for bit in 0..8 {
+                let mut changed = marked.clone();
+                changed[at] ^= 1 << bit;
+                fs::write(folder.path().join("format"), &changed).unwrap();
+                assert_eq!(
+                    check(folder.path()).is_ok(),
+                    String::from_utf8_lossy(&changed).trim_end() == FORMAT,
+                    "{changed:?}"
+                );
+                assert_eq!(fs::read(folder.path().join("format")).unwrap(), changed, "it is left as it is");
+            }
+        }
         for other in ["1\n", "2\n", "4\n"] {
             fs::write(folder.path().join("format"), other).unwrap();
             let error = check(folder.path()).unwrap_err().to_string();
             assert!(error.contains(&format!("format {}", other.trim())) && error.contains("left as it is"), "{error}");
+            assert!(error.contains(&format!("knows format {FORMAT} only")), "{error}");
             assert_eq!(fs::read(folder.path().join("format")).unwrap(), other.as_bytes());
         }
     }

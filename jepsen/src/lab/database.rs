@@ -221,7 +221,7 @@ impl Database {
         operator.run(&[add.as_slice(), &who].concat()).await?;
         for role in ROLES {
             let add = ["role", "add", role, "--target", TARGET, "--group", GROUP, "--ttl", "8s", "--max-ttl", "40s"];
-            let more = ["--max-leases", "400", "--scram-iterations", "4096"];
+            let more = ["--max-leases", "2000", "--scram-iterations", "4096"];
             operator.run(&[add.as_slice(), &more].concat()).await?;
         }
         Ok(())

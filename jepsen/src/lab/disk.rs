@@ -79,9 +79,11 @@ impl Disk {
         Ok(fallocate(&file, FallocateFlags::empty(), taken, more)?)
     }
 
-    /// Gives it back.
+    /// Gives it back, for good: a power cut that comes next would bring back what is only in memory gone.
     pub(crate) fn relieve(&self) -> anyhow::Result<()> {
-        Ok(File::options().write(true).open(self.at.join(BALLAST))?.set_len(0)?)
+        let file = File::options().write(true).open(self.at.join(BALLAST))?;
+        file.set_len(0)?;
+        Ok(file.sync_all()?)
     }
 
     async fn mount(&self) -> anyhow::Result<()> {

@@ -261,6 +261,23 @@ pub(crate) mod tests {
         assert!(tried > 0);
     }
 
+    /// Of a key that is misspelt nothing is left out: it is refused.
+    #[test]
+    fn a_misspelt_key_of_a_custodian_is_refused() {
+        let text = good();
+        let (mut start, mut keys) = (0, 0);
+        for line in text.split_inclusive('\n') {
+            for at in start..start + line.find(" = ").unwrap_or(0) {
+                let mut changed = text.clone().into_bytes();
+                changed[at] ^= 1;
+                assert!(load(&String::from_utf8(changed).unwrap()).is_err(), "{line:?}, byte {at}");
+                keys += 1;
+            }
+            start += line.len();
+        }
+        assert!(keys > 80, "the keys are found: {keys} bytes");
+    }
+
     #[test]
     fn mistakes_are_named() {
         assert!(load(&good()).is_ok());

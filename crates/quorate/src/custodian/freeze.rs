@@ -93,6 +93,28 @@ mod tests {
     }
 
     #[test]
+    fn a_freeze_with_a_changed_byte_is_one_or_nothing_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let frozen = Frozen { by: "a".to_owned(), reason: "r\"\n".to_owned(), at: 5 };
+        Freeze::open(folder.path()).unwrap().begin(frozen).unwrap();
+        let file = folder.path().join("frozen.toml");
+        let text = std::fs::read(&file).unwrap();
+        let mut refused = 0;
+        for at in 0..text.len() {
+            for flip in [1 << (at % 8), 0xff] {
+                let mut changed = text.clone();
+                changed[at] ^= flip;
+                std::fs::write(&file, changed).unwrap();
+                match Freeze::open(folder.path()) {
+                    Ok(freeze) => assert!(freeze.state().is_some(), "byte {at}: it was frozen"),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(refused > text.len(), "{refused} refused");
+    }
+
+    #[test]
     fn a_freeze_that_cannot_be_written_holds_until_the_end_of_the_process() {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone");

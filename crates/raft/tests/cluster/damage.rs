@@ -13,6 +13,7 @@ use quorate_raft::{
 use tempfile::TempDir;
 
 use crate::{
+    driver::Random,
     durability::alone,
     harness::{CLUSTER, Inverting, node, within},
 };
@@ -243,4 +244,88 @@ async fn a_hole_and_an_entry_that_does_not_open_are_damage() {
     let newer = holed(&|batch| batch.put(Table::Meta, b"vote".as_slice(), [99; 18].as_slice()));
     let refused = start(newer.path()).await.err();
     assert!(matches!(refused, Some(OpenError::Storage(KvError::Engine(_)))), "{refused:?}");
+}
+
+/// The end of the log in which a crash leaves its traces.
+const TAIL: usize = 64 << 10;
+/// How many cuts and flips each `make test` tries; `QUORATE_CASES=all` cuts at each byte of the tail and flips 2,000, `QUORATE_SEED` flips others.
+const FEW: usize = 12;
+const MANY: usize = 2_000;
+
+/// Every file of the store, and the witness beside it.
+fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let mut all = files(folder, "");
+    // What RocksDB tells a reader, and a lock.
+    all.retain(|file| !file.ends_with("LOG") && !file.ends_with("LOCK"));
+    all.push(folder.join("witness"));
+    all
+}
+
+/// What is served after the damage, if anything is, is what was written.
+async fn refused_or_true(killed: &Killed, what: &str, folder: &Path) -> bool {
+    let refused = killed.refused_or_whole(what, folder).await;
+    if let (false, Ok(raft)) = (refused, start(folder).await) {
+        for i in [0, 1, ENTRIES / 2, ENTRIES - 1] {
+            let (key, wrote) = (format!("k{i}"), format!("{i:0>200}"));
+            // An error is the end of the process, and a member that stays out.
+            if let Ok(Some(value)) = raft.read(|view, _| view.get(key.as_bytes())) {
+                assert_eq!(String::from_utf8_lossy(&value), wrote, "{what}: {key}");
+            }
+        }
+        raft.shutdown().await;
+    }
+    refused
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_cut_or_flipped_at_any_place_is_refused_or_says_what_was_written() {
+    let all = std::env::var("QUORATE_CASES").is_ok_and(|cases| cases == "all");
+    let seed = std::env::var("QUORATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut random = Random(seed);
+    let killed = Killed::node().await;
+    let whole = std::fs::metadata(wal(killed.folder.path())).unwrap().len();
+    let whole = usize::try_from(whole).unwrap();
+    let tail = whole.saturating_sub(TAIL);
+    let cuts: Vec<usize> =
+        if all { (tail..whole).collect() } else { (0..FEW).map(|_| tail + random.below(whole - tail)).collect() };
+    let mut refused = 0;
+    for at in &cuts {
+        let copy = killed.copy();
+        edit(&wal(copy.path()), |bytes| bytes.truncate(*at));
+        let what = format!("QUORATE_SEED={seed}, the log cut at {at} of {whole}");
+        refused += usize::from(refused_or_true(&killed, &what, copy.path()).await);
+    }
+    assert!(refused * 2 > cuts.len(), "of {} cuts {refused} were noticed", cuts.len());
+
+    // Once more from a store that was opened since, and so has its entries in tables.
+    let opened = killed.copy();
+    start(opened.path()).await.unwrap().shutdown().await;
+    assert!(!files(opened.path(), ".sst").is_empty(), "there are tables");
+    let mut refused = 0;
+    let flips = if all { MANY } else { 2 * FEW };
+    for n in 0..flips {
+        let copy = tempfile::tempdir().unwrap();
+        copy_store(if n % 2 == 0 { killed.folder.path() } else { opened.path() }, copy.path());
+        let files = all_files(copy.path());
+        let sizes = files.iter().map(|file| std::fs::metadata(file).unwrap().len());
+        let total = usize::try_from(sizes.sum::<u64>()).unwrap();
+        // Half of them in the small files, which a byte drawn from all would hardly ever hit.
+        let file = if n % 4 < 2 { Some(&files[random.below(files.len())]) } else { None };
+        let mut place = random.below(total);
+        let mut what = String::new();
+        for one in &files {
+            let size = usize::try_from(std::fs::metadata(one).unwrap().len()).unwrap();
+            if size > 0 && (file == Some(one) || (file.is_none() && place < size)) {
+                let at = place % size;
+                let bit = random.below(8);
+                edit(one, |bytes| bytes[at] ^= 1 << bit);
+                what = format!("QUORATE_SEED={seed}, bit {bit} of byte {at} of {}", one.display());
+                break;
+            }
+            place = place.saturating_sub(size);
+        }
+        refused += usize::from(refused_or_true(&killed, &what, copy.path()).await);
+    }
+    assert!(refused > 0, "of {flips} flips none was noticed");
+    println!("{} cuts and {flips} flips, of which {refused} were refused", cuts.len());
 }

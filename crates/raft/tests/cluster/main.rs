@@ -4,10 +4,14 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "tests fail by panicking"
 )]
 
 mod damage;
+#[path = "../../../../fuzz/driver.rs"]
+#[allow(dead_code, reason = "its choices are used here, and its corpus is not")]
+mod driver;
 mod durability;
 mod harness;
 mod images;
