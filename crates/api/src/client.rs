@@ -8,6 +8,7 @@ mod custodian;
 mod identity;
 mod lease;
 mod open;
+mod places;
 mod profile;
 pub mod quorum;
 mod read;
@@ -22,6 +23,7 @@ pub use quorate_state::lease::Form;
 pub use quorate_state::target::{Endpoint, Revision, Role, System, TargetSpec, TargetTls};
 pub use read::Effect;
 
+use self::places::Places;
 use crate::MAX_OPEN_REPLY;
 use crate::net::Net;
 use crate::status::{
@@ -75,6 +77,7 @@ pub struct Client {
     silent: Mutex<BTreeMap<MemberIndex, Instant>>,
     /// What verifiers of a role must have, as it was when last asked.
     forms: Mutex<BTreeMap<String, Form>>,
+    places: Mutex<Places>,
     timeout: Duration,
 }
 
@@ -106,9 +109,10 @@ impl Client {
             })
             .collect::<Result<_, Failure>>()?;
         let rng = Mutex::new(seams.rng);
-        let (suspects, silent, forms) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (suspects, silent, forms, places) =
+            (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
         let (clock, timeout) = (seams.clock, OPERATION);
-        Ok(Self { profile, identity, customer, rng, clock, vaults, via, suspects, silent, forms, timeout })
+        Ok(Self { profile, identity, customer, rng, clock, vaults, via, suspects, silent, forms, places, timeout })
     }
 
     /// Sets how long an operation may take, retries included; 30 s otherwise.

@@ -15,6 +15,7 @@ use core::time::Duration;
 use quorate_state::genesis::ClientRoots;
 use quorate_state::ids::Millis;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use std::collections::VecDeque;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -212,6 +213,45 @@ pub fn authenticate(chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Resu
         return Err(AuthenticationError::TrustDomain { found, expected: roots.trust_domain.clone() });
     }
     Ok(Principal { id, key, not_after, root: path.anchor().to_owned() })
+}
+
+/// How many chains [`Known`] keeps.
+const KNOWN: usize = 256;
+
+/// Chains that were verified before: a service asks with the same certificate for hours, and two signatures a request are most of what it
+/// takes to know who it is.
+///
+/// # Security
+/// It says what [`authenticate`] would: of the same bytes and the same roots, at a time from when they were verified to when the first
+/// certificate of the chain or its root ends. Of anything else it knows nothing, and verifies.
+#[derive(Debug, Default)]
+pub struct Known(VecDeque<Verified>);
+
+#[derive(Debug)]
+struct Verified {
+    chain: Vec<Vec<u8>>,
+    roots: ClientRoots,
+    from: Millis,
+    principal: Principal,
+}
+
+impl Known {
+    /// As [`authenticate`], if it is known already.
+    #[must_use]
+    pub fn principal(&self, chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Option<Principal> {
+        let fits = |v: &&Verified| {
+            v.from <= now && now <= v.principal.not_after && v.chain.as_slice() == chain && v.roots == *roots
+        };
+        self.0.iter().find(fits).map(|verified| verified.principal.clone())
+    }
+
+    /// What [`authenticate`] has said of a chain at `now`. The oldest of too many is forgotten.
+    pub fn learn(&mut self, chain: &[Vec<u8>], roots: &ClientRoots, now: Millis, principal: &Principal) {
+        self.0.retain(|verified| verified.chain.as_slice() != chain && verified.roots == *roots);
+        self.0.truncate(KNOWN - 1);
+        let (chain, roots, principal) = (chain.to_vec(), roots.clone(), principal.clone());
+        self.0.push_front(Verified { chain, roots, from: now, principal });
+    }
 }
 
 fn ders(roots: &ClientRoots) -> Vec<CertificateDer<'_>> {

@@ -13,7 +13,7 @@ mod support;
 use quorate_authz::AuthenticationError as E;
 use quorate_authz::identity::{MAX_CERTIFICATE, MAX_CHAIN};
 use quorate_authz::spiffe::BadSpiffeId;
-use quorate_authz::{Principal, authenticate, root_begin, root_end, told_ahead};
+use quorate_authz::{Known, Principal, authenticate, root_begin, root_end, told_ahead};
 use quorate_state::genesis::ClientRoots;
 use quorate_state::ids::Millis;
 use rcgen::{
@@ -92,6 +92,40 @@ fn valid_from_the_first_to_the_last_second() {
     assert_eq!(at(END + 1_000), Err(E::Expired { not_after: END }));
     assert_eq!(at(Millis::MAX), Err(E::Expired { not_after: END }));
     assert_eq!(at(0), Err(E::NotYetValid { not_before: BEGIN }));
+}
+
+#[test]
+fn what_is_known_of_a_chain_is_what_verifying_it_again_would_say() {
+    let (ca, other) = (root(), root());
+    let chain = vec![issue(&ca, &leaf_params(&[ALICE]))];
+    let principal = authenticate(&chain, &roots(&ca), NOW).unwrap();
+    let mut known = Known::default();
+    assert_eq!(known.principal(&chain, &roots(&ca), NOW), None);
+    known.learn(&chain, &roots(&ca), NOW, &principal);
+    let end = principal.not_after();
+    for now in [NOW, end] {
+        assert_eq!(known.principal(&chain, &roots(&ca), now).as_ref(), Some(&principal), "at {now}");
+    }
+    assert_eq!(known.principal(&chain, &roots(&ca), end + 1), None, "it has ended");
+    assert_eq!(known.principal(&chain, &roots(&ca), NOW - 1), None, "nobody has looked whether it had begun");
+    assert_eq!(known.principal(&chain, &roots(&other), NOW), None, "of these roots nobody has looked");
+    let mut both = roots(&ca);
+    both.certificates.extend(roots(&other).certificates);
+    assert_eq!(known.principal(&chain, &both, NOW), None, "nor of these");
+    for at in 0..chain[0].len() {
+        let mut changed = chain.clone();
+        changed[0][at] ^= 1;
+        assert_eq!(known.principal(&changed, &roots(&ca), NOW), None, "byte {at}");
+    }
+    let twice = [chain[0].clone(), chain[0].clone()];
+    assert_eq!(known.principal(&twice, &roots(&ca), NOW), None, "another chain");
+    // What was learned by other roots is of no use any more, and the oldest of too many goes.
+    let theirs = vec![issue(&other, &leaf_params(&[ALICE]))];
+    known.learn(&theirs, &roots(&other), NOW, &principal);
+    assert_eq!(known.principal(&chain, &roots(&ca), NOW), None);
+    (0..300u32).for_each(|n| known.learn(&[n.to_be_bytes().to_vec()], &roots(&other), NOW, &principal));
+    assert_eq!(known.principal(&theirs, &roots(&other), NOW), None);
+    assert!(known.principal(&[299u32.to_be_bytes().to_vec()], &roots(&other), NOW).is_some());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::trouble::Troubles;
 use quorate_api::status::Failure;
 use quorate_api::tls::Callers;
 use quorate_audit::AuditLog;
-use quorate_authz::{Authority, PolicyError};
+use quorate_authz::{Authority, Known, PolicyError};
 use quorate_crypto::threshold::KeyShare;
 use quorate_raft::Raft;
 use quorate_state::access::{Keyring, policies, policy_epoch};
@@ -28,7 +28,7 @@ use quorate_state::ids::{ClusterId, MemberIndex, Millis, SessionId};
 use quorate_state::outcome::Refusal;
 use quorate_state::store::{Store, StoreError};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A node, as its tasks see it.
@@ -71,6 +71,15 @@ pub(crate) struct Caches {
     authority: Mutex<Option<(u64, Compiled)>>,
     shares: Mutex<BTreeMap<SessionId, Arc<KeyShare>>>,
     observed: Mutex<Option<Observed>>,
+    chains: Mutex<Known>,
+}
+
+impl Caches {
+    /// The chains of callers that were verified.
+    pub(crate) fn chains(&self) -> MutexGuard<'_, Known> {
+        // Whole after every statement.
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The policies of one epoch, or why there is no authority in it.

@@ -11,13 +11,20 @@ use quorate_state::genesis::{Member, Roster};
 use quorate_state::ids::MemberIndex;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 use tonic::transport::Channel;
+
+/// How long a member that did not answer soon is asked last.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// One lazy channel to each other member, for everything but the log itself.
 pub(crate) struct Peers {
     clients: BTreeMap<MemberIndex, PeerClient<Channel>>,
     absences: Arc<Absences>,
+    /// Who did not answer soon, and when.
+    slow: Mutex<BTreeMap<MemberIndex, Instant>>,
 }
 
 impl Peers {
@@ -35,13 +42,29 @@ impl Peers {
                 PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
             clients.insert(member.index, client);
         }
-        Ok(Self { clients, absences })
+        Ok(Self { clients, absences, slow: Mutex::default() })
     }
 
     /// Every other member, but those that are destroyed.
     pub(crate) fn all(&self) -> impl Iterator<Item = (MemberIndex, PeerClient<Channel>)> + '_ {
         let there = |index: &MemberIndex| !self.absences.is_destroyed(*index);
         self.clients.iter().filter(move |(index, _)| there(index)).map(|(index, client)| (*index, client.clone()))
+    }
+
+    /// The same in the order in which to ask some of them: another one first for each `turn`, and those last who did not answer soon of late.
+    pub(crate) fn in_turn(&self, turn: u8) -> Vec<(MemberIndex, PeerClient<Channel>)> {
+        let mut all: Vec<_> = self.all().collect();
+        let first = usize::from(turn).checked_rem(all.len()).unwrap_or(0);
+        all.rotate_left(first);
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        slow.retain(|_, since| since.elapsed() < SLOW);
+        all.sort_by_key(|(member, _)| slow.contains_key(member));
+        all
+    }
+
+    /// It has not answered soon.
+    pub(crate) fn note_slow(&self, member: MemberIndex) {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner).insert(member, Instant::now());
     }
 
     /// One of them.

@@ -106,7 +106,12 @@ impl Core {
 
     fn authenticate_at(&self, chain: &[Vec<u8>], now: Millis) -> Result<Principal, Failure> {
         let roots = self.read(|store, _| client_roots(store))?;
-        authenticate(chain, &roots, now).map_err(|error| unauthenticated(&error))
+        if let Some(principal) = self.caches.chains().principal(chain, &roots, now) {
+            return Ok(principal);
+        }
+        let principal = authenticate(chain, &roots, now).map_err(|error| unauthenticated(&error))?;
+        self.caches.chains().learn(chain, &roots, now, &principal);
+        Ok(principal)
     }
 
     /// Decides on one request, and records it.

@@ -18,8 +18,11 @@ use quorate_state::ids::{LeaseId, MemberIndex, RequestId};
 use quorate_state::lease;
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::{Endorsement, Request, SignedRequest, remembered};
+use quorate_state::secrets::{self, secret};
 use quorate_state::store::{Table, decode};
 use quorate_state::target::role;
+use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -27,6 +30,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a peer may take to decide.
 const ENDORSE: Duration = Duration::from_secs(2);
+/// How long those who are asked first may take before all are asked.
+const SOON: Duration = Duration::from_millis(50);
 /// How long a change is tried before the caller is told that the cluster does not get it done.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -80,25 +85,43 @@ impl Core {
     async fn gather(self: &Arc<Self>, signed: &SignedRequest, request: &Request) -> Result<Vec<Endorsement>, Failure> {
         let (own, index) = match self.endorse(signed, request, None).await {
             // Perhaps what allows it was committed a moment ago, and is not here yet.
-            Err(failure) if matches!(failure.code, "denied" | "identity_blocked" | "invalid_argument") => {
+            Err(failure)
+                if matches!(failure.code, "denied" | "identity_blocked" | "invalid_argument" | "unacceptable_seal") =>
+            {
                 self.linearize().await?;
                 self.endorse(signed, request, None).await?
             }
             decided => decided?,
         };
         let mut endorsements = vec![own];
-        let mut asked = JoinSet::new();
+        let (mut asked, mut unanswered) = (JoinSet::new(), BTreeSet::new());
         let bytes = borsh::to_vec(signed).unwrap_or_default();
-        for (member, mut peer) in self.peers.all() {
-            let ask = EndorseRequest { signed_request: bytes.clone(), min_index: index };
-            asked.spawn(async move { (member, timeout(ENDORSE, peer.endorse(ask)).await) });
-        }
+        // As many as it takes, in turns: a decision costs a member a record that is synced. The others when one of them does not agree, or not soon.
+        let mut others = self.peers.in_turn(request.id.0.first().copied().unwrap_or(0)).into_iter();
         let mut refusals: Vec<(MemberIndex, Failure)> = Vec::new();
+        let mut soon = pin!(sleep(SOON));
         while endorsements.len() < self.threshold() {
-            let Some(answer) = asked.join_next().await else {
+            let wanted = if soon.is_elapsed() { usize::MAX } else { self.threshold() - endorsements.len() };
+            while asked.len() < wanted
+                && let Some((member, mut peer)) = others.next()
+            {
+                let ask = EndorseRequest { signed_request: bytes.clone(), min_index: index };
+                asked.spawn(async move { (member, timeout(ENDORSE, peer.endorse(ask)).await) });
+                unanswered.insert(member);
+            }
+            let answer = tokio::select! {
+                biased;
+                answer = asked.join_next() => answer,
+                () = &mut soon, if !soon.is_elapsed() => {
+                    unanswered.iter().for_each(|member| self.peers.note_slow(*member));
+                    continue;
+                }
+            };
+            let Some(answer) = answer else {
                 return Err(too_few(endorsements.len(), self.threshold(), refusals));
             };
             let Ok((member, answer)) = answer else { continue };
+            unanswered.remove(&member);
             match answer {
                 Ok(Ok(reply)) => {
                     let reply = reply.into_inner();
@@ -113,7 +136,10 @@ impl Core {
                         refusals.push((member, Failure::from_words(&reply.refusal, reply.reason)));
                     }
                 }
-                Ok(Err(status)) => refusals.push((member, Failure::new("unreachable", status.message().to_owned()))),
+                Ok(Err(status)) => {
+                    self.peers.note_slow(member);
+                    refusals.push((member, Failure::new("unreachable", status.message().to_owned())));
+                }
                 Err(_) => refusals.push((member, Failure::new("unreachable", "it does not answer"))),
             }
         }
@@ -170,6 +196,11 @@ impl Core {
         self.room.admits(ask.kind)?;
         let recorded = self.allow(&principal, ask).await?;
         match &request.change {
+            // Whoever has not asked for the id of a path that is there is told before anything is proposed.
+            Change::PutSecret { namespace, path, header, .. } => {
+                let known = self.read(|store, _| secret(store, namespace, path))?;
+                secrets::check_id(known.as_ref(), header).map_err(Failure::from)?;
+            }
             // Not before: whoever may not write policies has no business with their compiler.
             Change::PutPolicy { name, text } => {
                 validate(name, text).map_err(|e| Failure::new("policy_invalid", e.to_string()))?;

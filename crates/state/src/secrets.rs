@@ -200,6 +200,22 @@ fn check_place(namespace: &str, path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether the secret at a path, if there is one, has the id that a header names.
+///
+/// # Errors
+/// `unacceptable_seal`: another one, or the header is none.
+pub fn check_id(existing: Option<&Secret>, header: &[u8]) -> Result<(), Refusal> {
+    let header = Header::decode(header).map_err(Refusal::unacceptable)?;
+    is_of(existing, SecretId(header.object().secret_id))
+}
+
+fn is_of(existing: Option<&Secret>, id: SecretId) -> Result<(), Refusal> {
+    match existing {
+        Some(secret) if secret.id != id => Err(Refusal::unacceptable("its secret id is not that of the path")),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn put(
     tx: &mut Tx<'_>,
     cluster: &ClusterId,
@@ -245,10 +261,10 @@ pub(crate) fn put(
     let version = VersionId(header.object().version_id);
     let used = key(Table::UsedSecret, &[&id.0]);
     let used_version = key(Table::UsedVersion, &[&id.0, &version.0]);
+    if let Err(refusal) = is_of(existing.as_ref(), id) {
+        return refuse(refusal);
+    }
     match &existing {
-        Some(secret) if secret.id != id => {
-            return refuse(Refusal::unacceptable("its secret id is not that of the path"));
-        }
         Some(_) => {}
         None if tx.get(&used)?.is_some() => return refuse(Refusal::unacceptable("its secret id was used before")),
         None => tx.put(used, &0u32),

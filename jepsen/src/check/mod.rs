@@ -153,7 +153,8 @@ fn overruns(entries: &[Entry], run: &Run) -> Verdict {
          more, by {worst} ms at most, of which {longest} ms in one such stretch"
     );
     let promised = overrun::PROMISED / 1_000;
-    let rule = format!("L1: no login lives on for {promised} s in which a leader, a majority and the database are there");
+    let rule =
+        format!("L1: no login lives on for {promised} s in which a leader, a majority and the database are there");
     verdict(&rule, on, violations, undecided)
 }
 

@@ -205,7 +205,11 @@ mod tests {
     #[test]
     fn nothing_disturbs_but_the_loss_of_the_leader_of_a_majority_or_of_the_database() {
         assert_eq!(stretches([]), [(0, 60)]);
-        assert_eq!(stretches(fault(20, "kill", &[2])).iter().map(|(from, to)| to - from).sum::<u64>(), 60, "a follower");
+        assert_eq!(
+            stretches(fault(20, "kill", &[2])).iter().map(|(from, to)| to - from).sum::<u64>(),
+            60,
+            "a follower"
+        );
         assert_eq!(stretches(fault(20, "custodian", &[])).iter().map(|(from, to)| to - from).sum::<u64>(), 60);
         assert_eq!(stretches(fault(20, "target-down", &[])), [(0, 20), (24, 60)], "with its aftermath");
         assert_eq!(stretches(fault(20, "pause", &[2, 3])), [(0, 20), (24, 60)]);

@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep};
 
 /// Where Debian has it.
 const LIBRARIES: &[&str] = &["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+/// A clock that is right. The rate is always said: the library keeps the one that it was told before, and a clock that was to race for seconds
+/// would race for ever.
+const RIGHT: &str = "+0 x1";
 /// A clock that is off by less was not seen to be wrong, in milliseconds.
 const OFF: u64 = 2_000;
 /// How long a clock goes on being wrong.
@@ -27,7 +30,7 @@ pub(crate) fn prepare(nodes: &[Node]) -> anyhow::Result<()> {
     let library = library.into_iter().find(|path| path.is_file());
     let library = library.context("libfaketime is not installed: see deploy/build/setup")?;
     for node in nodes {
-        set(node, "+0")?;
+        set(node, RIGHT)?;
         let mut environment = lab::lock(&node.environment);
         environment.extend(BTreeMap::from([
             ("LD_PRELOAD".to_owned(), library.display().to_string()),
@@ -70,8 +73,8 @@ async fn moved(at: &At<'_>) -> anyhow::Result<Seen> {
     let mut random = Random::of(at.planned.seed, "clock", 0);
     let seconds = random.between(5, 3_600);
     let how = match random.between(0, 10) {
-        0..4 => format!("+{seconds}"),
-        4..8 => format!("-{seconds}"),
+        0..4 => format!("+{seconds} x1"),
+        4..8 => format!("-{seconds} x1"),
         _ => "+0 x5".to_owned(),
     };
     at.begins(how.clone());
@@ -92,7 +95,7 @@ async fn moved(at: &At<'_>) -> anyhow::Result<Seen> {
         sleep(Duration::from_millis(100)).await;
     }
     for victim in &victims {
-        set(at.lab.node(*victim)?, "+0")?;
+        set(at.lab.node(*victim)?, RIGHT)?;
     }
     Ok(Seen::from([("members whose records show a wrong clock".to_owned(), off)]))
 }

@@ -399,9 +399,7 @@ impl Judge {
                 overruns.push(overrun);
             }
             // What the vault called revoked, and was seen alive, is told already.
-            if millis > bound
-                && !self.bounds.elsewhere
-                && !self.violations.keys().any(|(_, whose)| whose == name) {
+            if millis > bound && !self.bounds.elsewhere && !self.violations.keys().any(|(_, whose)| whose == name) {
                 overdue.push((name.clone(), over, seen, millis, bound, record.last_with));
             }
         }

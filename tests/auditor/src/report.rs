@@ -127,9 +127,7 @@ impl Report {
 
     /// For programs; its keys are stable.
     pub(crate) fn document(&self, lacks: &[String]) -> Value {
-        let overrun = |o: &Overrun| {
-            json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at })
-        };
+        let overrun = |o: &Overrun| json!({ "ms": o.millis, "seen_ms": o.seen, "principal": o.principal, "ended_at": o.ended_at });
         let worst = |o: &Option<Overrun>| o.as_ref().map(overrun);
         let violations = self.violations.iter().map(|v| {
             json!({

@@ -1,5 +1,6 @@
 //! What changes something: sealed and signed here, sent until its outcome is known.
 
+use super::places::mount_of;
 use super::quorum::index_to_ask_for;
 use super::{Client, lock};
 use crate::status::{
@@ -76,26 +77,63 @@ impl Client {
     /// # Errors
     /// `not_pinned`; `check_and_set`; the members'.
     pub async fn put(&self, namespace: &str, path: &str, plaintext: &[u8], cas: Option<u64>) -> Result<Put, Failure> {
-        let name = path.split('/').next().unwrap_or_default();
-        let answer = self.mounts(namespace).await?;
-        let mount = answer
-            .mounts
-            .into_iter()
-            .find(|m| m.name == name)
-            .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no mount {name} in namespace {namespace}")))?;
-        let (keyring, customers) = self.sealing(namespace, &mount)?;
-        let found = self.secret_id(namespace, path).await?;
         let place = (namespace, path);
-        let stored = self.put_as(found.unwrap_or_else(|| self.random()), place, plaintext, cas, (&keyring, &customers));
-        match stored.await {
-            // Somebody else has begun the path since its id was asked for: what was sealed for the id that was drawn here fits no more.
-            // A path keeps its id, so this happens once; whether the expected version is still the newest is for the log to say again.
-            Err(failure) if found.is_none() && failure.code == UNACCEPTABLE_SEAL => {
-                let id = self.secret_id(namespace, path).await?.ok_or(failure)?;
-                self.put_as(id, place, plaintext, cas, (&keyring, &customers)).await
+        // What was learned from members before is tried first: a request less for each, and what it is about hardly ever changes.
+        let (known, id) = lock(&self.places).of(place);
+        let asked = known.is_none();
+        let mount = match known {
+            Some(mount) => mount,
+            None => self.mount(place).await?,
+        };
+        let failure = match self.put_knowing(&mount, id, place, plaintext, cas).await {
+            Err(failure)
+                if failure.code == UNACCEPTABLE_SEAL || (!asked && matches!(failure.code, NOT_FOUND | NOT_PINNED)) =>
+            {
+                failure
             }
-            done => done,
+            done => return done,
+        };
+        // The path is there, and has an id that was not known here; or its mount has other keys by now. A path keeps its id, so this happens
+        // once; whether the expected version is still the newest is for the log to say again.
+        lock(&self.places).forget(place);
+        let mount = if asked { mount } else { self.mount(place).await? };
+        match self.secret_id(namespace, path).await? {
+            None if asked => Err(failure),
+            id => self.put_knowing(&mount, id, place, plaintext, cas).await,
         }
+    }
+
+    /// What a member says of the mount of a path.
+    async fn mount(&self, (namespace, path): (&str, &str)) -> Result<Mount, Failure> {
+        let name = mount_of(path);
+        let answer = self.mounts(namespace).await?;
+        let mount = answer.mounts.into_iter().find(|m| m.name == name);
+        let mount = mount
+            .ok_or_else(|| Failure::new(NOT_FOUND, format!("there is no mount {name} in namespace {namespace}")))?;
+        lock(&self.places).learn_mount(namespace, &mount);
+        Ok(mount)
+    }
+
+    /// Stores a version below a mount, of the secret with this id. Without one, of one that is to begin, or whose id has to be asked for
+    /// because a version of it is expected.
+    async fn put_knowing(
+        &self,
+        mount: &Mount,
+        id: Option<[u8; 16]>,
+        place: (&str, &str),
+        plaintext: &[u8],
+        cas: Option<u64>,
+    ) -> Result<Put, Failure> {
+        let (namespace, path) = place;
+        let (keyring, customers) = self.sealing(namespace, mount)?;
+        let known = match id {
+            None if cas.is_some_and(|expected| expected > 0) => self.secret_id(namespace, path).await?,
+            known => known,
+        };
+        let id = known.unwrap_or_else(|| self.random());
+        let stored = self.put_as(id, place, plaintext, cas, (&keyring, &customers)).await?;
+        lock(&self.places).learn_id(place, id);
+        Ok(stored)
     }
 
     /// The id of the secret at a path, if there is one.
