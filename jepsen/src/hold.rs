@@ -60,6 +60,8 @@ pub(crate) fn run(hold: &Hold) -> anyhow::Result<()> {
                     waiting.insert((Instant::now() + Duration::from_millis(time), held), packet);
                 }
                 Err(why) if why.kind() == ErrorKind::WouldBlock => break,
+                // An answer to a verdict: the kernel has dropped that packet meanwhile, with its connection.
+                Err(why) if why.kind() == ErrorKind::NotFound => {}
                 Err(why) => return Err(why).context("the packet queue"),
             }
         }
