@@ -39,17 +39,13 @@ pub(crate) fn instant(ms: Millis) -> String {
 }
 
 #[cfg(test)]
-#[path = "../../../fuzz/driver.rs"]
-mod driver;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_length_for_a_moment() {
         let seeds = ["90s", "15m", "24h", "7d", "18446744073709551615ms"].map(|text| text.as_bytes().to_vec());
-        let tried = super::driver::fuzz("duration", seeds.to_vec(), |input| {
+        let tried = crate::driver::fuzz("duration", seeds.to_vec(), |input| {
             let Ok(text) = core::str::from_utf8(input) else { return };
             match parse(text) {
                 Ok(length) => {

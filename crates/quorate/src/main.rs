@@ -10,6 +10,9 @@ mod client_ca;
 mod clock;
 mod connection;
 mod custodian;
+#[cfg(test)]
+#[path = "../../../fuzz/driver.rs"]
+mod driver;
 mod dev;
 mod duration;
 mod effect;

@@ -201,10 +201,6 @@ fn check_caller(pattern: &str) -> Result<(), String> {
 }
 
 #[cfg(test)]
-#[path = "../../../../fuzz/driver.rs"]
-mod driver;
-
-#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
@@ -231,7 +227,7 @@ pub(crate) mod tests {
     fn every_configuration_for_a_moment() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("custodian.toml");
-        let tried = driver::fuzz("custodian-toml", vec![good().into_bytes()], |input| {
+        let tried = crate::driver::fuzz("custodian-toml", vec![good().into_bytes()], |input| {
             std::fs::write(&path, input).unwrap();
             let object = ObjectLabel {
                 payload_suite: 1,
