@@ -5,7 +5,7 @@ use crate::net::Hub;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quorate_api::client::{
-    Administrators, Client, CustomerSource, Form, Identity, Member as Pinned, Profile, Role, Seams, Submitted,
+    Administrators, Client, CustomerSource, Form, Identity, Member as Pinned, Profile, Role, Seams, Submitted, System,
     TargetSpec,
 };
 use quorate_api::peer::peer_client::PeerClient;
@@ -364,6 +364,7 @@ impl World {
             ("other", Class::Transactional),
             ("auto", Class::Autocommit),
             ("over", Class::Upsert),
+            ("made", Class::IssuedByTarget),
         ];
         let targets = classes.map(|(name, class)| (name.to_owned(), FakeTarget::new(class))).into();
         Self { hub, targets, profile, founded, env, genesis, places, administrator, authority }
@@ -406,7 +407,13 @@ impl World {
 
     async fn describe_as(&self, name: &str, groups: &[&str], password: &[u8], rotate: bool) {
         let admin = self.client("admin/first");
+        // What issues its secrets itself is a system of its own to the members.
+        let (system, form) = match self.target(name).class() {
+            Class::IssuedByTarget => (System::Aws, Form::Sealed),
+            _ => (System::PostgreSql, Form::Scram { iterations: 1 }),
+        };
         let target = TargetSpec {
+            system,
             rotate,
             host: "127.0.0.1".to_owned(),
             port: 5_432,
@@ -423,7 +430,7 @@ impl World {
                 max_ttl: 600_000,
                 connection_limit: 4,
                 max_leases: 1_000,
-                form: Form::Scram { iterations: 1 },
+                form,
                 ..Role::default()
             };
             admin.put_role(&format!("{name}-{group}"), &role).await.unwrap();

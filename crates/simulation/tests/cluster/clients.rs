@@ -6,10 +6,13 @@ use crate::random::Random;
 use crate::watch::TARGETS;
 use crate::world::{World, verifier};
 use quorate_api::client::Client;
+use quorate_api::{issued, verifier as made};
 use quorate_crypto::identity::SigningKey;
-use quorate_engines::fake::FakeTarget;
+use quorate_engines::Class;
+use quorate_engines::fake::{FakeTarget, presented};
 use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
+use quorate_state::lease::Form;
 use quorate_state::outcome::Outcome;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -162,7 +165,9 @@ impl Caller {
 
     async fn issue(&mut self) {
         let target = TARGETS[self.random.below(TARGETS.len())];
-        let verifier = verifier(&self.random.next().to_be_bytes());
+        let issues = self.targets[target].class() == Class::IssuedByTarget;
+        let password = self.random.next().to_be_bytes();
+        let verifier = if issues { made::verifier(Form::Sealed, &password, &[5; 16]) } else { verifier(&password) };
         let ttl = Some(self.random.between(3_000, 10_000));
         let change = Change::IssueLease { role: format!("{target}-readers"), verifier: verifier.clone(), ttl };
         let signed = self.client.sign(change, None);
@@ -176,7 +181,20 @@ impl Caller {
         };
         self.told(|told| told.handed.push(*lease));
         self.leases.push(*lease);
-        if let Some(session) = self.targets[target].login(principal, &verifier) {
+        let secret = if issues {
+            match issued::open(&password, lease, &done.issued) {
+                Some(fields) => presented(&fields),
+                // Nothing is kept of what has ended since.
+                None if done.issued.is_empty() => return,
+                None => {
+                    let wrong = format!("L3: what was issued for {lease} does not open");
+                    return self.told(|told| told.wrong = Some(wrong));
+                }
+            }
+        } else {
+            verifier
+        };
+        if let Some(session) = self.targets[target].login(principal, &secret) {
             self.told(|told| told.entered.push((target, session, *lease)));
         }
         if self.random.chance(30)

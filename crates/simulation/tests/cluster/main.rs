@@ -3,13 +3,13 @@
 //! A run is a function of its seed. The members are those of `quorate_server::serve`: TLS, gRPC, openraft, the pipeline, the executor and the
 //! audit log; clients are the SDK. What is simulated lies under them, at the seams of ARCHITECTURE.md: the network, stores and what a power cut
 //! leaves of them, clocks, randomness, targets. One thread and one virtual clock run it all. Every member begins with a keyring, a mount and
-//! three targets (of the classes transactional, autocommit and upsert), which were made once, by the same code and without faults.
+//! a target of each class (transactional, autocommit, upsert, issued by the target), which were made once, by the same code and without faults.
 //!
 //! Each run has a phase of faults, after which all is well again, and a bound by which everything has to have come to its end. What is judged, and
 //! when, stands in `watch.rs` (every 50 ms of virtual time: K5, T1, L1 to L4, L6) and in `history.rs` (in the end: K1 to K4, L5).
 //!
-//! Not in here: RocksDB, files, threads, sockets; membership that changes; key generation under faults; targets that make credentials themselves;
-//! members that lie. TLS draws its own keys and HTTP/2 says the real date; nothing that decides depends on either.
+//! Not in here: RocksDB, files, threads, sockets; membership that changes; key generation under faults; members that lie. TLS draws its own keys
+//! and HTTP/2 says the real date; nothing that decides depends on either.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -12,8 +12,8 @@ use quorate_state::store::{Pair, Store, StoreError};
 use quorate_state::target::claim_prefix;
 use std::collections::BTreeMap;
 
-/// The targets at which there are leases, of each class whose passwords clients make.
-pub(crate) const TARGETS: [&str; 3] = ["t", "auto", "over"];
+/// The targets at which there are leases, one of each class.
+pub(crate) const TARGETS: [&str; 4] = ["t", "auto", "over", "made"];
 
 /// The applied state in a member's store.
 struct Applied<'a> {
