@@ -72,6 +72,11 @@ impl MemKv {
         self.lock().unsynced.len()
     }
 
+    /// A row as a crash now would be sure to leave it.
+    pub fn lasting(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+        self.lock().durable.get(&table)?.get(key).cloned()
+    }
+
     /// Number of successful syncs so far.
     pub fn syncs(&self) -> u64 {
         self.lock().syncs
@@ -276,6 +281,7 @@ mod tests {
         kv.sync().unwrap();
         put(&kv, b"b");
         put(&kv, b"c");
+        assert!(kv.lasting(Table::State, b"a").is_some() && kv.lasting(Table::State, b"b").is_none());
         let back = kv.crash_keeping(1);
         assert!(back.get(Table::State, b"a").unwrap().is_some());
         assert!(back.get(Table::State, b"b").unwrap().is_some());

@@ -46,7 +46,7 @@ use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 const SEAL: [u8; 32] = [42; 32];
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 100));
+pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 100));
 /// How many leases are ended together at most, where nothing is measured.
 pub(crate) const TOGETHER: usize = 8;
 /// The simulation begins at this wall time.

@@ -1,11 +1,11 @@
 //! What callers do meanwhile: they write and read paths, take leases and log in with them, and lose and get back rights.
 
-use crate::history::{Did, History, Span};
+use crate::history::History;
 use crate::journal::Journal;
 use crate::random::Random;
 use crate::watch::TARGETS;
 use crate::world::{World, verifier};
-use quorate_api::client::Client;
+use quorate_api::client::{Client, Submitted};
 use quorate_api::{issued, verifier as made};
 use quorate_crypto::identity::SigningKey;
 use quorate_engines::Class;
@@ -14,6 +14,7 @@ use quorate_state::change::Change;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::Form;
 use quorate_state::outcome::Outcome;
+use quorate_state::request::SignedRequest;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,6 +43,20 @@ pub(crate) struct Told {
     pub(crate) writes: u64,
     pub(crate) reads: u64,
     pub(crate) denials: u64,
+    /// The last entry of the log that somebody was told of.
+    pub(crate) index: u64,
+}
+
+impl Told {
+    /// What was found out first is said.
+    fn judged(&mut self, held: Result<(), String>) {
+        self.wrong = self.wrong.take().or(held.err());
+    }
+
+    /// Somebody was told that this entry of the log says what he asked for.
+    fn acknowledged(&mut self, index: u64) {
+        self.index = self.index.max(index);
+    }
 }
 
 pub(crate) type Shared = Arc<Mutex<Told>>;
@@ -53,6 +68,8 @@ pub(crate) fn path(number: u64) -> String {
 struct Caller {
     name: String,
     client: Client,
+    /// Somebody else who asks what this one has just been told, and knows of no entry of the log himself.
+    other: Client,
     random: Random,
     told: Shared,
     journal: Journal,
@@ -67,6 +84,7 @@ pub(crate) fn all(world: &World, seed: u64, told: &Shared) -> Vec<JoinHandle<()>
     let caller = |name: &str, identity: &str| Caller {
         name: name.to_owned(),
         client: world.client(identity).with_timeout(PATIENCE),
+        other: world.client(identity).with_timeout(PATIENCE),
         random: Random::new(seed.rotate_left(17) ^ name.bytes().fold(7, |sum, byte| sum * 31 + u64::from(byte))),
         told: Arc::clone(told),
         journal: world.hub.journal.clone(),
@@ -98,7 +116,7 @@ impl Caller {
         while self.next().await {
             match self.random.below(10) {
                 0..=3 => self.put().await,
-                4 | 5 => self.get().await,
+                4 | 5 => self.get(None).await,
                 6 | 7 => self.issue().await,
                 8 => self.renew().await,
                 _ => self.revoke().await,
@@ -111,7 +129,7 @@ impl Caller {
         let expected = self.random.chance(60).then(|| self.numbers.get(&at).copied().unwrap_or_default());
         let (value, began) = self.told(|told| {
             told.values += 1;
-            (told.values, told.history.moment())
+            (told.values, told.history.begin(at, told.values))
         });
         let done = self.client.put("default", &path(at), &value.to_be_bytes(), expected).await;
         self.journal.note(format_args!(
@@ -119,48 +137,58 @@ impl Caller {
             self.name,
             done.as_ref().map(|put| (put.number, put.index)).map_err(|failure| failure.code)
         ));
-        let did = match done {
+        match done {
             Ok(put) => {
-                if expected.is_some_and(|expected| put.number != expected + 1) {
-                    self.told(|told| told.wrong = Some(format!("K3: written as {} behind {expected:?}", put.number)));
-                }
                 self.numbers.insert(at, put.number);
-                Did::Wrote { value, number: put.number }
+                self.told(|told| {
+                    if expected.is_some_and(|expected| put.number != expected + 1) {
+                        told.judged(Err(format!("K3: written as {} behind {expected:?}", put.number)));
+                    }
+                    let held = told.history.wrote(at, began, value, put.number);
+                    told.judged(held);
+                    told.acknowledged(put.index);
+                    told.writes += 1;
+                });
+                if self.random.chance(60) {
+                    self.get(Some(at)).await;
+                }
             }
-            Err(_) => {
+            Err(failure) => {
                 self.numbers.remove(&at);
-                Did::Tried { value }
+                if failure.code == "check_and_set" {
+                    self.told(|told| {
+                        let held = told.history.refused(at, value);
+                        told.judged(held);
+                    });
+                }
             }
-        };
-        self.told(|told| {
-            told.writes += u64::from(matches!(did, Did::Wrote { .. }));
-            told.history.note(at, began, did);
-        });
+        }
     }
 
-    async fn get(&mut self) {
-        let at = self.random.between(0, PATHS);
+    /// Reads a path: any, or, as somebody else, this one.
+    async fn get(&mut self, written: Option<u64>) {
+        let at = written.unwrap_or_else(|| self.random.between(0, PATHS));
+        let client = if written.is_some() { &self.other } else { &self.client };
         let began = self.told(|told| told.history.moment());
-        let done = self.client.get("default", &path(at), None).await;
+        let done = client.get("default", &path(at), None).await;
         let found = match done {
             Ok(opened) => {
                 let value = u64::from_be_bytes(opened.plaintext.expose().try_into().unwrap());
                 self.numbers.insert(at, opened.number);
-                Some(Some((opened.number, value)))
+                Some((opened.number, value))
             }
-            Err(failure) if failure.code == "not_found" => Some(None),
+            Err(failure) if failure.code == "not_found" => None,
             Err(failure) => {
                 self.journal.note(format_args!("{} cannot read {at}: {}", self.name, failure.code));
-                None
+                return;
             }
         };
-        if let Some(found) = found {
-            self.journal.note(format_args!("{} reads {at}: {found:?}", self.name));
-            self.told(|told| {
-                told.reads += 1;
-                told.history.note(at, began, Did::Read { found });
-            });
-        }
+        self.journal.note(format_args!("{} reads {at}: {found:?}", self.name));
+        self.told(|told| {
+            told.reads += 1;
+            let held = told.history.read(at, began, found);
+            told.judged(held);
+        });
     }
 
     async fn issue(&mut self) {
@@ -176,10 +204,12 @@ impl Caller {
         self.journal.note(format_args!("{} asks for a lease at {target}: {code:?}", self.name));
         let Ok(done) = done else { return };
         let Outcome::Intent { lease, principal, .. } = &done.outcome else {
-            self.told(|told| told.wrong = Some(format!("a lease is answered by {:?}", done.outcome)));
-            return;
+            return self.told(|told| told.judged(Err(format!("a lease is answered by {:?}", done.outcome))));
         };
-        self.told(|told| told.handed.push(*lease));
+        self.told(|told| {
+            told.handed.push(*lease);
+            told.acknowledged(done.index);
+        });
         self.leases.push(*lease);
         let secret = if issues {
             match issued::open(&password, lease, &done.issued) {
@@ -187,8 +217,8 @@ impl Caller {
                 // Nothing is kept of what has ended since.
                 None if done.issued.is_empty() => return,
                 None => {
-                    let wrong = format!("L3: what was issued for {lease} does not open");
-                    return self.told(|told| told.wrong = Some(wrong));
+                    let wrong = Err(format!("L3: what was issued for {lease} does not open"));
+                    return self.told(|told| told.judged(wrong));
                 }
             }
         } else {
@@ -197,13 +227,19 @@ impl Caller {
         if let Some(session) = self.targets[target].login(principal, &secret) {
             self.told(|told| told.entered.push((target, session, *lease)));
         }
+        self.again(&signed, &done).await;
+    }
+
+    /// Now and then sends a request again.
+    async fn again(&mut self, signed: &SignedRequest, done: &Submitted) {
         if self.random.chance(30)
-            && let Ok(again) = self.client.submit(&signed).await
+            && let Ok(again) = self.client.submit(signed).await
             && (&again.outcome, again.index) != (&done.outcome, done.index)
         {
-            let wrong =
-                format!("L5: sent again, a request has another answer: {:?}, {:?}", done.outcome, again.outcome);
-            self.told(|told| told.wrong = Some(wrong));
+            let (was, is) = ((&done.outcome, done.index), (&again.outcome, again.index));
+            self.told(|told| {
+                told.judged(Err(format!("L5: sent again, a request has another answer: {was:?}, {is:?}")))
+            });
         }
     }
 
@@ -214,8 +250,15 @@ impl Caller {
 
     async fn renew(&mut self) {
         let Some(lease) = self.any_lease() else { return };
-        let done = self.client.renew(lease, self.random.between(2_000, 8_000)).await;
-        self.journal.note(format_args!("{} renews {lease}: {:?}", self.name, done.map_err(|failure| failure.code)));
+        let ttl = self.random.between(2_000, 8_000);
+        let signed = self.client.sign(Change::RenewLease { lease, ttl }, None);
+        let done = self.client.submit(&signed).await;
+        let code = done.as_ref().map(|done| done.index).map_err(|failure| failure.code);
+        self.journal.note(format_args!("{} renews {lease}: {code:?}", self.name));
+        if let Ok(done) = done {
+            self.told(|told| told.acknowledged(done.index));
+            self.again(&signed, &done).await;
+        }
     }
 
     async fn revoke(&mut self) {
@@ -224,8 +267,10 @@ impl Caller {
         let done = self.client.revoke(lease).await;
         let code = done.as_ref().map_err(|failure| failure.code);
         self.journal.note(format_args!("{} revokes {lease}: {code:?}", self.name));
-        if done.is_ok() && self.client.renew(lease, 5_000).await.is_ok() {
-            self.told(|told| told.wrong = Some(format!("L4: lease {lease} was revoked, and then renewed")));
+        let Ok(index) = done else { return };
+        self.told(|told| told.acknowledged(index));
+        if self.client.renew(lease, 5_000).await.is_ok() {
+            self.told(|told| told.judged(Err(format!("L4: lease {lease} was revoked, and then renewed"))));
         }
     }
 
@@ -236,8 +281,8 @@ impl Caller {
             let began = self.told(|told| told.history.moment());
             match self.client.get("default", &path(at), None).await {
                 Ok(_) => self.told(|told| {
-                    let span = Span { began, ended: told.history.moment() };
-                    told.history.opened.push(span);
+                    let held = told.history.opened(began);
+                    told.judged(held);
                 }),
                 Err(failure) => {
                     self.journal.note(format_args!("{} is told {}", self.name, failure.code));
@@ -251,6 +296,7 @@ impl Caller {
     async fn rule(mut self, key: SigningKey) {
         let put = |text: &str| Change::PutPolicy { name: "guest".to_owned(), text: text.to_owned() };
         while self.next().await {
+            self.told(|told| told.history.permit());
             let given = self.client.administer_now(put(MAY), &[&key]).await;
             self.journal.note(format_args!(
                 "{} gives: {:?}",
@@ -264,13 +310,12 @@ impl Caller {
                 self.name,
                 taken.as_ref().map(|done| done.index).map_err(|f| f.code)
             ));
-            if taken.is_ok() {
-                let began = self.told(|told| told.history.moment());
-                sleep(Duration::from_millis(self.random.between(300, 1_500))).await;
+            if let Ok(done) = taken {
                 self.told(|told| {
-                    let ended = told.history.moment();
-                    told.history.forbidden.push(Span { began, ended });
+                    told.history.forbid();
+                    told.acknowledged(done.index);
                 });
+                sleep(Duration::from_millis(self.random.between(300, 1_500))).await;
             }
         }
     }

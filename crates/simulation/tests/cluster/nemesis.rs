@@ -67,11 +67,19 @@ impl Nemesis {
                 }
             }
             Undo::Unblock => world.hub.unblock_all(),
-            Undo::Calm => world.hub.weather(2, 0),
+            Undo::Calm => {
+                world.hub.weather(2, 0);
+                world.hub.apart(0);
+            }
             Undo::Right => world.clock(self.wrong).put_right(),
             Undo::Start(name) => world.target(name).start(),
             Undo::Release(name, step) => world.target(name).release(step),
         }
+    }
+
+    /// A member stays off until `due`.
+    pub(crate) fn keep_off(&mut self, index: u8, due: u64) {
+        self.undo.push((due, Undo::On(index)));
     }
 
     fn later(&mut self, now: u64, undo: Undo) {
@@ -84,7 +92,7 @@ impl Nemesis {
         let one = 1 + u8::try_from(self.random.below(usize::from(members))).unwrap();
         let name = TARGETS[self.random.below(TARGETS.len())];
         let journal = world.hub.journal.clone();
-        match self.random.below(12) {
+        match self.random.below(13) {
             0..=2 => {
                 self.brought.cuts += 1;
                 // Now and then the power of all.
@@ -125,7 +133,15 @@ impl Nemesis {
                 world.hub.weather(longest, lost);
                 self.later(now, Undo::Calm);
             }
-            6 | 7 => {
+            // A commit comes to the others much later than its answer to a client.
+            6 => {
+                self.brought.weathers += 1;
+                let millis = self.random.between(5, 30);
+                journal.note(format_args!("members are {millis} ms apart"));
+                world.hub.apart(millis);
+                self.later(now, Undo::Calm);
+            }
+            7 | 8 => {
                 self.brought.clocks += 1;
                 let clock = world.clock(self.wrong);
                 if self.random.chance(50) {
@@ -139,13 +155,13 @@ impl Nemesis {
                 }
                 self.later(now, Undo::Right);
             }
-            8 => {
+            9 => {
                 self.brought.targets += 1;
                 journal.note(format_args!("target {name} off"));
                 world.target(name).stop();
                 self.later(now, Undo::Start(name));
             }
-            9 | 10 => {
+            10 | 11 => {
                 self.brought.targets += 1;
                 for _ in 0..=self.random.below(3) {
                     let step = STEPS[self.random.below(STEPS.len())];

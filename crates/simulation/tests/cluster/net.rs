@@ -5,6 +5,7 @@
 
 use crate::journal::Journal;
 use crate::random::Random;
+use crate::world::CLIENT;
 use quorate_api::net::{Listener, Net, Stream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -39,6 +40,8 @@ struct Inner {
     lives: BTreeMap<IpAddr, u64>,
     /// The longest delay in milliseconds, and how many deliveries of 100 are lost the first time.
     weather: (u64, u64),
+    /// How many milliseconds more it takes between two members.
+    apart: u64,
 }
 
 impl Inner {
@@ -63,6 +66,7 @@ impl Hub {
             blocked: BTreeSet::new(),
             lives: BTreeMap::new(),
             weather: (2, 0),
+            apart: 0,
         };
         Self { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(0), journal: Journal::new() }
     }
@@ -121,11 +125,17 @@ impl Hub {
         self.change(|inner| inner.weather = (longest, lost));
     }
 
-    fn delay(&self) -> Duration {
+    /// Members are so many milliseconds apart from each other, and clients beside each of them.
+    pub(crate) fn apart(&self, millis: u64) {
+        self.change(|inner| inner.apart = millis);
+    }
+
+    fn delay(&self, between: [IpAddr; 2]) -> Duration {
         let inner = &mut *self.inner.lock().unwrap();
         let (longest, lost) = inner.weather;
         let again = if inner.random.chance(lost) { SENT_ANEW } else { 0 };
-        Duration::from_millis(inner.random.between(1, longest + 1) + again)
+        let apart = if between.iter().all(|host| *host != CLIENT) { inner.apart } else { 0 };
+        Duration::from_millis(inner.random.between(1, longest + 1) + again + apart)
     }
 
     async fn until(&self, so: impl Fn(&Inner) -> bool) {
@@ -144,7 +154,7 @@ impl Hub {
     ) {
         let mut bytes = vec![0; 16 << 10];
         while let Ok(count @ 1..) = read.read(&mut bytes).await {
-            sleep(self.delay()).await;
+            sleep(self.delay([from, to])).await;
             self.until(|inner| !inner.blocked.contains(&(from, to))).await;
             self.journal.delivered(number(from), number(to));
             if write.write_all(&bytes[..count]).await.is_err() {
@@ -167,7 +177,7 @@ impl Net for Host {
     async fn connect(&self, address: &str) -> io::Result<Box<dyn Stream>> {
         let to: SocketAddr = address.parse().map_err(io::Error::other)?;
         let (hub, from) = (&self.hub, self.host);
-        sleep(hub.delay()).await;
+        sleep(hub.delay([from, to.ip()])).await;
         let open = |inner: &Inner| ![(from, to.ip()), (to.ip(), from)].iter().any(|way| inner.blocked.contains(way));
         hub.until(open).await;
         let (port, there) = {

@@ -4,6 +4,7 @@
 //! `watch`, from a number that no stable interface sets, and every map of the standard library has an order of its own. Both come from the
 //! operating system, so `entropy.c` answers in its place, in that process only.
 
+use crate::sabotage::Sabotage;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -16,8 +17,16 @@ pub(crate) struct Left {
     pub(crate) said: String,
 }
 
-/// What the line begins with.
+impl Left {
+    /// Which rule did not hold.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.said.lines().find_map(|line| line.split_once(BROKEN)).map(|(_, why)| why.trim())
+    }
+}
+
+/// What the line begins with by which a run says what it saw, or what did not hold.
 pub(crate) const SEEN: &str = "seen:";
+pub(crate) const BROKEN: &str = "broken:";
 
 /// The compiled `entropy.c`.
 fn entropy() -> &'static Path {
@@ -33,9 +42,19 @@ fn entropy() -> &'static Path {
 
 /// Runs one seed.
 pub(crate) fn run(members: u8, seed: u64) -> Left {
+    run_with(members, seed, None)
+}
+
+/// Runs one seed in which something is amiss.
+pub(crate) fn run_with(members: u8, seed: u64, amiss: Option<Sabotage>) -> Left {
     let name = format!("journal-{}-{members}-{seed}-{:?}", std::process::id(), std::thread::current().id());
     let journal = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let done = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env_remove("SABOTAGE");
+    if let Some(sabotage) = amiss {
+        command.env("SABOTAGE", format!("{sabotage:?}"));
+    }
+    let done = command
         .args(["--ignored", "--exact", "one_seed", "--nocapture", "--test-threads=1"])
         .env("LD_PRELOAD", entropy())
         .env("JOURNAL", &journal)

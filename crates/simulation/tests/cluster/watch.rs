@@ -7,7 +7,7 @@ use quorate_raft::kv::{Kv, MemKv, Table};
 use quorate_state::clock::ClusterClock;
 use quorate_state::hash::StateHash;
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{self, Lease, State};
+use quorate_state::lease::{self, Lease, State, Why};
 use quorate_state::store::{Pair, Store, StoreError};
 use quorate_state::target::claim_prefix;
 use std::collections::BTreeMap;
@@ -67,6 +67,8 @@ pub(crate) struct Watch {
     logins: BTreeMap<(usize, String), LeaseId>,
     /// Sessions that leased logins have opened.
     sessions: Vec<(&'static str, u64, LeaseId)>,
+    /// The last entry that somebody was told of, as more than half of the members had it then.
+    acknowledged: Option<(u64, Vec<u8>)>,
     /// How often something was there to be judged.
     pub(crate) states: u64,
 }
@@ -114,6 +116,10 @@ impl Watch {
             return Err(format!("T1: cluster time is {} ms ahead of every right clock, at member {index}", time - now));
         }
         for (id, lease) in lease::leases(&store, None, usize::MAX).map_err(|why| why.to_string())? {
+            let early = lease.expires_at.saturating_sub(now);
+            if lease.why == Some(Why::Expired) && early > 0 {
+                return Err(format!("T1: lease {id} has expired {early} ms before its end by every right clock"));
+            }
             self.lease(id, lease)?;
         }
         world.hub.journal.note(format_args!(
@@ -123,6 +129,32 @@ impl Watch {
         ));
         self.members.insert(index, At { applied, digest });
         Ok(())
+    }
+
+    /// Looks for the last entry that somebody was told of. If all power went now, more than half of the members would have it still, and so have
+    /// all before it; what they have in its place is what it was.
+    ///
+    /// # Errors
+    /// It is not so.
+    pub(crate) fn acknowledged(&mut self, world: &World, index: u64) -> Result<(), String> {
+        let lasting = |member| world.store(member).lasting(Table::Log, &index.to_be_bytes());
+        let there: Vec<Vec<u8>> = world.members().filter_map(lasting).collect();
+        let half = world.members().count() / 2;
+        let held = there.iter().find(|entry| there.iter().filter(|other| other == entry).count() > half);
+        let Some(entry) = held else {
+            return Err(format!(
+                "K1: entry {index} was acknowledged, and would not outlive a power cut of all members"
+            ));
+        };
+        match &self.acknowledged {
+            Some((at, was)) if *at == index && was != entry => {
+                Err(format!("K1: entry {index} was acknowledged, and another is in its place"))
+            }
+            _ => {
+                self.acknowledged = Some((index, entry.clone()));
+                Ok(())
+            }
+        }
     }
 
     fn lease(&mut self, id: LeaseId, lease: Lease) -> Result<(), String> {
