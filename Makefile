@@ -18,7 +18,7 @@ export QUORATE_PYTHON := $(CACHE)/python/bin/python
 # A stand-in for AWS.
 export QUORATE_MOTO := $(CACHE)/moto/bin/python
 
-.PHONY: demo test check lint unit points churn scale million simulate bench bench-leases versus vectors memcheck fuzz hostile asan deny build setup env
+.PHONY: demo test check lint unit points churn scale million simulate simulate-mutants bench bench-leases versus vectors memcheck fuzz hostile asan deny build setup env
 
 demo: build
 	@$(CARGO_TARGET_DIR)/debug/demo
@@ -102,6 +102,10 @@ FIRST   := 0
 MEMBERS := 3
 simulate: setup
 	SEEDS=$(SEEDS) FIRST=$(FIRST) MEMBERS=$(MEMBERS) cargo test --release --locked -p quorate-simulation --test cluster -- --ignored --exact many_seeds --nocapture
+
+# Bugs of the members that the simulation has to find, and the same seeds without them: prints the table of crates/simulation/README.md, in some minutes.
+simulate-mutants: setup
+	cargo test $(TESTED) --test cluster -- --ignored --exact every_bug_is_found_and_its_seed_holds_without_it --nocapture
 
 # The second implementation, in both directions.
 vectors: unit

@@ -17,6 +17,7 @@
 //! | `bug.again` | a sync of the audit log that failed is taken for one that will do (`run.rs`) | answers that are in no audit log |
 //!
 //! All but the first three are those of `chaos mutants` (`jepsen/README.md`), and `bug.fence` too.
+//! `make simulate-mutants` plants those that show in virtual time in all members of a simulation, which are in one process.
 //!
 //! `bug.number` breaks nothing at a target that knows principals by their names, as MariaDB and Redis do; the others are planted there too
 //! (`tests/tests/e2e_auditor/sabotage.rs`).
@@ -43,7 +44,8 @@ use quorate_state::store::{Pair, Store, StoreError, Table, Writes, decode, encod
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How old what a stale leader knows of leases is when it lists the target.
 const STALE: Duration = Duration::from_millis(2_500);

@@ -28,6 +28,15 @@ impl Left {
 pub(crate) const SEEN: &str = "seen:";
 pub(crate) const BROKEN: &str = "broken:";
 
+/// What is wrong in a run from its beginning, so that whoever judges is seen to find it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Amiss {
+    /// What members stand on.
+    Under(Sabotage),
+    /// All members themselves, by a bug of `crates/server/src/planted.rs`.
+    Within(&'static str),
+}
+
 /// The compiled `entropy.c`.
 fn entropy() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
@@ -40,19 +49,33 @@ fn entropy() -> &'static Path {
     })
 }
 
+/// Plants the bug that this process was told of, if it was: once what a run begins with is made, by members as they are.
+pub(crate) fn plant() {
+    if let (Some(file), Ok(bug)) = (std::env::var_os("FAILPOINT_FILE"), std::env::var("PLANT")) {
+        std::fs::write(file, format!("{bug}=on\n")).unwrap();
+    }
+}
+
 /// Runs one seed.
 pub(crate) fn run(members: u8, seed: u64) -> Left {
     run_with(members, seed, None)
 }
 
 /// Runs one seed in which something is amiss.
-pub(crate) fn run_with(members: u8, seed: u64, amiss: Option<Sabotage>) -> Left {
+pub(crate) fn run_with(members: u8, seed: u64, amiss: Option<Amiss>) -> Left {
     let name = format!("journal-{}-{members}-{seed}-{:?}", std::process::id(), std::thread::current().id());
     let journal = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let planted = journal.with_extension("bug");
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env_remove("SABOTAGE");
-    if let Some(sabotage) = amiss {
-        command.env("SABOTAGE", format!("{sabotage:?}"));
+    command.env_remove("FAILPOINT_FILE").env_remove("PLANT").env_remove("SABOTAGE");
+    match amiss {
+        None => {}
+        Some(Amiss::Under(sabotage)) => {
+            command.env("SABOTAGE", format!("{sabotage:?}"));
+        }
+        Some(Amiss::Within(bug)) => {
+            command.env("FAILPOINT_FILE", &planted).env("PLANT", bug);
+        }
     }
     let done = command
         .args(["--ignored", "--exact", "one_seed", "--nocapture", "--test-threads=1"])
@@ -66,6 +89,6 @@ pub(crate) fn run_with(members: u8, seed: u64, amiss: Option<Sabotage>) -> Left 
     let said = [done.stdout, done.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     let seen = said.lines().find_map(|line| line.split_once(SEEN)).map(|(_, seen)| seen.trim().to_owned());
     let text = std::fs::read_to_string(&journal).unwrap_or_default();
-    let _ = std::fs::remove_file(&journal);
+    let _ = (std::fs::remove_file(&journal), std::fs::remove_file(&planted));
     Left { journal: text, seen: seen.filter(|_| done.status.success()), said }
 }
