@@ -10,10 +10,10 @@ mod client_ca;
 mod clock;
 mod connection;
 mod custodian;
+mod dev;
 #[cfg(test)]
 #[path = "../../../fuzz/driver.rs"]
 mod driver;
-mod dev;
 mod duration;
 mod effect;
 mod failure;
