@@ -215,7 +215,7 @@ pub fn authenticate(chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Resu
     Ok(Principal { id, key, not_after, root: path.anchor().to_owned() })
 }
 
-/// How many chains [`Known`] keeps.
+/// How many chains [`VerifiedChains`] keeps.
 const KNOWN: usize = 256;
 
 /// Chains that were verified before: a service asks with the same certificate for hours, and two signatures a request are most of what it
@@ -225,7 +225,7 @@ const KNOWN: usize = 256;
 /// It says what [`authenticate`] would: of the same bytes and the same roots, at a time from when they were verified to when the first
 /// certificate of the chain or its root ends. Of anything else it knows nothing, and verifies.
 #[derive(Debug, Default)]
-pub struct Known(VecDeque<Verified>);
+pub struct VerifiedChains(VecDeque<Verified>);
 
 #[derive(Debug)]
 struct Verified {
@@ -235,7 +235,7 @@ struct Verified {
     principal: Principal,
 }
 
-impl Known {
+impl VerifiedChains {
     /// As [`authenticate`], if it is known already.
     #[must_use]
     pub fn principal(&self, chain: &[Vec<u8>], roots: &ClientRoots, now: Millis) -> Option<Principal> {

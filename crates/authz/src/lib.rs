@@ -26,6 +26,6 @@ mod model;
 pub mod policy;
 pub mod spiffe;
 
-pub use identity::{AuthenticationError, Known, Principal, authenticate, root_begin, root_end, told_ahead};
+pub use identity::{AuthenticationError, Principal, VerifiedChains, authenticate, root_begin, root_end, told_ahead};
 pub use mandate::{Mandate, bearer_name, check_client_roots};
 pub use policy::{Authority, Denial, Facts, Grant, LeaseFacts, PolicyError, validate};

@@ -13,7 +13,7 @@ mod support;
 use quorate_authz::AuthenticationError as E;
 use quorate_authz::identity::{MAX_CERTIFICATE, MAX_CHAIN};
 use quorate_authz::spiffe::BadSpiffeId;
-use quorate_authz::{Known, Principal, authenticate, root_begin, root_end, told_ahead};
+use quorate_authz::{Principal, VerifiedChains, authenticate, root_begin, root_end, told_ahead};
 use quorate_state::genesis::ClientRoots;
 use quorate_state::ids::Millis;
 use rcgen::{
@@ -99,7 +99,7 @@ fn what_is_known_of_a_chain_is_what_verifying_it_again_would_say() {
     let (ca, other) = (root(), root());
     let chain = vec![issue(&ca, &leaf_params(&[ALICE]))];
     let principal = authenticate(&chain, &roots(&ca), NOW).unwrap();
-    let mut known = Known::default();
+    let mut known = VerifiedChains::default();
     assert_eq!(known.principal(&chain, &roots(&ca), NOW), None);
     known.learn(&chain, &roots(&ca), NOW, &principal);
     let end = principal.not_after();

@@ -18,7 +18,7 @@ use crate::trouble::Troubles;
 use quorate_api::status::Failure;
 use quorate_api::tls::Callers;
 use quorate_audit::AuditLog;
-use quorate_authz::{Authority, Known, PolicyError};
+use quorate_authz::{Authority, PolicyError, VerifiedChains};
 use quorate_crypto::threshold::KeyShare;
 use quorate_raft::Raft;
 use quorate_state::access::{Keyring, policies, policy_epoch};
@@ -71,12 +71,12 @@ pub(crate) struct Caches {
     authority: Mutex<Option<(u64, Compiled)>>,
     shares: Mutex<BTreeMap<SessionId, Arc<KeyShare>>>,
     observed: Mutex<Option<Observed>>,
-    chains: Mutex<Known>,
+    chains: Mutex<VerifiedChains>,
 }
 
 impl Caches {
     /// The chains of callers that were verified.
-    pub(crate) fn chains(&self) -> MutexGuard<'_, Known> {
+    pub(crate) fn chains(&self) -> MutexGuard<'_, VerifiedChains> {
         // Whole after every statement.
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
