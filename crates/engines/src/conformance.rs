@@ -68,6 +68,7 @@ pub async fn run(target: &dyn Target) {
     every_step_can_be_repeated(target).await;
     a_fenced_intent_never_comes_to_life(target).await;
     a_fence_finds_that_the_create_won(target).await;
+    a_fence_of_many_is_that_of_each(target).await;
     a_fence_beats_a_create_in_flight(target).await;
     the_list_shows_ours_only(target).await;
     a_claim_is_seen_by_all_and_taken_back(target).await;
@@ -233,6 +234,34 @@ async fn a_fence_finds_that_the_create_won(target: &dyn Target) {
     let oid = engine.create(&create).await.unwrap().oid;
     assert_eq!(engine.fence("cf_won", &create.binding).await, Ok(Fenced::Won { oid }));
     assert_eq!(engine.fence("cf_won", &create.binding).await, Ok(Fenced::Won { oid }), "it can be repeated");
+}
+
+async fn a_fence_of_many_is_that_of_each(target: &dyn Target) {
+    let (issuer, older, ender) = (target.executor().await, target.executor().await, target.executor().await);
+    assert_eq!(ender.fence_all(&[]).await, Ok(vec![]));
+    let credential = target.credential();
+    let was_made = order(target, &*issuer, "cfm_made", &credential).await;
+    let oid = issuer.create(&was_made).await.unwrap().oid;
+    // Bound to the same connection or to another one, fenced before or not.
+    let was_sent = order(target, &*issuer, "cfm_sent", &credential).await;
+    let was_bound = order(target, &*older, "cfm_bound", &credential).await;
+    assert_eq!(ender.fence("cfm_bound", &was_bound.binding).await, Ok(Fenced::Absent));
+    let intents = [
+        ("cfm_sent", was_sent.binding),
+        ("cfm_made", was_made.binding),
+        ("cfm_bound", was_bound.binding),
+        ("cfm_none", was_sent.binding),
+    ];
+    let fenced = vec![Ok(Fenced::Absent), Ok(Fenced::Won { oid }), Ok(Fenced::Absent), Ok(Fenced::Absent)];
+    for round in 0..2 {
+        assert_eq!(ender.fence_all(&intents).await, Ok(fenced.clone()), "it can be repeated: {round}");
+    }
+    for (executor, create) in [(&issuer, &was_sent), (&older, &was_bound)] {
+        assert!(executor.create(create).await.is_err(), "{} came to life", create.name);
+        assert_absent(&*ender, &create.name).await;
+    }
+    let wrong = ender.fence_all(&[("cfm_none", was_sent.binding), ("no\0name", was_sent.binding)]).await;
+    assert!(matches!(wrong, Err(EngineError::Invalid { .. })), "{wrong:?}");
 }
 
 async fn a_fence_beats_a_create_in_flight(target: &dyn Target) {

@@ -72,6 +72,23 @@ pub trait Engine: Send + Sync {
     /// Ends an intent: when this returns, no create that was bound to `binding` can take effect any more.
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError>;
 
+    /// [`fence`](Engine::fence) for many, of different names: what came of each, in the order asked. The targets that can do it together
+    /// are asked together; at the others it is one after another.
+    ///
+    /// # Errors
+    /// [`Unavailable`](EngineError::Unavailable): of the connection, and so about all of them; [`Invalid`](EngineError::Invalid): of a name.
+    /// Either says nothing of what was done.
+    async fn fence_all(&self, intents: &[(&str, Binding)]) -> Result<Vec<Result<Fenced, EngineError>>, EngineError> {
+        let mut fenced = Vec::with_capacity(intents.len());
+        for (name, binding) in intents {
+            match self.fence(name, binding).await {
+                Err(error @ (EngineError::Unavailable { .. } | EngineError::Invalid { .. })) => return Err(error),
+                outcome => fenced.push(outcome),
+            }
+        }
+        Ok(fenced)
+    }
+
     /// Has the target refuse login to all of these, committed there. One outcome per principal, in the order asked.
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError>;
 

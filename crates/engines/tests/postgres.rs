@@ -542,6 +542,32 @@ async fn somebody_elses_open_create_of_the_name_delays_both_and_leaves_no_orphan
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cant_be_fenced_holds_up_none_of_those_that_are_fenced_with_it() {
+    let pg = Pg::shared().await;
+    let (issuer, ender) = (pg.engine(1), pg.engine(1));
+    let create = order(&*pg, &issuer, "fm_late", &pg.credential()).await;
+    // One name is held by somebody else, and to one marker of an earlier fence somebody has granted something.
+    let holder = pg.superuser("postgres").await;
+    holder.batch_execute("BEGIN; CREATE ROLE fm_held").await.unwrap();
+    let executor = pg.client(EXECUTOR, support::EXECUTOR_PASSWORD, "postgres").await.unwrap();
+    executor.batch_execute("CREATE ROLE fm_kept NOLOGIN CONNECTION LIMIT 0").await.unwrap();
+    pg.sql("CREATE TABLE fm_table (); GRANT SELECT ON fm_table TO fm_kept").await;
+    let many: Vec<String> = (0..30).map(|n| format!("fm_{n}")).collect();
+    let names = ["fm_held", "fm_kept", "fm_late"].into_iter().chain(many.iter().map(String::as_str));
+    let intents: Vec<(&str, Binding)> = names.map(|name| (name, create.binding)).collect();
+    let fenced = ender.fence_all(&intents).await.unwrap();
+    assert_eq!(fenced.len(), intents.len());
+    assert!(matches!(fenced[0], Err(EngineError::Busy { .. })), "{:?}", fenced[0]);
+    assert!(matches!(&fenced[1], Err(EngineError::Refused { code, .. }) if code == "2BP01"), "{:?}", fenced[1]);
+    assert!(fenced[2..].iter().all(|fenced| *fenced == Ok(Fenced::Absent)), "{fenced:?}");
+    assert!(issuer.create(&create).await.is_err(), "its connection was ended");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    pg.sql("DROP TABLE fm_table").await;
+    assert_eq!(ender.fence_all(&intents).await, Ok(vec![Ok(Fenced::Absent); intents.len()]));
+    assert!(ender.list("fm_").await.unwrap().is_empty(), "no marker stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_marker_left_by_a_fence_that_died_is_not_taken_for_the_create() {
     let pg = Pg::shared().await;
     let (issuer, ender) = (pg.engine(1), pg.engine(1));

@@ -221,32 +221,23 @@ impl Core {
         first: bool,
     ) -> Result<BTreeMap<LeaseId, String>, Failure> {
         let engine = &office.engine;
-        let at_target = |e: EngineError| engine_failure(name, &e);
         if first {
             let acts = ending.iter().map(|(id, l)| self.record(self.act("lease.end", id, l), Class::Essential));
             try_join_all(acts).await?;
         }
         injected("lease.p6")?;
         let mut failed: BTreeMap<LeaseId, String> = BTreeMap::new();
-        let mut fenced: BTreeSet<LeaseId> = BTreeSet::new();
+        let fenced = self.fence_all(name, &**engine, ending).await?;
         let mut principals = Vec::with_capacity(ending.len());
         for (id, lease) in ending {
-            let mut oid = lease.oid;
-            if let Some(binding) = lease.binding.filter(|_| to_be_fenced(lease)) {
-                // Its CREATE may still be on the way: the name is taken and the connection ended, or the CREATE has won.
-                let binding = engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start };
-                let fence = engine.fence(&lease.principal, &binding);
-                match if planted("bug.fence") { Ok(Fenced::Absent) } else { fence.await } {
-                    Ok(Fenced::Won { oid: won }) => oid = Some(won),
-                    Ok(Fenced::Absent) => {}
-                    Err(error @ EngineError::Unavailable { .. }) => return Err(at_target(error)),
-                    Err(error) => {
-                        failed.insert(*id, error.to_string());
-                        continue;
-                    }
+            let oid = match fenced.get(id) {
+                Some(Ok(Fenced::Won { oid })) => Some(*oid),
+                Some(Ok(Fenced::Absent)) | None => lease.oid,
+                Some(Err(error)) => {
+                    failed.insert(*id, error.to_string());
+                    continue;
                 }
-                fenced.insert(*id);
-            }
+            };
             principals.push(Principal { name: lease.principal.clone(), oid });
         }
         let prefix = principal_prefix(&self.cluster, name);
@@ -258,6 +249,7 @@ impl Core {
         }
         let gone: Vec<&Ending> = ending.iter().filter(|(id, _)| !failed.contains_key(id)).collect();
         if !gone.is_empty() {
+            let fenced: BTreeSet<LeaseId> = fenced.into_keys().collect();
             self.prove_gone(office, &gone, &fenced, &ended.before).await?;
             if self.read(|store, _| target(store, name))?.is_some() {
                 self.leftovers.add(name, ended.disabled);
@@ -269,6 +261,32 @@ impl Core {
             }
         }
         Ok(failed)
+    }
+
+    /// P7. The CREATE of some may still be on the way: the name is taken and the connection ended, or the CREATE has won. What came of it,
+    /// for each of those.
+    async fn fence_all(
+        &self,
+        name: &str,
+        engine: &dyn Engine,
+        ending: &[Ending],
+    ) -> Result<BTreeMap<LeaseId, Result<Fenced, EngineError>>, Failure> {
+        let unsure = || ending.iter().filter(|(_, lease)| to_be_fenced(lease));
+        let intents: Vec<(&str, engines::Binding)> = unsure()
+            .filter_map(|(_, lease)| {
+                let binding = lease.binding?;
+                let binding = engines::Binding { pid: binding.pid, backend_start_micros: binding.backend_start };
+                Some((lease.principal.as_str(), binding))
+            })
+            .collect();
+        let fenced = if planted("bug.fence") {
+            vec![Ok(Fenced::Absent); intents.len()]
+        } else if intents.is_empty() {
+            Vec::new()
+        } else {
+            engine.fence_all(&intents).await.map_err(|e| engine_failure(name, &e))?
+        };
+        Ok(unsure().map(|(id, _)| *id).zip(fenced).collect())
     }
 
     /// P10.

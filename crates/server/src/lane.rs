@@ -3,6 +3,7 @@
 
 use crate::core::Core;
 use crate::failpoint::planted;
+use futures::future::try_join_all;
 use quorate_api::status::Failure;
 use quorate_engines::Engine;
 use quorate_state::command::Command;
@@ -18,11 +19,13 @@ use tokio::time::{Instant, sleep};
 pub(crate) const ROUND: usize = 500;
 /// How many such rounds are under way at once, each at another step.
 const ABREAST: usize = 8;
-/// How many logins are fenced together of which nobody knows whether they were made: each takes statements of its own, and none of them
-/// is proved before the last is fenced. A leader that is lost in the middle leaves few to be fenced anew.
+/// How many logins are fenced together of which nobody knows whether they were made: at some targets each takes statements of its own, and
+/// none of them is proved before the last is fenced. A leader that is lost in the middle leaves few to be fenced anew.
 const FENCED: usize = 32;
 /// How many such rounds are under way at once.
 const FENCING: usize = 4;
+/// How many intents that nobody is bringing alive any more are given up with one sync.
+const ABANDONED: usize = 64;
 /// How many of those that failed before are tried again together: each may take seconds. Twice as many as the last time when all of
 /// those have ended: what held thousands up, a standby that stood still say, may be over.
 const STUCK_ROUND: usize = 4;
@@ -317,10 +320,12 @@ impl Core {
             let page = self.page(name, Queue::Making, after)?;
             let Some((last, lease)) = page.last() else { return Ok(()) };
             after = Some(Place::of(*last, lease));
-            for (id, _) in page.iter().filter(|(id, _)| !self.creating.holds(id)) {
+            let abandoned: Vec<LeaseId> =
+                page.iter().map(|(id, _)| *id).filter(|id| !self.creating.holds(id)).collect();
+            for some in abandoned.chunks(ABANDONED) {
                 // Only whoever is in office may say so, and to be in office the target need not answer.
                 self.claim_office(name, term).await?;
-                self.propose(Command::LeaseFailed { term, lease: *id }).await?;
+                try_join_all(some.iter().map(|id| self.propose(Command::LeaseFailed { term, lease: *id }))).await?;
             }
         }
     }

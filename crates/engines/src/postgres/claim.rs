@@ -3,7 +3,7 @@
 use tokio_postgres::types::Type;
 
 use super::inspect::Position;
-use super::issue::{Taken, drop_marker, standing, take};
+use super::issue::{Taken, drop_markers, standing, take};
 use super::session::{Session, on_repeatable};
 use crate::{EngineError, valid_name};
 
@@ -32,13 +32,12 @@ pub(super) async fn claim(session: &Session, name: &str) -> Result<(), EngineErr
 
 /// See [`crate::Engine::disclaim`].
 pub(super) async fn disclaim(session: &Session, names: &[String]) -> Result<Vec<String>, EngineError> {
-    let mut left = Vec::new();
-    for name in names {
-        match standing(session, name).await? {
-            None => {}
-            Some((_, true)) => drop_marker(session, name).await?,
-            Some((_, false)) => left.push(name.clone()),
-        }
-    }
-    Ok(left)
+    let named: Vec<&str> = names.iter().map(String::as_str).collect();
+    let standing = standing(session, &named).await?;
+    let marked = |is: bool| {
+        let standing = &standing;
+        named.iter().copied().filter(move |name| standing.get(*name).is_some_and(|(_, marker)| *marker == is))
+    };
+    drop_markers(session, &marked(true).collect::<Vec<_>>()).await?.into_iter().collect::<Result<(), _>>()?;
+    Ok(marked(false).map(str::to_owned).collect())
 }

@@ -1,11 +1,13 @@
 //! Making a principal, and ending an intent to make one.
 
 use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::Type;
 
-use super::quote::{ident, literal};
+use super::quote::{ident, idents, literal};
 use super::session::{Session, Unprinted, WRONG_BACKEND, code, is_blocked, is_duplicate, on_create, on_repeatable};
 use crate::{Binding, Create, Created, EngineError, Fenced};
 
@@ -97,34 +99,68 @@ END",
     format!("DO {}", literal(&body))
 }
 
-/// See [`crate::Engine::fence`].
+/// See [`crate::Engine::fence_all`].
 ///
 /// Two fences, because each has a hole that the other closes. The name: our `CREATE ROLE` waits for one that is open, and
 /// makes a later one fail, but only for as long as we hold it. The connection: once its backend is gone, nothing that was
 /// bound to it can arrive any more; so the name is given up only after that.
-pub(super) async fn fence(session: &Session, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
+///
+/// All take each step together: no statement waits for the answer of another name's, and a connection to which many were bound is
+/// ended once.
+pub(super) async fn fence_all(
+    session: &Session,
+    intents: &[(&str, Binding)],
+) -> Result<Vec<Result<Fenced, EngineError>>, EngineError> {
+    let mut open: BTreeMap<&str, Binding> = intents.iter().copied().collect();
+    let mut found: BTreeMap<&str, Result<Fenced, EngineError>> = BTreeMap::new();
     for _ in 0..TAKES {
-        let taken = take(session, name).await?;
+        let names: Vec<&str> = open.keys().copied().collect();
+        let (mut marked, mut standing_already) = (Vec::new(), Vec::new());
+        for (name, taken) in names.iter().zip(join_all(names.iter().map(|name| take(session, name))).await) {
+            match one(taken)? {
+                Ok(Taken::Now) => marked.push(*name),
+                Ok(Taken::Exists) => standing_already.push(*name),
+                Ok(Taken::Blocked) => {}
+                Err(error) => drop((open.remove(name), found.insert(name, Err(error)))),
+            }
+        }
         // In each case: a name that exists may be a marker which an earlier fence left before it came this far, and a
         // name that can't be taken may be held by the very create that is to be ended.
-        end_backend(session, binding).await?;
-        match taken {
-            Taken::Now => {
-                drop_marker(session, name).await?;
-                return Ok(Fenced::Absent);
+        let bound: BTreeSet<Binding> = open.values().copied().collect();
+        for (binding, ended) in bound.iter().zip(join_all(bound.iter().map(|bound| end_backend(session, bound))).await)
+        {
+            if let Err(error) = one(ended)? {
+                found.extend(open.iter().filter(|(_, of)| *of == binding).map(|(name, _)| (*name, Err(error.clone()))));
+                open.retain(|_, of| of != binding);
             }
-            Taken::Exists => match standing(session, name).await? {
-                Some((oid, false)) => return Ok(Fenced::Won { oid }),
-                Some((_, true)) => {
-                    drop_marker(session, name).await?;
-                    return Ok(Fenced::Absent);
-                }
+        }
+        marked.retain(|name| open.contains_key(name));
+        standing_already.retain(|name| open.contains_key(name));
+        for (name, (oid, is_marker)) in standing(session, &standing_already).await? {
+            match standing_already.iter().find(|of| **of == name) {
+                Some(name) if is_marker => marked.push(name),
+                Some(name) => drop((open.remove(name), found.insert(name, Ok(Fenced::Won { oid })))),
                 None => {}
-            },
-            Taken::Blocked => {}
+            }
+        }
+        for (name, dropped) in marked.iter().zip(drop_markers(session, &marked).await?) {
+            open.remove(name);
+            found.insert(name, dropped.map(|()| Fenced::Absent));
+        }
+        if open.is_empty() {
+            break;
         }
     }
-    Err(EngineError::Busy { code: "55P03".to_owned(), message: "the name could not be taken".to_owned() })
+    let busy = || EngineError::Busy { code: "55P03".to_owned(), message: "the name could not be taken".to_owned() };
+    Ok(intents.iter().map(|(name, _)| found.get(name).cloned().unwrap_or_else(|| Err(busy()))).collect())
+}
+
+/// What is known of one of many: an error that is about the connection is about all of them.
+fn one<T>(result: Result<T, EngineError>) -> Result<Result<T, EngineError>, EngineError> {
+    match result {
+        Err(error @ EngineError::Unavailable { .. }) => Err(error),
+        result => Ok(result),
+    }
 }
 
 pub(super) enum Taken {
@@ -146,16 +182,35 @@ pub(super) async fn take(session: &Session, name: &str) -> Result<Taken, EngineE
     }
 }
 
-/// The number of the role and whether it is a marker.
-pub(super) async fn standing(session: &Session, name: &str) -> Result<Option<(u32, bool)>, EngineError> {
-    let sql = "SELECT oid, NOT rolcanlogin AND rolconnlimit = 0 FROM pg_roles WHERE rolname = $1";
-    let row = session.client.query_typed_opt(sql, &[(&name, Type::TEXT)]).await.map_err(|e| on_repeatable(&e))?;
-    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose().map_err(|e| on_repeatable(&e))
+/// Of each role that exists its number, and whether it is a marker.
+pub(super) async fn standing(session: &Session, names: &[&str]) -> Result<BTreeMap<String, (u32, bool)>, EngineError> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let sql = "SELECT rolname::text, oid, NOT rolcanlogin AND rolconnlimit = 0 FROM pg_roles WHERE rolname = ANY($1)";
+    let rows = session.client.query_typed(sql, &[(&names, Type::TEXT_ARRAY)]).await.map_err(|e| on_repeatable(&e))?;
+    let rows = rows.iter().map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))));
+    rows.collect::<Result<_, _>>().map_err(|e| on_repeatable(&e))
 }
 
-pub(super) async fn drop_marker(session: &Session, name: &str) -> Result<(), EngineError> {
-    let drop = format!("DROP ROLE IF EXISTS {}", ident(name));
-    session.client.batch_execute(&drop).await.map_err(|e| on_repeatable(&e))
+/// With one statement, or with one for each when one of them can't be dropped.
+pub(super) async fn drop_markers(
+    session: &Session,
+    names: &[&str],
+) -> Result<Vec<Result<(), EngineError>>, EngineError> {
+    let drop = async |names: &[&str]| {
+        let drop = format!("DROP ROLE IF EXISTS {}", idents(names.iter().copied()));
+        one(session.client.batch_execute(&drop).await.map_err(|e| on_repeatable(&e)))
+    };
+    let mut dropped = Vec::with_capacity(names.len());
+    if names.is_empty() || drop(names).await?.is_ok() {
+        dropped.resize(names.len(), Ok(()));
+        return Ok(dropped);
+    }
+    for name in names {
+        dropped.push(drop(&[name]).await?);
+    }
+    Ok(dropped)
 }
 
 /// Terminates exactly that backend and waits until it is gone. A backend leaves the list only after it has rolled back.

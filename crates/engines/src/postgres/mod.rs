@@ -28,6 +28,7 @@ pub mod template;
 mod tls;
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -271,9 +272,15 @@ impl Engine for Postgres {
     }
 
     async fn fence(&self, name: &str, binding: &Binding) -> Result<Fenced, EngineError> {
-        check_name(name)?;
-        // Several waits for a lock, and for a backend to go.
-        on!(self.take().await?, self.limit() * 2, |s| issue::fence(s, name, binding))
+        self.fence_all(&[(name, *binding)]).await?.pop().unwrap_or(Err(EngineError::StaleBinding))
+    }
+
+    async fn fence_all(&self, intents: &[(&str, Binding)]) -> Result<Vec<Result<Fenced, EngineError>>, EngineError> {
+        intents.iter().try_for_each(|(name, _)| check_name(name))?;
+        // Several waits for a lock, one for each connection that may be making something, and for its backend to go.
+        let bound: BTreeSet<&Binding> = intents.iter().map(|(_, binding)| binding).collect();
+        let limit = self.limit() * (1 + u32::try_from(bound.len()).unwrap_or(u32::MAX));
+        on!(self.take().await?, limit, |s| issue::fence_all(s, intents))
     }
 
     async fn refuse(&self, principals: &[Principal]) -> Result<Vec<Refused>, EngineError> {

@@ -442,8 +442,12 @@ impl World {
         let place = self.places.get_mut(&index).unwrap();
         let env = Env { net: self.hub.host(host(index)), clock: Arc::clone(&place.clock) as _, ..self.env.clone() };
         assert!(place.life.is_none(), "member {index} runs already");
-        let settings =
+        let mut settings =
             quorate_audit::Config::new(&format!("n{index}"), &self.genesis.cluster().to_string(), env.clock.wall());
+        if place.home.is_none() {
+            // A disk in memory is copied with each power cut; and so a run comes to the end of a segment.
+            (settings.segment_bytes, settings.reserve_bytes) = (2 * quorate_audit::MIN_BYTES, quorate_audit::MIN_BYTES);
+        }
         let mut raft = Config::new(0, [0; 32]);
         raft.heartbeat = Duration::from_millis(100);
         let targets = self.targets.clone();
