@@ -45,13 +45,14 @@ unit: setup
 	cargo nextest run $(TESTED)
 	cargo test $(TESTED) --doc --quiet
 
-# The leader hit at every point of a lease's life and of a rotation, at every kind of target: more than an hour, and a table. ACTIONS=kill,stop and KINDS=aws,redis
-# choose.
+# Nodes hit at every point: the leader at those of a lease's life and of a rotation, at every kind of target; a member at those of a key generation, and at
+# every change to its disk while it takes over a state or keeps an image of its own. More than an hour, and tables. ACTIONS=kill,stop and KINDS=aws,redis choose.
 ACTIONS := all
 KINDS   :=
 points: setup
-	cargo build $(TESTED) --bins --test e2e_crashpoints --test e2e_targets
-	QUORATE_POINTS=$(ACTIONS) QUORATE_KINDS=$(KINDS) cargo test $(TESTED) --test e2e_crashpoints --test e2e_targets -- --nocapture a_leader_that_is_hit
+	cargo build $(TESTED) --bins --tests
+	QUORATE_POINTS=$(ACTIONS) QUORATE_KINDS=$(KINDS) cargo test $(TESTED) --no-fail-fast $(POINTS) -- --nocapture that_is_hit hit_at_each_step
+POINTS  := --test e2e_crashpoints --test e2e_targets --test e2e_ceremony --test cluster
 
 # Leases before the independent auditor, with nodes killed all the time; QUORATE_SEED=... repeats a run's choices.
 MINUTES := 30

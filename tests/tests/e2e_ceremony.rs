@@ -1,4 +1,5 @@
-//! A member killed at each step of a key ceremony: it comes back, the ceremony ends, and every share of it is right.
+//! A member killed, stopped, or told that it failed, at each step of a key ceremony: it comes back, the ceremony ends, and every share of it is
+//! right. One of these at each, as `QUORATE_SEED` chooses; `QUORATE_POINTS=all` does all, `QUORATE_POINTS=kill,stop` these.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +12,9 @@
 use quorate_api::client::{Administrators, Profile};
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_state::ids::{KeyringId, SessionId};
-use quorate_tests::{Cluster, Options};
+use quorate_tests::points::{ACTIONS, Point};
+use quorate_tests::random::Random;
+use quorate_tests::{Cluster, Options, now};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,7 +38,10 @@ const SAID_ALL: [&str; 2] = ["ceremony.ready.after", "ceremony.erase"];
 const NAMESPACE: &str = "rings";
 
 #[tokio::test]
-async fn killed_at_each_step() {
+async fn hit_at_each_step() {
+    let said = |name: &str| std::env::var(name).unwrap_or_default();
+    let (seed, which) = (said("QUORATE_SEED").parse().unwrap_or_else(|_| now()), said("QUORATE_POINTS"));
+    println!("QUORATE_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("failpoint");
     let environment = vec![("FAILPOINT_FILE".to_owned(), file.display().to_string())];
@@ -48,50 +54,60 @@ async fn killed_at_each_step() {
     let mounts = format!("action == {}, resource == Quorate::Namespace::\"{NAMESPACE}\"", all[0]);
     cluster.permit("keeper", &keeper, &inside).await.unwrap();
     cluster.permit("keeper-mounts", &keeper, &mounts).await.unwrap();
-    for (n, point) in POINTS.into_iter().enumerate() {
+    for (n, (point, action)) in chosen(seed, &which).into_iter().enumerate() {
         let begin = Instant::now();
-        let hit = case(&cluster, &file, point, &format!("m{n}")).await;
-        println!("{point:<22} kill of {hit}: active, and every pair opens, after {:.1?}", begin.elapsed());
+        let hit = case(&cluster, &file, (point, action), &format!("m{n}")).await;
+        println!("{point:<22} {action} of {hit}: active, and every pair opens, after {:.1?}", begin.elapsed());
     }
 }
 
-async fn case<'a>(cluster: &'a Cluster, file: &Path, point: &str, mount: &str) -> &'a str {
+/// All points with these actions; or each point with one.
+fn chosen(seed: u64, which: &str) -> Vec<(&'static str, &'static str)> {
+    let mut random = Random(seed);
+    let named = |action: &str| which.split(',').any(|word| word == "all" || word == action);
+    let actions = |_| match which {
+        "" => vec![random.one(&ACTIONS).unwrap()],
+        _ => ACTIONS.into_iter().filter(|action| named(action)).collect(),
+    };
+    let each: Vec<Vec<&str>> = POINTS.into_iter().map(actions).collect();
+    POINTS.into_iter().zip(each).flat_map(|(point, each)| each.into_iter().map(move |action| (point, action))).collect()
+}
+
+async fn case<'a>(
+    cluster: &'a Cluster,
+    file: &Path,
+    (name, action): (&'static str, &'static str),
+    mount: &str,
+) -> &'a str {
+    let what = format!("{action} at {name}");
     let (admin, key) = (cluster.admin().unwrap(), cluster.administrator().unwrap());
     let authority_version = admin.policies().await.unwrap().authority_version;
-    std::fs::write(file, format!("{point}=kill")).unwrap();
+    let point = Point::set(file, name, action).unwrap();
     let by = Administrators { keys: &[&key], authority_version };
     let session = admin.begin_key_generation(KeyringClass::Cluster, &by).await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let node = loop {
-        if let Some(node) = [1, 2, 3].map(|m| cluster.node(m).unwrap()).into_iter().find(|node| !node.alive()) {
-            break node;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{point}: no node got there; the ceremony: {:?}",
-            ceremony(cluster, &session).await
-        );
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !point.reached() {
+        let said = ceremony(cluster, &session).await;
+        assert!(Instant::now() < deadline, "{what}: no node got there; the ceremony: {said:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    // The others cannot do it without this one: every member has to say that its share is on disk.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let alone = ceremony(cluster, &session).await;
-    assert!(
-        SAID_ALL.contains(&point) || alone.iter().all(|(phase, _)| phase != "active"),
-        "{point}: active while {} was down: {alone:?}",
-        node.name()
-    );
-    node.restart(&[("FAILPOINT_FILE", &file.display().to_string())]).unwrap();
+    }
+    if action != "fail" {
+        // The others cannot do it without this one: every member has to say that its share is on disk.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let alone = ceremony(cluster, &session).await;
+        assert!(alone.len() < 3, "{what}: nobody was hit: {alone:?}");
+        assert!(
+            SAID_ALL.contains(&name) || alone.iter().all(|(phase, _)| phase != "active"),
+            "{what}: active without one of them: {alone:?}"
+        );
+    }
+    let hit = point.recover(cluster).await.unwrap_or_else(|why| panic!("{what}: {why}"));
     let keyring = loop {
         let said = ceremony(cluster, &session).await;
         if said.len() == 3 && said.iter().all(|(phase, _)| phase == "active") {
             break said[0].1;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{point}: the ceremony ends Active on all members once {} is back; they say {said:?}",
-            node.name()
-        );
+        assert!(Instant::now() < deadline, "{what}: the ceremony ends Active on all members; they say {said:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let profile = pinning(cluster, keyring).await;
@@ -102,13 +118,13 @@ async fn case<'a>(cluster: &'a Cluster, file: &Path, point: &str, mount: &str) -
         some.members.retain(|m| members.contains(&m.index));
         cluster.client_with(some, cluster.identity_file("app/keeper").unwrap()).unwrap()
     };
-    keeper(&[1, 2, 3]).put(NAMESPACE, &path, point.as_bytes(), Some(0)).await.unwrap();
+    keeper(&[1, 2, 3]).put(NAMESPACE, &path, what.as_bytes(), Some(0)).await.unwrap();
     for pair in [[1, 2], [1, 3], [2, 3]] {
         let opened = keeper(&pair).get(NAMESPACE, &path, None).await;
-        let opened = opened.unwrap_or_else(|why| panic!("{point}: members {pair:?} open with their new shares: {why}"));
-        assert_eq!(opened.plaintext.expose(), point.as_bytes(), "{point}: members {pair:?} open what was sealed");
+        let opened = opened.unwrap_or_else(|why| panic!("{what}: members {pair:?} open with their new shares: {why}"));
+        assert_eq!(opened.plaintext.expose(), what.as_bytes(), "{what}: members {pair:?} open what was sealed");
     }
-    node.name()
+    hit
 }
 
 /// Phase and keyring of a ceremony, by each member that answers.

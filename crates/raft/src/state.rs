@@ -421,7 +421,7 @@ impl RaftStateMachine<Types> for StateStore {
         staged.installed = true;
         // The leader will count on this state: it must be durable before it hears of it.
         self.0.flusher.sync().await?;
-        self.0.kv.write(drop_generation(old))?;
+        self.0.kv.write(drop_generation(old)).map_err(|error| self.0.flusher.fail(error))?;
         if let Some(proof) = staged.proof.take() {
             self.0.keeper.keep_taken(&staged.point, &proof).await;
         }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use crate::points::Trap;
 use quorate_raft::{
     Checkpoint, Committed, Config, Dialer, Effect, Entry, Link, Machine, MachineError, Node, Notary, ProposeError,
     Raft, Recount, Status, Unattested, View, WrongState,
@@ -186,6 +187,8 @@ pub(crate) struct Cluster {
     stores: BTreeMap<u64, Store>,
     running: BTreeMap<u64, Running>,
     pub(crate) registry: Arc<Registry>,
+    /// What stands before the store in memory of a node that is started.
+    pub(crate) traps: BTreeMap<u64, Arc<Trap>>,
     tune: fn(&mut Config),
 }
 
@@ -205,7 +208,8 @@ impl Cluster {
         let registry = Arc::new(Registry::default());
         registry.size.store(usize::try_from(size).unwrap(), Ordering::SeqCst);
         let (ports, running) = (Arc::new(Ports(ports)), BTreeMap::new());
-        let mut cluster = Self { ports, cut: Arc::default(), stores, running, registry, tune };
+        let traps = BTreeMap::new();
+        let mut cluster = Self { ports, cut: Arc::default(), stores, running, registry, traps, tune };
         for id in 1..=size {
             cluster.start_node(id).await;
         }
@@ -223,14 +227,24 @@ impl Cluster {
         config.election_max = Duration::from_millis(900);
         (self.tune)(&mut config);
         let kv: Arc<dyn Kv> = match &self.stores[&id] {
-            Store::Memory(kv) => kv.clone(),
+            Store::Memory(kv) => match self.traps.get(&id) {
+                Some(trap) => trap.before(kv.clone()),
+                None => kv.clone(),
+            },
             Store::Disk(directory) => Arc::new(open_rocks(&directory.path().join("db")).await),
         };
-        quorate_raft::begin(&*kv, vec![(MARKER.to_vec(), b"the beginning".to_vec())], MARKER).unwrap();
+        let begun = quorate_raft::begin(&*kv, vec![(MARKER.to_vec(), b"the beginning".to_vec())], MARKER);
         let dialer = Arc::new(Tcp { from: id, ports: self.ports.clone() });
         let notary = self.registry.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let raft = runtime.spawn(Raft::open(config, kv, Arc::new(Register), dialer, notary)).await.unwrap().unwrap();
+        let opened = runtime.spawn(Raft::open(config, kv, Arc::new(Register), dialer, notary)).await.unwrap();
+        let raft = match (begun, opened) {
+            (Ok(_), Ok(raft)) => raft,
+            (_, Err(_)) if self.traps.get(&id).is_some_and(|trap| trap.has_hit()) => {
+                return runtime.shutdown_background();
+            }
+            (begun, opened) => panic!("node {id}: {begun:?}, {:?}", opened.err()),
+        };
         for (&(to, from), &address) in &self.ports.0 {
             if to == id && from != id {
                 let cut = self.cut.clone();
@@ -270,17 +284,28 @@ impl Cluster {
         self.running.keys().copied().collect()
     }
 
-    /// Ends a node's tasks where they stand.
+    pub(crate) fn runs(&self, id: u64) -> bool {
+        self.running.contains_key(&id)
+    }
+
+    /// Ends a node's tasks where they stand, if it has come so far as to have any.
     pub(crate) fn kill(&mut self, id: u64) {
         self.registry.nodes.lock().unwrap().remove(&id);
-        self.running.remove(&id).unwrap().runtime.shutdown_background();
+        if let Some(running) = self.running.remove(&id) {
+            running.runtime.shutdown_background();
+        }
     }
 
     /// Kills a node with its power: a store in memory also loses what was not synced.
     pub(crate) fn lose_power(&mut self, id: u64) {
+        self.lose_power_keeping(id, 0);
+    }
+
+    /// The same, but the first so many batches that were not synced stay: a device may keep any prefix.
+    pub(crate) fn lose_power_keeping(&mut self, id: u64, unsynced: usize) {
         self.kill(id);
         if let Store::Memory(kv) = self.stores.get_mut(&id).unwrap() {
-            *kv = Arc::new(kv.crash());
+            *kv = Arc::new(kv.crash_keeping(unsynced));
         }
     }
 

@@ -16,5 +16,6 @@ mod durability;
 mod harness;
 mod images;
 mod leadership;
+mod points;
 mod reads;
 mod snapshots;

@@ -7,7 +7,7 @@ use crate::harness::{Cluster, first_index, last_index, purged, within};
 
 /// A cluster that compacts after 50 entries and keeps 10, and a member of it that is down and further behind than that. Returns the
 /// member and the last index.
-async fn far_behind(cluster: &mut Cluster) -> (u64, u64) {
+pub(crate) async fn far_behind(cluster: &mut Cluster) -> (u64, u64) {
     cluster.set("gone", "by then").await;
     let leader = cluster.leader().await;
     let behind = leader % 3 + 1;
@@ -26,7 +26,7 @@ async fn far_behind(cluster: &mut Cluster) -> (u64, u64) {
     (behind, last)
 }
 
-async fn small() -> Cluster {
+pub(crate) async fn small() -> Cluster {
     Cluster::start(3, false, |config| {
         config.snapshot_every = 50;
         config.keep_entries = 10;
