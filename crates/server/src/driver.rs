@@ -164,16 +164,20 @@ impl Core {
             {
                 let (core, target, barren) = (Arc::clone(self), name.clone(), Arc::clone(barren));
                 let task = tokio::spawn(async move {
+                    let mut nobody_helps = idle;
                     for _ in 0..SEARCHES {
                         let Err(error) = core.reconcile(&target, term).await else { return };
-                        // No lease is there, and so nobody helps to open its credential: not until one is.
-                        if idle && error.code == "not_enough_members" {
-                            tracing::info!(target, "no lease is at the target, and it is not searched until one is");
-                            barren.store(true, Ordering::Relaxed);
-                            return;
+                        nobody_helps &= error.code == "not_enough_members";
+                        if !nobody_helps {
+                            tracing::warn!(target, error = error.message, "the target was not searched for strays");
                         }
-                        tracing::warn!(target, error = error.message, "the target was not searched for strays");
                         sleep(RESEARCH).await;
+                    }
+                    // No lease is there, none has ended of late, and so nobody helps to open its credential: not until one is. That some
+                    // were down for a moment looks the same, and so this is not believed at once.
+                    if nobody_helps {
+                        tracing::info!(target, "no lease is at the target, and it is not searched until one is");
+                        barren.store(true, Ordering::Relaxed);
                     }
                 });
                 rounds.searches.insert(name, (Instant::now(), task));

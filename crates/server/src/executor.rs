@@ -12,6 +12,7 @@ use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
 use quorate_engines::{Engine, EngineError, OwnSessions, Passwords};
 use quorate_state::access::keyring;
+use quorate_state::clock::ClusterClock;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
@@ -33,7 +34,7 @@ const PART: Duration = Duration::from_secs(2);
 /// How soon the passwords are opened that the target may have as well, and again those that did not open.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long an endorsement of a request for a lease counts as work at its target.
+/// How long an endorsement of a request for a lease, and the end of one, count as work at its target; milliseconds.
 const WANTED: u64 = 60_000;
 
 /// The engines of the targets at which this node is in office.
@@ -553,6 +554,18 @@ impl Core {
             let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.insert(found.target, self.env.clock.boot());
         }
+        Ok(())
+    }
+
+    /// Notes what ended in the last minute that this member knows of, as if it had seen it: before it was started it has perhaps, and whoever
+    /// proved it may be gone since.
+    pub(crate) fn note_ended_before(&self) -> Result<(), Failure> {
+        let ended = self.read(|store, _| {
+            let now = ClusterClock::load(store)?.now;
+            lease::ended_since(store, now.saturating_sub(WANTED))
+        })?;
+        let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.extend(ended.into_iter().map(|target| (target, self.env.clock.boot())));
         Ok(())
     }
 

@@ -15,7 +15,7 @@ mod verifier;
 
 pub use ending::{Selector, Sweep, sweeps, swept};
 pub(crate) use ending::{end_all, revoke_all, sweep};
-pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, unrevoked, work};
+pub use index::{Kind, Place, Queue, REMEMBERED, count, ended_since, leases, next_due, tally, unrevoked, work};
 pub(crate) use index::{counted, due_from, forget, forget_due, gone_from, gone_row, rows};
 pub use quota::{Subject, quotas};
 pub(crate) use quota::{forget as forget_quota, set as set_quota};

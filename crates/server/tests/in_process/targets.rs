@@ -475,6 +475,35 @@ async fn a_new_leader_is_given_no_password_of_a_target_without_leases() {
     part_is_given(&world, "a lease is there again").await;
 }
 
+/// Who proved its end is gone, and those that saw it are not what they were: what it left behind stands in the way of nobody, and still goes.
+#[tokio::test(start_paused = true)]
+async fn what_the_last_lease_left_behind_is_cleaned_up_though_all_members_were_without_power() {
+    let mut world = founded(48).await;
+    world.describe("t", &["readers"]).await;
+    let app = world.client("app");
+    let held = take(&app, "t-readers", 1, 600_000).await.remove(0);
+    // Whoever is in use is disabled, and dropped when it is cleaned up, for which the target is not there.
+    world.target("t").enter(None, &held.username).unwrap();
+    world.target("t").hold(Step::Clean);
+    app.revoke(held.lease).await.unwrap();
+    lease_in(&app, held.lease, "revoked", LONG).await;
+    assert_eq!(world.logins("t"), [held.username]);
+    for member in [1, 2, 3] {
+        world.power_off(member);
+    }
+    world.target("t").release(Step::Clean);
+    for member in [1, 2, 3] {
+        world.power_on(member).await;
+        // Who is to lead asks for parts before the last one is there.
+        sleep(Duration::from_secs(5)).await;
+    }
+    let begun = Instant::now();
+    while !world.logins("t").is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(90), "it is cleaned up: {:?}", world.logins("t"));
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// As when leased logins have taken every slot of the server.
 #[tokio::test(start_paused = true)]
 async fn what_is_due_ends_on_the_first_connection_where_there_is_no_other() {

@@ -5,8 +5,8 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof, Stamp};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{
-    Kind, Lease, MAX_ISSUED, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, lease_of, leases, next_due,
-    principal, principal_prefix, tally, work,
+    Kind, Lease, MAX_ISSUED, MAX_PER_COMMAND, Place, Queue, State, Why, count, ended_since, lease, lease_of, leases,
+    next_due, principal, principal_prefix, tally, work,
 };
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::Request;
@@ -478,6 +478,28 @@ fn only_this_cluster_s_principals_at_this_target_are_adopted() {
     }
     let elsewhere = Command::Adopt { term: world.term, target: "other".to_owned(), principal: ours, oid: 7 };
     assert_invalid(&world.apply(&elsewhere), "principal");
+}
+
+#[test]
+fn where_leases_have_ended_of_late_is_found_without_those_that_ended_long_ago() {
+    let mut world = World::with_target();
+    let since = |world: &World, at: Millis| ended_since(&world.store, at).unwrap().into_iter().collect::<Vec<_>>();
+    assert!(since(&world, 0).is_empty(), "none has ended");
+    let mut ends = Vec::new();
+    for n in 1..=4 {
+        let id = world.active(n);
+        revoke(&mut world, id);
+        world.pass(MINUTE);
+        assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
+        ends.push(world.now());
+    }
+    let last = ends[3];
+    for at in [0, ends[0], ends[2] + 1, last] {
+        assert_eq!(since(&world, at), ["db"], "{at} of {ends:?}");
+    }
+    assert!(since(&world, last + 1).is_empty(), "the last one has ended before");
+    world.active(9);
+    assert!(since(&world, last + 1).is_empty(), "this one has not ended");
 }
 
 #[test]
