@@ -36,9 +36,11 @@ use tokio::time::{Instant, sleep};
 /// How often a target is searched for principals that no lease accounts for.
 const RECONCILE: Duration = Duration::from_secs(60);
 /// How often a search that failed is tried before the next one is due, and the pause between.
-const SEARCHES: usize = 20;
+const SEARCHES: u32 = 20;
 /// See [`SEARCHES`].
 const RESEARCH: Duration = Duration::from_secs(1);
+/// How often it is tried again where nobody helps and nobody may have a reason to, each time after twice the pause: 15 s in all.
+const HELPLESS: u32 = 4;
 /// How often a target is asked whether it has failed over. It also shows early that a connection is dead.
 const WATCH: Duration = Duration::from_secs(5);
 /// How many bytes the places that were looked at may take in a proof.
@@ -165,13 +167,17 @@ impl Core {
                 let (core, target, barren) = (Arc::clone(self), name.clone(), Arc::clone(barren));
                 let task = tokio::spawn(async move {
                     let mut nobody_helps = idle;
-                    for _ in 0..SEARCHES {
+                    for tried in 0..SEARCHES {
                         let Err(error) = core.reconcile(&target, term).await else { return };
                         nobody_helps &= error.code == "not_enough_members";
                         if !nobody_helps {
                             tracing::warn!(target, error = error.message, "the target was not searched for strays");
+                            sleep(RESEARCH).await;
+                        } else if tried < HELPLESS {
+                            sleep(RESEARCH * 2u32.pow(tried)).await;
+                        } else {
+                            break;
                         }
-                        sleep(RESEARCH).await;
                     }
                     // No lease is there, none has ended of late, and so nobody helps to open its credential: not until one is. That some
                     // were down for a moment looks the same, and so this is not believed at once.
