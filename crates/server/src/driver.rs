@@ -22,7 +22,7 @@ use quorate_engines::{self as engines, Cleaning, Engine, EngineError, Fenced, Pr
 use quorate_state::clock::ClusterClock;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::LeaseId;
-use quorate_state::lease::{self, Lease, Queue, principal_prefix};
+use quorate_state::lease::{self, Lease, Queue, principal_prefix, remains, unrevoked};
 use quorate_state::outcome::Outcome;
 use quorate_state::store::StoreError;
 use quorate_state::target::{executor, quarantine, target, targets};
@@ -140,7 +140,8 @@ impl Core {
                 let (asked, due) = (some(Queue::Asked)?, some(Queue::Due)?);
                 // Whoever is in office goes on searching when the last lease has ended: what a target brings back, it brings back then too.
                 let in_office = executor(store, &name)?.is_some_and(|e| e.member == self.me && e.term == term);
-                let search = first || in_office || asked || due || making || some(Queue::Living)?;
+                let left = remains(store, &name)?.is_some();
+                let search = first || left || in_office || asked || due || making || some(Queue::Living)?;
                 Ok((asked, due || abandoned, search))
             })?;
             for (queue, busy) in [(Queue::Asked, asked), (Queue::Due, due)] {
@@ -155,7 +156,7 @@ impl Core {
                 rounds.cleanings.insert(name.clone(), tokio::spawn(async move { core.clean_up(&target, term).await }));
             }
             let pause = if planted("reconcile.hurry") { RESEARCH } else { RECONCILE };
-            let idle = self.read(|store, _| lease::unrevoked(store, &name))? == 0;
+            let idle = self.read(|store, _| Ok(unrevoked(store, &name)? == 0 && remains(store, &name)?.is_none()))?;
             let barren = rounds.barren.entry(name.clone()).or_default();
             if !idle {
                 barren.store(false, Ordering::Relaxed);
@@ -179,8 +180,8 @@ impl Core {
                             break;
                         }
                     }
-                    // No lease is there, none has ended of late, and so nobody helps to open its credential: not until one is. That some
-                    // were down for a moment looks the same, and so this is not believed at once.
+                    // No lease is there, none that ended left anything, none has ended of late, and so nobody helps to open its credential:
+                    // not until one is. That some were down for a moment looks the same, and so this is not believed at once.
                     if nobody_helps {
                         tracing::info!(target, "no lease is at the target, and it is not searched until one is");
                         barren.store(true, Ordering::Relaxed);
@@ -259,6 +260,10 @@ impl Core {
         }
         let gone: Vec<&Ending> = ending.iter().filter(|(id, _)| !failed.contains_key(id)).collect();
         if !gone.is_empty() {
+            // In the log before the first of these ends is: who proves them may be gone in the next moment, and so may all that saw it.
+            if !ended.disabled.is_empty() && self.read(|store, _| remains(store, name))?.is_none() {
+                self.say(Command::Remain { term: office.term, target: name.to_owned() }).await?;
+            }
             let fenced: BTreeSet<LeaseId> = fenced.into_keys().collect();
             self.prove_gone(office, &gone, &fenced, &ended.before).await?;
             if self.read(|store, _| target(store, name))?.is_some() {
@@ -330,6 +335,14 @@ impl Core {
             self.propose(Command::LeaseRevoked { term: office.term, described: office.described, proofs }).await?;
         injected("lease.p10")?;
         match done.outcome {
+            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the log take what the executor of a target says.
+    pub(crate) async fn say(self: &Arc<Self>, what: Command) -> Result<(), Failure> {
+        match self.propose(what).await?.outcome {
             Outcome::Refused(refusal) => Err(Failure::from(refusal)),
             _ => Ok(()),
         }

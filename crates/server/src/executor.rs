@@ -12,7 +12,6 @@ use quorate_crypto::secret::SecretVec;
 use quorate_crypto::threshold;
 use quorate_engines::{Engine, EngineError, OwnSessions, Passwords};
 use quorate_state::access::keyring;
-use quorate_state::clock::ClusterClock;
 use quorate_state::command::Command;
 use quorate_state::ids::{KeyringId, LeaseId, MemberIndex, RequestId};
 use quorate_state::lease::{self, Queue};
@@ -502,7 +501,7 @@ impl Core {
             };
             // To be proved: t members endorsed that.
             let asked = described.as_ref().is_some_and(|t| t.asked > t.proof.as_ref().map_or(0, |p| p.asked));
-            let mut busy = wanted || asked;
+            let mut busy = wanted || asked || lease::remains(store, name)?.is_some();
             for queue in Queue::ALL {
                 busy = busy || lease::tally(store, name, queue)? > 0;
             }
@@ -516,7 +515,9 @@ impl Core {
         }
         // A leader that asks without cause gets nothing: there is a lease there, or this member itself endorsed one.
         if !busy {
-            return Err(refuse("no lease is there, and this member has endorsed none and seen none end of late"));
+            return Err(refuse(
+                "no lease is there, none has left anything, and this member has endorsed none and seen none end of late",
+            ));
         }
         let damaged = || Failure::new("storage_failed", format!("the credential of target {name} cannot be read"));
         // Replaced meanwhile.
@@ -554,18 +555,6 @@ impl Core {
             let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.insert(found.target, self.env.clock.boot());
         }
-        Ok(())
-    }
-
-    /// Notes what ended in the last minute that this member knows of, as if it had seen it: before it was started it has perhaps, and whoever
-    /// proved it may be gone since.
-    pub(crate) fn note_ended_before(&self) -> Result<(), Failure> {
-        let ended = self.read(|store, _| {
-            let now = ClusterClock::load(store)?.now;
-            lease::ended_since(store, now.saturating_sub(WANTED))
-        })?;
-        let mut wanted = self.executors.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.extend(ended.into_iter().map(|target| (target, self.env.clock.boot())));
         Ok(())
     }
 

@@ -57,6 +57,7 @@ impl Core {
         self.count_on(name, &office).await?;
         #[cfg(feature = "failpoints")]
         let stale = self.stale().await;
+        let (left_before, begun) = self.read(|store, applied| Ok((lease::remains(store, name)?, applied)))?;
         // First the target, then the leases: whatever was listed has its intent in what is read afterwards.
         let listed = office.engine.list(&prefix).await.map_err(at_target)?;
         // What this node makes just now, to prove the target.
@@ -101,6 +102,12 @@ impl Core {
         }
         if trouble.is_none() {
             self.troubles.left_by(name, &all_left);
+            if left_before.is_some() && all_left.is_empty() {
+                let cleared = Command::Cleared { term, target: name.to_owned(), upto: begun };
+                if let Err(error) = self.say(cleared).await {
+                    tracing::debug!(target = name, error = error.message, "more may have been left meanwhile");
+                }
+            }
         }
         self.look_for_ghosts(name, &office).await?;
         trouble.map_or(Ok(()), Err)

@@ -198,7 +198,6 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
     });
 
     core.follow_absences().map_err(|failure| RunError::Fatal(failure.message))?;
-    core.note_ended_before().map_err(|failure| RunError::Fatal(failure.message))?;
 
     let (stop_clients, clients_stopped) = watch::channel(false);
     let (stop_peers, peers_stopped) = watch::channel(false);

@@ -147,6 +147,22 @@ pub enum Command {
         /// Random, for the next claim.
         nonce: [u8; 8],
     },
+    /// Accounts of leases that are ending are refused at the target and still there, because they were in use or own something.
+    Remain {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+    },
+    /// A search of the target has found nothing that ended leases left there.
+    Cleared {
+        /// The executor's term.
+        term: u64,
+        /// The target.
+        target: String,
+        /// The log index that the executor had applied when the search began.
+        upto: u64,
+    },
 }
 
 /// What the leader adds to an endorsed request.
@@ -224,6 +240,8 @@ impl Command {
             Self::RotatePassword { .. } => "rotate-password",
             Self::PasswordRotated { .. } => "password-rotated",
             Self::CountOn { .. } => "count-on",
+            Self::Remain { .. } => "remain",
+            Self::Cleared { .. } => "cleared",
         }
     }
 }

@@ -44,6 +44,8 @@ fn of_command(command: &Command) -> Footprint {
         | Command::CountOn { .. }
         | Command::LeaseActive { .. }
         | Command::LeaseFailed { .. }
+        | Command::Remain { .. }
+        | Command::Cleared { .. }
         | Command::Returned { .. } => Footprint::Nothing,
         // Time, ends of leases and keyrings.
         Command::Tick { .. }

@@ -10,15 +10,18 @@
 mod ending;
 mod index;
 mod quota;
+mod remains;
 mod username;
 mod verifier;
 
 pub use ending::{Selector, Sweep, sweeps, swept};
 pub(crate) use ending::{end_all, revoke_all, sweep};
-pub use index::{Kind, Place, Queue, REMEMBERED, count, ended_since, leases, next_due, tally, unrevoked, work};
+pub use index::{Kind, Place, Queue, REMEMBERED, count, leases, next_due, tally, unrevoked, work};
 pub(crate) use index::{counted, due_from, forget, forget_due, gone_from, gone_row, rows};
 pub use quota::{Subject, quotas};
 pub(crate) use quota::{forget as forget_quota, set as set_quota};
+pub use remains::remains;
+pub(crate) use remains::{cleared, forget as forget_remains, remain};
 pub use username::{BadUsername, Facts, MAX_LABEL, MAX_TEMPLATE, Username, lease_of};
 pub use verifier::Form;
 
@@ -452,6 +455,7 @@ pub(crate) fn revoked(
         targets.insert(after.target);
     }
     for target in targets {
+        remains::more(tx, index, &target)?;
         remove_when_over(tx, &target)?;
     }
     if changed.is_empty() {

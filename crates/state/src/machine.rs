@@ -79,6 +79,8 @@ pub fn apply(
         Command::Adopt { term, target, principal, oid } if *term == at.term => {
             lease::adopt(&mut tx, cluster, at.index, *term, target, principal, *oid)?
         }
+        Command::Remain { term, target } if *term == at.term => lease::remain(&mut tx, at.index, *term, target)?,
+        Command::Cleared { term, target, upto } if *term == at.term => lease::cleared(&mut tx, *term, target, *upto)?,
         Command::Sweep { term } if *term == at.term => lease::sweep(&mut tx, at.index)?,
         Command::TargetProved { term, target, proof } if *term == at.term => {
             target::proved(&mut tx, *term, target, proof)?
@@ -97,6 +99,8 @@ pub fn apply(
         }
         Command::Expire { .. }
         | Command::CountOn { .. }
+        | Command::Remain { .. }
+        | Command::Cleared { .. }
         | Command::TargetProved { .. }
         | Command::Quarantine { .. }
         | Command::RotatePassword { .. }

@@ -20,7 +20,7 @@ pub use system::{System, UnknownSystem};
 
 use crate::access::has_namespace;
 use crate::ids::{ClusterId, Millis, check_label};
-use crate::lease::{Form, Selector, Username, Why, end_all, forget_due, forget_quota, unrevoked};
+use crate::lease::{Form, Selector, Username, Why, end_all, forget_due, forget_quota, forget_remains, unrevoked};
 use crate::outcome::{Outcome, Refusal};
 use crate::request::tighten;
 use crate::store::{Store, StoreError, Table, Tx, Value, key, name, read, read_prefix};
@@ -427,6 +427,7 @@ pub(crate) fn remove_when_over(tx: &mut Tx<'_>, label: &str) -> Result<(), Store
         tx.delete(key(Table::Target, &[&name(label)]));
         forget_quota(tx, label);
         forget_due(tx, label);
+        forget_remains(tx, label);
         office::forget(tx, label);
     }
     Ok(())

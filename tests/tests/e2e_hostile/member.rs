@@ -112,6 +112,8 @@ async fn what_only_a_leader_says(stage: &Stage<'_>, stolen: &Stolen) {
         Command::Expire { term, upto: u64::MAX },
         Command::Executor { target: "pg".to_owned(), member: stolen.member, term, nonce: [1; 8] },
         Command::CountOn { term, target: "pg".to_owned(), nonce: [1; 8] },
+        Command::Remain { term, target: "pg".to_owned() },
+        Command::Cleared { term, target: "pg".to_owned(), upto: u64::MAX },
         Command::LeaseActive { term, lease: LeaseId([1; 16]), oid: 10, issued: Vec::new() },
         Command::LeaseFailed { term, lease: LeaseId([1; 16]) },
         Command::LeaseRevoked { term, described: 1, proofs: vec![proof] },

@@ -4,7 +4,7 @@
 use super::{Lease, State, Why};
 use crate::clock::ClusterClock;
 use crate::ids::{LeaseId, Millis};
-use crate::store::{Pair, Store, StoreError, Table, Tx, after_prefix, decode, key, name, read};
+use crate::store::{Store, StoreError, Table, Tx, after_prefix, decode, key, name, read};
 use crate::target::{quarantine, targets};
 use std::collections::BTreeSet;
 
@@ -348,42 +348,6 @@ fn gone_from_key() -> Vec<u8> {
 pub(crate) fn gone_from(store: &dyn Store) -> Result<u64, StoreError> {
     Ok(read(store, &gone_from_key())?.unwrap_or(0))
 }
-
-/// The targets at which leases were proved to have ended at `since` or later, in cluster time.
-///
-/// # Errors
-/// [`StoreError`] when the store cannot answer.
-pub fn ended_since(store: &dyn Store, since: Millis) -> Result<BTreeSet<String>, StoreError> {
-    let end = after_prefix(&key(Table::LeaseGone, &[]));
-    let too_old = |row: Option<&Pair>| match row {
-        Some((_, at)) => Ok(decode::<Millis>(Table::LeaseGone as u8, at)? < since),
-        None => Ok::<_, StoreError>(false),
-    };
-    // In the order of the log, and so of time: a week of ends is not walked through for those of the last minute.
-    let (mut from, mut upto) = (gone_from(store)?, u64::MAX);
-    while from < upto {
-        let middle = from + (upto - from) / 2;
-        if too_old(store.scan(&gone_at(middle), &end, 1)?.first())? {
-            from = middle.saturating_add(1);
-        } else {
-            upto = middle;
-        }
-    }
-    let (mut found, mut next) = (BTreeSet::new(), gone_at(from));
-    loop {
-        let page = store.scan(&next, &end, PAGE)?;
-        for (row, _) in &page {
-            found.extend(super::lease(store, &id_at(row, 9)?)?.map(|lease| lease.target));
-        }
-        match page.last() {
-            Some((last, _)) if page.len() == PAGE => next = [last.as_slice(), &[0]].concat(),
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// How many rows are read at a time.
-const PAGE: usize = 500;
 
 /// Forgets leases whose ends were proved long ago: at most `limit`, so that no command takes long.
 pub(crate) fn forget(tx: &mut Tx<'_>, limit: usize) -> Result<(), StoreError> {

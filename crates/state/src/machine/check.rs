@@ -54,6 +54,7 @@ pub fn check(store: &dyn Store) -> Result<(), Violation> {
     places(store)?;
     gone(store)?;
     keys(store)?;
+    remains(store)?;
     lease_rows(store, &cluster)?;
     // Last, because it says least about what is wrong.
     if StateHash::load(store)? == StateHash::recompute(store)? { Ok(()) } else { Err(Violation::Hash) }
@@ -208,6 +209,17 @@ fn gone(store: &dyn Store) -> Result<(), Violation> {
     holds(known, Table::Meta, b"absent", "it names somebody who is no member")?;
     let left = roster.members.len().saturating_sub(records.len());
     holds(left >= usize::from(roster.threshold), Table::Meta, b"absent", "fewer members are left than it takes")
+}
+
+/// Nothing is left at a target that is none.
+fn remains(store: &dyn Store) -> Result<(), Violation> {
+    let prefix = key(Table::Meta, &[b"remains/"]);
+    for (at, _) in store.scan(&prefix, &after_prefix(&prefix), usize::MAX)? {
+        let label = at.get(prefix.len()..).and_then(|label| core::str::from_utf8(label).ok());
+        let there = label.map(|label| target::target(store, label)).transpose()?.flatten().is_some();
+        holds(there, Table::Meta, &at, "leases left something at a target that is not there")?;
+    }
+    Ok(())
 }
 
 /// Keys have the ids that they hash to, and keyrings the certificates that made them.

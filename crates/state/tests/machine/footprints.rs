@@ -28,11 +28,12 @@ pub(crate) fn covers(entry: &[u8], writes: &Writes) {
         Table::LeaseOrigin,
     ];
     let of_leases = of_leases.map(|t| t as u8);
+    let of_targets = [&b"executor/"[..], b"remains/"].map(|name| row(Table::Meta, &[name]));
     for at in writes.keys() {
         let fits = match footprint {
             Footprint::Everything => true,
             Footprint::Secret(_) => of_secrets.contains(&at[0]),
-            Footprint::Nothing => of_leases.contains(&at[0]) || at.starts_with(&row(Table::Meta, &[b"executor/"])),
+            Footprint::Nothing => of_leases.contains(&at[0]) || of_targets.iter().any(|name| at.starts_with(name)),
         };
         assert!(fits || always.contains(&at[0]) || bookkeeping.contains(at), "{footprint:?} writes {at:02x?}");
         if let (Footprint::Secret(number), true) = (footprint, at[0] == Table::Secret as u8) {

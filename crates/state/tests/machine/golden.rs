@@ -172,6 +172,8 @@ fn commands_are_frozen() {
         world.rotation("db", 2),
         Command::PasswordRotated { term, target: "db".to_owned(), index: 8 },
         Command::CountOn { term, target: "db".to_owned(), nonce: [7; 8] },
+        Command::Remain { term, target: "db".to_owned() },
+        Command::Cleared { term, target: "db".to_owned(), upto: 8 },
     ];
 
     for command in commands {
@@ -258,6 +260,7 @@ fn the_state_is_frozen() {
     world.submit(Change::BlockIdentity { principal: BOB.to_owned() });
     let ending = world.active(16_400);
     world.submit(Change::RevokeLease { lease: ending });
+    assert_eq!(world.apply(&Command::Remain { term: world.term, target: "db".to_owned() }), Outcome::Done);
     let endpoint = "db.example.org:5432".to_owned();
     let proof = RevocationProof { lease: ending, fenced: false, looked_at: CREATED, sessions_ended: 1, endpoint };
     world.apply(&Command::LeaseRevoked { term: world.term, described: world.described(), proofs: vec![proof] });

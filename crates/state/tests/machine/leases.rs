@@ -5,11 +5,12 @@ use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof, Stamp};
 use quorate_state::ids::{LeaseId, Millis};
 use quorate_state::lease::{
-    Kind, Lease, MAX_ISSUED, MAX_PER_COMMAND, Place, Queue, State, Why, count, ended_since, lease, lease_of, leases,
-    next_due, principal, principal_prefix, tally, work,
+    Kind, Lease, MAX_ISSUED, MAX_PER_COMMAND, Place, Queue, State, Why, count, lease, lease_of, leases, next_due,
+    principal, principal_prefix, remains, tally, work,
 };
 use quorate_state::outcome::{Outcome, Refusal};
 use quorate_state::request::Request;
+use quorate_state::target::target;
 
 fn get(world: &World, id: &LeaseId) -> Lease {
     lease(&world.store, id).unwrap().unwrap()
@@ -481,25 +482,40 @@ fn only_this_cluster_s_principals_at_this_target_are_adopted() {
 }
 
 #[test]
-fn where_leases_have_ended_of_late_is_found_without_those_that_ended_long_ago() {
+fn that_ended_leases_left_something_is_known_until_a_search_of_later_has_found_nothing() {
     let mut world = World::with_target();
-    let since = |world: &World, at: Millis| ended_since(&world.store, at).unwrap().into_iter().collect::<Vec<_>>();
-    assert!(since(&world, 0).is_empty(), "none has ended");
-    let mut ends = Vec::new();
-    for n in 1..=4 {
-        let id = world.active(n);
-        revoke(&mut world, id);
-        world.pass(MINUTE);
-        assert_eq!(world.apply(&revoked(&world, vec![proof(id, false)])), moved(&[id]));
-        ends.push(world.now());
-    }
-    let last = ends[3];
-    for at in [0, ends[0], ends[2] + 1, last] {
-        assert_eq!(since(&world, at), ["db"], "{at} of {ends:?}");
-    }
-    assert!(since(&world, last + 1).is_empty(), "the last one has ended before");
-    world.active(9);
-    assert!(since(&world, last + 1).is_empty(), "this one has not ended");
+    let left = |world: &World| remains(&world.store, "db").unwrap();
+    let remain = |term| Command::Remain { term, target: "db".to_owned() };
+    let cleared = |term, upto| Command::Cleared { term, target: "db".to_owned(), upto };
+    let [first, second, third] = [1, 2, 3].map(|n| world.active(n));
+    let term = world.term;
+    world.untouched(&remain(term), Refusal::Unjustified);
+    revoke(&mut world, first);
+    world.untouched(&cleared(term, u64::MAX), Refusal::Unjustified);
+    world.untouched(&remain(term - 1), Refusal::Unjustified);
+    assert_eq!(world.apply(&revoked(&world, vec![proof(first, false)])), moved(&[first]));
+    assert_eq!(left(&world), None, "nothing was left, as far as the log knows");
+    revoke(&mut world, second);
+    assert_eq!(world.apply(&remain(term)), Outcome::Done);
+    let said = left(&world).unwrap();
+    world.untouched(&cleared(term, u64::MAX), Refusal::Unjustified);
+    assert_eq!(world.apply(&revoked(&world, vec![proof(second, false)])), moved(&[second]));
+    let ended = left(&world).unwrap();
+    assert!(ended > said, "a search that began between the two has not seen what the end left");
+    world.untouched(&cleared(term, ended - 1), Refusal::Unjustified);
+    // It stands however much time passes, and whoever leads.
+    world.pass(10 * MINUTE);
+    world.term += 1;
+    assert_eq!(world.apply(&office("db", 3, world.term)), Outcome::Done);
+    assert_eq!(left(&world), Some(ended));
+    world.untouched(&cleared(term, ended), Refusal::Unjustified);
+    assert_eq!(world.apply(&cleared(world.term, ended)), Outcome::Done);
+    assert_eq!(left(&world), None);
+    // And it goes with the target.
+    world.submit(Change::DeleteTarget { name: "db".to_owned() });
+    assert_eq!(world.apply(&remain(world.term)), Outcome::Done);
+    assert_eq!(world.apply(&revoked(&world, vec![proof(third, false)])), moved(&[third]));
+    assert_eq!((left(&world), target(&world.store, "db").unwrap().is_none()), (None, true));
 }
 
 #[test]
