@@ -9,6 +9,7 @@ use quorate_api::{custodian, peer, vault};
 use quorate_audit::disk::Segments;
 use quorate_crypto::backup::{BackupShare, restore};
 use quorate_crypto::customer::{CustomerPublic, CustomerSecret};
+use quorate_crypto::identity::Verified;
 use quorate_crypto::keyfile::{PassphraseCost, Protection, open_file};
 use quorate_crypto::reshare::{Ceremony, EpochCertificate, Message as CeremonyMessage};
 use quorate_crypto::sealed::{Header, ObjectLabel, WrapLabel, check_namespace, check_path, check_principal};
@@ -185,8 +186,12 @@ fn command(input: &[u8]) {
     let mut store = MemStore::default();
     store.commit(golden_genesis().initial_state());
     let (cluster, at) = (golden_genesis().cluster(), Position { index: 1, term: 7 });
-    let (writes, outcome) = apply(&store, &cluster, at, input).expect("a readable state");
-    assert_eq!(apply(&store, &cluster, at, input).as_ref(), Ok(&(writes.clone(), outcome)), "the same twice");
+    let (writes, outcome) = apply(&store, &cluster, at, input, &Verified::default()).expect("a readable state");
+    assert_eq!(
+        apply(&store, &cluster, at, input, &Verified::default()).as_ref(),
+        Ok(&(writes.clone(), outcome)),
+        "the same twice"
+    );
     if !writes.is_empty() {
         store.commit(writes);
         assert_eq!(check(&store), Ok(()), "the state holds together");
@@ -197,12 +202,13 @@ fn signed_request(input: &[u8]) {
     if let Ok(signed) = borsh::from_slice::<SignedRequest>(input) {
         let _ = (signed.hash(), signed.caller().copied());
         if let Ok(request) = signed.request() {
-            let _ = signed.verify(&request, &golden_genesis().administrators);
+            let _ = signed.verify(&request, &golden_genesis().administrators, &Verified::default());
             let _ = (request.change.kind(), request.change.resource(), request.change.needs_administrators());
         }
     }
     if let Ok(endorsement) = borsh::from_slice::<Endorsement>(input) {
-        let _ = endorsement.is_valid(&golden_genesis().cluster(), &golden_genesis().roster, &[0; 64]);
+        let _ =
+            endorsement.is_valid(&golden_genesis().cluster(), &golden_genesis().roster, &[0; 64], &Verified::default());
     }
 }
 

@@ -14,6 +14,7 @@ use quorate_api::client::{Administrators, CustomerSource, PinnedMount, SecretRef
 use quorate_api::status::*;
 use quorate_api::vault::{Lease, ListLeasesReply};
 use quorate_crypto::customer::{CustomerSecret, PartSuite};
+use quorate_crypto::identity::Verified;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_state::change::Change;
 use quorate_state::ids::{KeyringId, LeaseId, hex};
@@ -344,7 +345,7 @@ async fn a_stale_administrators_request_is_not_sent_again() {
     assert_eq!((request.expected_authority_version, request.principal.as_str()), (Some(4), "spiffe://example.org/app"));
     assert!(matches!(request.change, Change::PutPolicy { .. }));
     let administrators = quorate_state::genesis::Administrators { keys: vec![admin.verify_key().0], needed: 1 };
-    assert_eq!(signed.verify(&request, &administrators), Ok(()));
+    assert_eq!(signed.verify(&request, &administrators, &Verified::default()), Ok(()));
 }
 
 #[tokio::test]

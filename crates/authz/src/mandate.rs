@@ -8,6 +8,7 @@ use quorate_state::change::{Change, Kind, Resource};
 use quorate_state::genesis::Administrators;
 use quorate_state::ids::{Millis, hex};
 use quorate_state::outcome::Refusal;
+use quorate_state::request::Verified;
 use quorate_state::request::{Request, SignedRequest};
 
 /// The right to one [`Change::SetClientRoots`], which m administrators signed.
@@ -32,14 +33,19 @@ impl Mandate {
     /// # Errors
     /// [`Refusal::BadSignature`] when it is of another kind, or is not brought by an administrator under its own name;
     /// [`Refusal::NotByAdministrators`] when too few signed.
-    pub fn of(signed: &SignedRequest, request: &Request, administrators: &Administrators) -> Result<Self, Refusal> {
+    pub fn of(
+        signed: &SignedRequest,
+        request: &Request,
+        administrators: &Administrators,
+        seen: &Verified,
+    ) -> Result<Self, Refusal> {
         let Change::SetClientRoots { .. } = request.change else { return Err(Refusal::BadSignature) };
         let bearer = signed.caller().filter(|key| administrators.keys.contains(key));
         let bearer = bearer.map(bearer_name).ok_or(Refusal::BadSignature)?;
         if request.principal != bearer {
             return Err(Refusal::BadSignature);
         }
-        signed.verify(request, administrators)?;
+        signed.verify(request, administrators, seen)?;
         Ok(Self { bearer })
     }
 

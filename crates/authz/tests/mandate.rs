@@ -11,7 +11,7 @@
 mod support;
 
 use quorate_authz::{Mandate, bearer_name, check_client_roots};
-use quorate_crypto::identity::SigningKey;
+use quorate_crypto::identity::{SigningKey, Verified};
 use quorate_crypto::secret::Secret;
 use quorate_state::change::{Change, Kind};
 use quorate_state::genesis::Administrators;
@@ -47,7 +47,7 @@ fn roots() -> Change {
 }
 
 fn of(request: &Request, bearer: &SigningKey, signers: &[&SigningKey]) -> Result<Mandate, Refusal> {
-    Mandate::of(&SignedRequest::sign(request, bearer, signers), request, &administrators())
+    Mandate::of(&SignedRequest::sign(request, bearer, signers), request, &administrators(), &Verified::default())
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn nobody_else_may_and_nothing_else() {
     let altered = Request { not_after: NOW + 1, ..good.clone() };
     let mut signed = SignedRequest::sign(&good, &first, &[&first, &second]);
     signed.bytes = SignedRequest::sign(&altered, &first, &[]).bytes;
-    assert_eq!(Mandate::of(&signed, &altered, &administrators()), Err(Refusal::BadSignature));
+    assert_eq!(Mandate::of(&signed, &altered, &administrators(), &Verified::default()), Err(Refusal::BadSignature));
     for change in [
         Change::PutPolicy { name: "p".to_owned(), text: String::new() },
         Change::UnblockIdentity { principal: "spiffe://td/a".to_owned() },

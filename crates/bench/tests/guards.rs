@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 0.03;
 const TIMES: (u32, u32) = (5, 35);
 const TIMES_OF_DECIDE: (u32, u32) = (20, 220);
 
-const PATHS: [&str; 7] = ["partial", "combine", "accept", "open", "decide", "apply", "encode"];
+const PATHS: [&str; 8] = ["partial", "combine", "accept", "open", "decide", "apply", "apply-met", "encode"];
 
 /// `examples/paths`, built beside this test.
 fn program() -> PathBuf {

@@ -4,6 +4,7 @@ use crate::absence::Absences;
 use crate::attest::Attestor;
 use crate::breaker::Breakers;
 use crate::certificates::OwnCertificate;
+use crate::endorser::Endorser;
 use crate::env::Env;
 use crate::executor::Executors;
 use crate::failpoint;
@@ -19,6 +20,7 @@ use quorate_api::status::Failure;
 use quorate_api::tls::Callers;
 use quorate_audit::AuditLog;
 use quorate_authz::{Authority, PolicyError, VerifiedChains};
+use quorate_crypto::identity::Verified;
 use quorate_crypto::threshold::KeyShare;
 use quorate_raft::Raft;
 use quorate_state::access::{Keyring, policies, policy_epoch};
@@ -60,6 +62,9 @@ pub(crate) struct Core {
     pub(crate) heads: Heads,
     pub(crate) breakers: Breakers,
     pub(crate) caches: Caches,
+    /// The signatures that this member has met: those of what it decides on, of what others decided, and of what is in the log.
+    pub(crate) verified: Arc<Verified>,
+    pub(crate) endorser: Endorser,
     pub(crate) certificate: OwnCertificate,
     /// Whom the client port admits.
     pub(crate) callers: Arc<Callers>,

@@ -37,6 +37,7 @@ mod core;
 mod driver;
 pub mod durable;
 mod ending;
+mod endorser;
 pub mod env;
 mod executor;
 mod failpoint;

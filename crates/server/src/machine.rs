@@ -2,6 +2,7 @@
 
 use crate::failpoint;
 use crate::store::Applied;
+use quorate_crypto::identity::Verified;
 use quorate_raft::freshness::Footprint;
 use quorate_raft::{Effect, Entry, Machine, MachineError, View, WrongState};
 use quorate_state::change::{Kind, Resource};
@@ -34,13 +35,20 @@ pub(crate) struct Applying {
 pub(crate) struct VaultMachine {
     cluster: ClusterId,
     journal: Sender<Applying>,
+    /// The signatures that this member has met.
+    verified: Arc<Verified>,
     /// How many the journal had no room for.
     lost: Arc<AtomicU64>,
 }
 
 impl VaultMachine {
-    pub(crate) fn new(cluster: ClusterId, journal: Sender<Applying>, lost: Arc<AtomicU64>) -> Self {
-        Self { cluster, journal, lost }
+    pub(crate) fn new(
+        cluster: ClusterId,
+        journal: Sender<Applying>,
+        verified: Arc<Verified>,
+        lost: Arc<AtomicU64>,
+    ) -> Self {
+        Self { cluster, journal, verified, lost }
     }
 }
 
@@ -51,7 +59,7 @@ impl Machine for VaultMachine {
         #[cfg(feature = "failpoints")]
         let state = crate::planted::Distorted(state, entry.payload);
         let (mut writes, outcome) =
-            apply(&state, &self.cluster, at, entry.payload).map_err(|e| MachineError(e.to_string()))?;
+            apply(&state, &self.cluster, at, entry.payload, &self.verified).map_err(|e| MachineError(e.to_string()))?;
         // A test damages this member's state: what it says of itself is no longer what the others have.
         if let Some(Some(hash)) = writes.get_mut(&hash_key())
             && failpoint::hit("machine.damage").is_err()

@@ -180,7 +180,7 @@ impl Core {
         let status = self.raft.watch().borrow().clone();
         let foreseen = self.read(|store, index| {
             let at = Position { index: index + 1, term: status.term };
-            let (writes, _) = apply(store, &self.cluster, at, &command.encode())?;
+            let (writes, _) = apply(store, &self.cluster, at, &command.encode(), &self.verified)?;
             lease::lease(&Foreseen(store, writes), &id)
         })?;
         if let Some(foreseen) = foreseen {

@@ -9,6 +9,7 @@ use crate::config::NodeConfig;
 use crate::core::{Caches, Core};
 use crate::durable;
 use crate::ending::{AUDIT, RunError};
+use crate::endorser::Endorser;
 use crate::env::{Clock, Env};
 use crate::executor::Executors;
 use crate::issue::Creating;
@@ -29,6 +30,7 @@ use quorate_api::tls::{
 };
 use quorate_api::vault::vault_server::VaultServer;
 use quorate_audit::AuditLog;
+use quorate_crypto::identity::Verified;
 use quorate_raft::kv::{Kv, KvError, RocksKv};
 use quorate_raft::{Config, Damage, Fatal, InitError, Node, Notary, OpenError, Raft};
 use quorate_state::genesis::Genesis;
@@ -137,7 +139,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
 
     let (journal, applied) = mpsc::channel(WAITING);
     let lost = Arc::new(AtomicU64::new(0));
-    let machine = Arc::new(VaultMachine::new(cluster, journal, Arc::clone(&lost)));
+    let verified = Arc::new(Verified::default());
+    let machine = Arc::new(VaultMachine::new(cluster, journal, Arc::clone(&verified), Arc::clone(&lost)));
     let absences = Arc::new(Absences::new(me.index, genesis.roster.clone()));
     let net: Arc<dyn Net> = Arc::new(Without { net: Arc::clone(&env.net), absences: Arc::clone(&absences) });
     let dialer =
@@ -193,6 +196,8 @@ pub async fn serve(parts: Parts, name: &Path, shutdown: impl Future<Output = ()>
         proving: Creating::default(),
         breakers: crate::breaker::Breakers::default(),
         caches: Caches::default(),
+        verified,
+        endorser: Endorser::default(),
         certificate,
         callers,
     });

@@ -4,7 +4,7 @@ use crate::access::{is_built, protection};
 use crate::core::Core;
 use crate::executor::engine_failure;
 use crate::issue::{injected, statements};
-use crate::pipeline::{Ask, Recorded};
+use crate::pipeline::Ask;
 use crate::query::check_place;
 use quorate_api::peer::{EndorseRequest, ProposeRequest};
 use quorate_api::status::Failure;
@@ -95,7 +95,7 @@ impl Core {
         };
         let mut endorsements = vec![own];
         let (mut asked, mut unanswered) = (JoinSet::new(), BTreeSet::new());
-        let bytes = borsh::to_vec(signed).unwrap_or_default();
+        let (bytes, hash) = (borsh::to_vec(signed).unwrap_or_default(), signed.hash());
         // As many as it takes, in turns: a decision costs a member a record that is synced. The others when one of them does not agree, or not soon.
         let mut others = self.peers.in_turn(request.id.0.first().copied().unwrap_or(0)).into_iter();
         let mut refusals: Vec<(MemberIndex, Failure)> = Vec::new();
@@ -127,7 +127,10 @@ impl Core {
                     let reply = reply.into_inner();
                     if reply.refusal.is_empty() {
                         match borsh::from_slice::<Endorsement>(&reply.endorsement) {
-                            Ok(e) if e.member == member && e.is_valid(&self.cluster, &self.roster, &signed.hash()) => {
+                            Ok(e)
+                                if e.member == member
+                                    && e.is_valid(&self.cluster, &self.roster, &hash, &self.verified) =>
+                            {
                                 endorsements.push(e);
                             }
                             _ => refusals.push((member, Failure::new("bad_answer", "its endorsement is not valid"))),
@@ -182,16 +185,17 @@ impl Core {
         }
         if let Change::SetClientRoots { certificates } = &request.change {
             // No client: perhaps there is none left whom the present roots admit.
-            let mandate = Mandate::of(signed, request, &administrators).map_err(Failure::from)?;
+            let mandate = Mandate::of(signed, request, &administrators, &self.verified).map_err(Failure::from)?;
             check_client_roots(certificates, self.clock()?).map_err(Failure::from)?;
             let recorded = self.mandated(mandate, ask).await?;
-            return Ok((self.sign_endorsement(&recorded, signed)?, recorded.index()));
+            let index = recorded.index();
+            return Ok((self.sign_endorsement(recorded, signed).await?, index));
         }
         let principal = self.authenticate_for(request.change.kind(), &request.chain)?;
         if principal.id().as_str() != request.principal || signed.caller() != Some(principal.key()) {
             return Err(Failure::new("not_your_request", "the request's caller or key is not that of its certificate"));
         }
-        signed.verify(request, &administrators).map_err(Failure::from)?;
+        signed.verify(request, &administrators, &self.verified).map_err(Failure::from)?;
         // Only of whoever proves to be a caller; a full disk is nobody else's business.
         self.room.admits(ask.kind)?;
         let recorded = self.allow(&principal, ask).await?;
@@ -233,20 +237,8 @@ impl Core {
             }
             _ => {}
         }
-        Ok((self.sign_endorsement(&recorded, signed)?, recorded.index()))
-    }
-
-    fn sign_endorsement(&self, recorded: &Recorded, signed: &SignedRequest) -> Result<Endorsement, Failure> {
-        let (clock, version) = (self.said_clock()?, recorded.authority_version());
-        Ok(Endorsement::sign(
-            &self.cluster,
-            self.roster.number,
-            version,
-            self.me,
-            clock,
-            vec![signed.hash()],
-            self.keys.identity(),
-        ))
+        let index = recorded.index();
+        Ok((self.sign_endorsement(recorded, signed).await?, index))
     }
 
     /// Proposes here if this node leads, else hands the command to the leader; tries until `deadline`.

@@ -18,12 +18,15 @@ mod targets;
 #[allow(dead_code, reason = "the simulation of crates/simulation uses another part of it")]
 mod world;
 
+use futures::future::join_all;
 use quorate_api::client::{Client, Credential};
+use quorate_api::peer::EndorseRequest;
 use quorate_api::vault::{OpenRequest, ReadStatusReply, SecretVersion};
 use quorate_engines::fake::{Fault, Step};
 use quorate_state::change::Change;
 use quorate_state::ids::{ClusterId, KeyringId, LeaseId};
 use quorate_state::lease::principal;
+use quorate_state::request::{Endorsement, SignedRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -52,6 +55,50 @@ async fn found(mut world: World) -> World {
     admin.create_mount("default", "app", keyring, &[]).await.unwrap();
     world.administer(Change::PutPolicy { name: "app".to_owned(), text: POLICY.to_owned() }).await;
     world
+}
+
+/// What member 2 says when another one asks it to endorse a request.
+async fn ask_to_endorse(world: &World, signed: &SignedRequest) -> Result<Endorsement, String> {
+    let ask = EndorseRequest { signed_request: borsh::to_vec(signed).unwrap(), min_index: 0 };
+    let reply = world.line(1, 2).endorse(ask).await.unwrap().into_inner();
+    if !reply.refusal.is_empty() {
+        return Err(reply.refusal);
+    }
+    let endorsement = borsh::from_slice::<Endorsement>(&reply.endorsement).unwrap();
+    assert!(endorsement.member == 2 && world.is_endorsed(signed, &endorsement));
+    Ok(endorsement)
+}
+
+/// Each decision is one of its own, and what is refused stands in nobody's endorsement.
+#[tokio::test(start_paused = true)]
+async fn what_a_member_decides_at_one_time_it_signs_once() {
+    let world = founded(51).await;
+    let sign = |client: &Client, n: u32| {
+        let (namespace, path) = ("default".to_owned(), format!("app/{n}"));
+        client.sign(Change::DeleteSecret { namespace, path, numbers: vec![1] }, None)
+    };
+    let (app, stranger) = (world.client("app"), world.client("stranger"));
+    let alone = sign(&app, 0);
+    let endorsed = ask_to_endorse(&world, &alone).await.unwrap();
+    assert_eq!(endorsed.requests, [alone.hash()], "who is alone waits for nobody");
+    let requests: Vec<_> = (1..=60).map(|n| sign(if n % 10 == 0 { &stranger } else { &app }, n)).collect();
+    let answers = join_all(requests.iter().map(|signed| ask_to_endorse(&world, signed))).await;
+    let mut signatures = BTreeSet::new();
+    for (n, answer) in (1..=60).zip(answers) {
+        match answer {
+            Ok(endorsement) => {
+                assert!(endorsement.requests.len() <= 16, "{}", endorsement.requests.len());
+                let refused = |n: usize| endorsement.requests.contains(&requests[n - 1].hash());
+                assert!(
+                    n % 10 != 0 && !(10..=60).step_by(10).any(refused),
+                    "what is refused is endorsed by nobody: {n}"
+                );
+                signatures.insert(endorsement.signature);
+            }
+            Err(code) => assert_eq!((n % 10, code.as_str()), (0, "denied")),
+        }
+    }
+    assert!((4..=27).contains(&signatures.len()), "54 requests have {} signatures", signatures.len());
 }
 
 #[tokio::test(start_paused = true)]

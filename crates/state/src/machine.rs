@@ -19,6 +19,7 @@ use crate::secrets::{self, Put, VersionState};
 use crate::store::{Store, StoreError, Tx, Writes};
 use crate::target::{self, Described};
 use crate::{absence, access, ceremony, hash};
+use quorate_crypto::identity::Verified;
 
 /// How many leases that ended long ago one tick forgets at most.
 const FORGET_PER_TICK: usize = 64;
@@ -32,7 +33,7 @@ pub struct Position {
     pub term: u64,
 }
 
-/// Applies one log entry: what to write, and what became of it. The same on every replica.
+/// Applies one log entry: what to write, and what became of it. The same on every replica, whatever signatures `seen` has met before.
 ///
 /// # Errors
 /// [`StoreError`] when the state cannot be read; the replica must stop.
@@ -41,6 +42,7 @@ pub fn apply(
     cluster: &ClusterId,
     at: Position,
     entry: &[u8],
+    seen: &Verified,
 ) -> Result<(Writes, Outcome), StoreError> {
     let mut tx = Tx::new(store);
     let command = match Command::decode(entry) {
@@ -51,7 +53,7 @@ pub fn apply(
     let roster = absence::contributors(&tx)?;
     let outcome = match &command {
         Command::Endorsed { request, endorsements, stamp } => {
-            endorsed(&mut tx, cluster, &roster, at, request, endorsements, stamp)?
+            endorsed(&mut tx, cluster, &roster, at, (request, endorsements, stamp), seen)?
         }
         Command::Tick { readings } => {
             let outcome = apply_tick(&mut tx, cluster, &roster, readings)?;
@@ -128,9 +130,8 @@ fn endorsed(
     cluster: &ClusterId,
     roster: &Roster,
     at: Position,
-    signed: &SignedRequest,
-    endorsements: &[Endorsement],
-    stamp: &Stamp,
+    (signed, endorsements, stamp): (&SignedRequest, &[Endorsement], &Stamp),
+    seen: &Verified,
 ) -> Result<Outcome, StoreError> {
     let refuse = |refusal| Ok(Outcome::Refused(refusal));
     let request = match signed.request() {
@@ -141,14 +142,14 @@ fn endorsed(
         return refuse(Refusal::WrongCluster);
     }
     let Some(signer) = signed.caller().copied() else { return refuse(Refusal::BadSignature) };
-    if let Err(refusal) = signed.verify(&request, &administrators(tx)?) {
+    if let Err(refusal) = signed.verify(&request, &administrators(tx)?, seen) {
         return refuse(refusal);
     }
     let hash = signed.hash();
     if let Some(before) = remembered(tx, &signer, &request.id)? {
         return Ok(if before.hash == hash { before.outcome } else { Outcome::Refused(Refusal::RequestIdReused) });
     }
-    let carried = match count_endorsements(tx, cluster, roster, &hash, endorsements)? {
+    let carried = match count_endorsements(tx, cluster, roster, &hash, endorsements, seen)? {
         Ok(carried) => carried,
         Err(refusal) => return refuse(refusal),
     };

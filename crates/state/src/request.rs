@@ -14,6 +14,8 @@ use quorate_crypto::encoding::hash;
 use quorate_crypto::identity::{SigningKey, VerifyKey};
 use std::collections::BTreeSet;
 
+pub use quorate_crypto::identity::Verified;
+
 /// How far ahead of cluster time a request's end may lie.
 pub const MAX_VALIDITY: Millis = 600_000;
 /// The same for requests that administrators sign: their signatures are gathered by hand.
@@ -105,13 +107,13 @@ impl SignedRequest {
         self.signatures.first().map(|s| &s.key)
     }
 
-    /// Checks the caller's signature, and those of the administrators where the change needs them.
+    /// Checks the caller's signature, and those of the administrators where the change needs them. `seen` says what it always says.
     ///
     /// # Errors
     /// [`Refusal::BadSignature`] or [`Refusal::NotByAdministrators`].
-    pub fn verify(&self, request: &Request, administrators: &Administrators) -> Result<(), Refusal> {
+    pub fn verify(&self, request: &Request, administrators: &Administrators, seen: &Verified) -> Result<(), Refusal> {
         let Some((caller, others)) = self.signatures.split_first() else { return Err(Refusal::BadSignature) };
-        let valid = |s: &Signature| VerifyKey(s.key).verify("request", &[&self.bytes], &s.signature).is_ok();
+        let valid = |s: &Signature| seen.verify(&VerifyKey(s.key), "request", &[&self.bytes], &s.signature).is_ok();
         if !valid(caller) {
             return Err(Refusal::BadSignature);
         }
@@ -189,7 +191,7 @@ impl Endorsement {
 
     /// Whether a member of this roster signed it, for this request among others.
     #[must_use]
-    pub fn is_valid(&self, cluster: &ClusterId, roster: &Roster, request: &[u8; 64]) -> bool {
+    pub fn is_valid(&self, cluster: &ClusterId, roster: &Roster, request: &[u8; 64], seen: &Verified) -> bool {
         if self.roster != roster.number || self.requests.len() > MAX_ENDORSED || !self.requests.contains(request) {
             return false;
         }
@@ -203,7 +205,7 @@ impl Endorsement {
             &self.clock.to_be_bytes(),
             &list,
         ];
-        member.verify_key().verify("endorse", &fields, &self.signature).is_ok()
+        seen.verify(&member.verify_key(), "endorse", &fields, &self.signature).is_ok()
     }
 }
 
@@ -250,6 +252,7 @@ pub(crate) fn count_endorsements(
     roster: &Roster,
     request: &[u8; 64],
     endorsements: &[Endorsement],
+    seen: &Verified,
 ) -> Result<Result<Millis, Refusal>, StoreError> {
     let current = authority_version(tx)?;
     let needed = usize::from(roster.threshold);
@@ -257,7 +260,7 @@ pub(crate) fn count_endorsements(
     let mut clocks = Vec::new();
     let mut stale = false;
     for endorsement in endorsements.iter().take(16) {
-        if !endorsement.is_valid(cluster, roster, request) || members.contains(&endorsement.member) {
+        if !endorsement.is_valid(cluster, roster, request, seen) || members.contains(&endorsement.member) {
             continue;
         }
         if endorsement.authority_version != current {

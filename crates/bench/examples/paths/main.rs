@@ -27,6 +27,7 @@ use core::hint::black_box;
 use disk::Memory;
 use quorate_audit::{AuditLog, Class, Config, Decision, Entry, Kind as RecordKind, RecordId};
 use quorate_authz::{Authority, Facts};
+use quorate_crypto::identity::Verified;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::sealed::{Header, open};
 use quorate_crypto::secret::Secret;
@@ -54,7 +55,8 @@ fn main() {
         "accept" => repeat(times, again, acceptance()),
         "open" => repeat(times, again, opening()),
         "decide" => repeat(times, again, decision()),
-        "apply" => repeat(times, again, application(times)),
+        "apply" => repeat(times, again, application(times, false)),
+        "apply-met" => repeat(times, again, application(times, true)),
         "encode" => repeat(times, again, encoding()),
         _ => {
             eprintln!("there is no path `{path}`");
@@ -155,8 +157,9 @@ fn decision() -> impl FnMut() {
     move || _ = black_box(authority.authorize(&who, Kind::OpenSecret, black_box(&resource), &facts).unwrap())
 }
 
-/// Entries of the log that store a version each, applied; made before.
-fn application(times: usize) -> impl FnMut() {
+/// Entries of the log that store a version each, applied; made before. `met` by a member that has verified their signatures before, as one
+/// has that decided on them.
+fn application(times: usize, met: bool) -> impl FnMut() {
     let mut world = World::new();
     let commands: Vec<Vec<u8>> = (0..MOST)
         .map(|n| {
@@ -168,12 +171,17 @@ fn application(times: usize) -> impl FnMut() {
         })
         .collect();
     assert!(times <= MOST, "at most {MOST} entries");
+    let seen = Verified::default();
+    if met {
+        let at = Position { index: world.index + 1, term: world.term };
+        commands.iter().for_each(|entry| drop(apply(&world.store, &world.cluster, at, entry, &seen).unwrap()));
+    }
     let mut entries = commands.into_iter();
     move || {
         let entry = entries.next().unwrap();
         world.index += 1;
         let at = Position { index: world.index, term: world.term };
-        let (writes, outcome) = apply(&world.store, &world.cluster, at, &entry).unwrap();
+        let (writes, outcome) = apply(&world.store, &world.cluster, at, &entry, &seen).unwrap();
         assert!(matches!(outcome, quorate_state::outcome::Outcome::Stored { .. }), "{outcome:?}");
         world.store.commit(writes);
     }

@@ -31,7 +31,7 @@ use quorate_server::{Parts, serve};
 use quorate_state::change::Change;
 use quorate_state::genesis::{Administrators as Needed, ClientRoots, Genesis, Member, Roster};
 use quorate_state::ids::KeyringId;
-use quorate_state::request::{Endorsement, SignedRequest};
+use quorate_state::request::{Endorsement, SignedRequest, Verified};
 use quorate_state::target::claim_prefix;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use std::collections::BTreeMap;
@@ -645,6 +645,11 @@ impl World {
             Endorsement::sign(cluster, roster, authority_version, *member, self.now(), vec![signed.hash()], key)
         };
         members.iter().map(sign).collect()
+    }
+
+    /// Whether a member's endorsement is one of a request.
+    pub(crate) fn is_endorsed(&self, signed: &SignedRequest, by: &Endorsement) -> bool {
+        by.is_valid(&self.profile.cluster, &self.genesis.roster, &signed.hash(), &Verified::default())
     }
 
     fn identity(&self, index: u8) -> &SigningKey {

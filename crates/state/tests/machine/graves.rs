@@ -2,6 +2,7 @@
 //! that is asked many times in a second, may begin where everything was deleted long ago.
 
 use crate::world::*;
+use quorate_crypto::identity::Verified;
 use quorate_state::command::Command;
 use quorate_state::lease::{REMEMBERED, leases, next_due};
 use quorate_state::machine::apply;
@@ -79,7 +80,7 @@ fn no_command_walks_over_what_was_deleted_long_ago() {
     for (n, (at, entry)) in world.log.iter().enumerate() {
         yard.walked.set(0);
         yard.read.set(0);
-        let (writes, outcome) = apply(&yard, &world.cluster, *at, entry).unwrap();
+        let (writes, outcome) = apply(&yard, &world.cluster, *at, entry, &Verified::default()).unwrap();
         most = most.max((yard.walked.get(), n));
         if let Outcome::Leases { changed } = outcome
             && changed.len() > 16

@@ -4,6 +4,7 @@ use crate::world::*;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use quorate_crypto::identity::Verified;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::{LeaseId, Millis};
@@ -332,7 +333,7 @@ proptest! {
                 let rows = replica.scan(&[], &[0xff], usize::MAX).unwrap();
                 replica = MemStore(rows.into_iter().collect());
             }
-            let writes = apply(&replica, &world.cluster, *at, entry).unwrap().0;
+            let writes = apply(&replica, &world.cluster, *at, entry, &Verified::default()).unwrap().0;
             replica.commit(writes);
         }
         prop_assert!(replica == world.store, "restored before entry {}", restored);

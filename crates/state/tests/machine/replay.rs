@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use borsh::BorshSerialize;
+use quorate_crypto::identity::Verified;
 use quorate_crypto::keyring::KeyringClass;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof};
@@ -57,7 +58,7 @@ fn the_same_log_gives_the_same_bytes() {
     assert!(world.log.len() > 60);
     let mut outcomes = Vec::new();
     for (at, entry) in &world.log {
-        let (writes, outcome) = apply(&store, &world.cluster, *at, entry).unwrap();
+        let (writes, outcome) = apply(&store, &world.cluster, *at, entry, &Verified::default()).unwrap();
         store.commit(writes);
         outcomes.push(outcome);
     }
@@ -67,11 +68,11 @@ fn the_same_log_gives_the_same_bytes() {
     let mut late = MemStore::default();
     late.commit(genesis().initial_state());
     for (at, entry) in &world.log[..half] {
-        late.commit(apply(&late, &world.cluster, *at, entry).unwrap().0);
+        late.commit(apply(&late, &world.cluster, *at, entry, &Verified::default()).unwrap().0);
     }
     let mut snapshot = MemStore(late.0.into_iter().collect());
     for ((at, entry), outcome) in world.log[half..].iter().zip(&outcomes[half..]) {
-        let (writes, again) = apply(&snapshot, &world.cluster, *at, entry).unwrap();
+        let (writes, again) = apply(&snapshot, &world.cluster, *at, entry, &Verified::default()).unwrap();
         snapshot.commit(writes);
         assert_eq!(again, *outcome);
     }
@@ -110,7 +111,7 @@ fn a_command_with_a_byte_flipped_does_nothing_that_was_not_signed() {
     let at = Position { index: world.index + 1, term: world.term };
     for command in commands {
         let entry = command.encode();
-        let (done, outcome) = apply(&world.store, &world.cluster, at, &entry).unwrap();
+        let (done, outcome) = apply(&world.store, &world.cluster, at, &entry, &Verified::default()).unwrap();
         assert!(!matches!(outcome, Outcome::Refused(_)), "{command}: {outcome:?}");
         // The stamp is the leader's own word, and so is what the last five say: their terms and the state bound them.
         let signed = match &command {
@@ -125,7 +126,7 @@ fn a_command_with_a_byte_flipped_does_nothing_that_was_not_signed() {
         for i in 0..entry.len() {
             let mut flipped = entry.clone();
             flipped[i] ^= 1 << (i % 8);
-            let (writes, outcome) = apply(&world.store, &world.cluster, at, &flipped).unwrap();
+            let (writes, outcome) = apply(&world.store, &world.cluster, at, &flipped, &Verified::default()).unwrap();
             if i < signed {
                 assert!(
                     matches!(outcome, Outcome::Refused(_)) && writes.is_empty(),
@@ -138,7 +139,8 @@ fn a_command_with_a_byte_flipped_does_nothing_that_was_not_signed() {
             }
         }
         for cut in (0..entry.len()).step_by(7) {
-            let (writes, outcome) = apply(&world.store, &world.cluster, at, &entry[..cut]).unwrap();
+            let (writes, outcome) =
+                apply(&world.store, &world.cluster, at, &entry[..cut], &Verified::default()).unwrap();
             assert_eq!((writes.len(), outcome), (0, Outcome::Refused(Refusal::Malformed)), "{command} cut at {cut}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::world::*;
 use quorate_crypto::customer::{PartSuite, derive_kc};
+use quorate_crypto::identity::Verified;
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::reshare;
 use quorate_crypto::sealed::{Header, MAX_NAMESPACE, MAX_PATH, MAX_PLAINTEXT, Sealed, open};
@@ -382,7 +383,7 @@ fn a_secret_has_a_thousand_and_twenty_four_versions_at_most() {
         let signed = World::sign(&world.request(put("app/x", sealed, None)));
         let position = quorate_state::machine::Position { index: 99, term: 5 };
         let entry = world.command(&signed).encode();
-        quorate_state::machine::apply(&world.store, &world.cluster, position, &entry).unwrap().1
+        quorate_state::machine::apply(&world.store, &world.cluster, position, &entry, &Verified::default()).unwrap().1
     };
     assert_invalid(&ask(&mut world, &many), "path");
     many.versions[5].state = VersionState::Destroyed;

@@ -1,6 +1,7 @@
 //! Ends of many leases at one log index, and leases that are forgotten: nothing grows for ever, and no entry takes for ever.
 
 use crate::world::*;
+use quorate_crypto::identity::Verified;
 use quorate_state::change::Change;
 use quorate_state::command::{Command, RevocationProof};
 use quorate_state::ids::LeaseId;
@@ -56,7 +57,7 @@ fn so_many_at_once(selector: &Selector, rows: &[u8]) {
         let entry = world.command(&World::sign(&request)).encode();
         world.index += 1;
         let at = Position { index: world.index, term: world.term };
-        let (writes, outcome) = apply(&world.store, &world.cluster, at, &entry).unwrap();
+        let (writes, outcome) = apply(&world.store, &world.cluster, at, &entry, &Verified::default()).unwrap();
         assert!(matches!(outcome, Outcome::Intent { .. }), "{outcome:?}");
         world.store.commit(writes);
     }

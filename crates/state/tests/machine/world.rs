@@ -2,7 +2,7 @@
 
 use quorate_crypto::customer::{CustomerPublic, CustomerSecret};
 use quorate_crypto::encoding::hash;
-use quorate_crypto::identity::SigningKey;
+use quorate_crypto::identity::{SigningKey, Verified};
 use quorate_crypto::keyring::{KeyringClass, KeyringPublic};
 use quorate_crypto::reshare;
 use quorate_crypto::sealed::{Fresh, ObjectTemplate, Sealed, WrapTemplate, seal_with};
@@ -21,7 +21,7 @@ use quorate_state::request::{Endorsement, Request, SignedRequest, authority_vers
 use quorate_state::secrets::secret;
 use quorate_state::store::MemStore;
 use quorate_state::target::{Finding, Proof, Role, System, TargetSpec, target};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 pub(crate) const ALICE: &str = "spiffe://example.org/app/alice";
 pub(crate) const BOB: &str = "spiffe://example.org/app/bob";
@@ -95,6 +95,8 @@ pub(crate) struct World {
     pub(crate) log: Vec<(Position, Vec<u8>)>,
     serial: u64,
     in_bulk: bool,
+    /// All that any of them has met, as a member has that was there all the time.
+    seen: Arc<Verified>,
 }
 
 impl World {
@@ -103,7 +105,8 @@ impl World {
         let genesis = genesis();
         let mut store = MemStore::default();
         store.commit(genesis.initial_state());
-        Self { store, cluster: genesis.cluster(), term: 5, index: 10, log: Vec::new(), serial: 0, in_bulk: false }
+        let (cluster, seen) = (genesis.cluster(), Arc::default());
+        Self { store, cluster, term: 5, index: 10, log: Vec::new(), serial: 0, in_bulk: false, seen }
     }
 
     /// Keyrings of both classes; namespace `team` with mounts `app` (class cluster) and `safe` (customers 1 and 2).
@@ -148,7 +151,7 @@ impl World {
     pub(crate) fn apply_bytes(&mut self, entry: &[u8]) -> Outcome {
         self.index += 1;
         let at = Position { index: self.index, term: self.term };
-        let (writes, outcome) = apply(&self.store, &self.cluster, at, entry).unwrap();
+        let (writes, outcome) = apply(&self.store, &self.cluster, at, entry, &self.seen).unwrap();
         crate::footprints::covers(entry, &writes);
         self.store.commit(writes);
         if !self.in_bulk {
