@@ -8,13 +8,18 @@
     reason = "tests fail by panicking, and tell what they measured"
 )]
 
+use futures::future::join_all;
 use quorate_api::client::Client;
 use quorate_api::status::Failure;
+use quorate_api::tls::{CLIENT, connect};
+use quorate_api::vault::ReadStatusRequest;
+use quorate_api::vault::vault_client::VaultClient;
 use quorate_audit::Decision;
 use quorate_state::change::Change;
 use quorate_state::ids::MemberIndex;
 use quorate_tests::{Cluster, Options, audit};
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 const NAMESPACE: &str = "default";
 /// How long an election may take on a busy machine.
@@ -31,6 +36,7 @@ async fn quorum() {
     a_member_that_is_behind(&cluster).await;
     a_blocked_identity(&cluster).await;
     a_stopped_leader(&cluster).await;
+    who_gave_up_on_a_stopped_member(&cluster).await;
     a_leader_that_is_asked_to_end(&cluster).await;
     one_node_left(&cluster).await;
     restarts(&cluster).await;
@@ -204,6 +210,28 @@ async fn a_stopped_leader(cluster: &Cluster) {
         b"written",
     )
     .await;
+}
+
+/// Many calls that were given up while a member answered nothing cost nobody the connection: what it is asked behind them, it answers.
+async fn who_gave_up_on_a_stopped_member(cluster: &Cluster) {
+    const CALLS: usize = 200;
+    let caller = cluster.identity("demo").unwrap();
+    let pinned = cluster.profile().member(1).unwrap();
+    let channel = connect(&pinned.api_address, pinned.key, caller.tls(), &pinned.name, CLIENT).unwrap();
+    let mut vault = VaultClient::new(channel);
+    vault.read_status(ReadStatusRequest::default()).await.expect("the connection is made");
+    let node = cluster.node(1).unwrap();
+    node.stop().unwrap();
+    let given_up = join_all((0..CALLS).map(|_| {
+        let mut vault = vault.clone();
+        async move { timeout(Duration::from_millis(200), vault.read_status(ReadStatusRequest::default())).await }
+    }))
+    .await;
+    let behind = tokio::spawn(async move { vault.read_status(ReadStatusRequest::default()).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    node.cont().unwrap();
+    assert!(given_up.iter().all(Result::is_err), "a stopped member answers nothing");
+    behind.await.unwrap().unwrap_or_else(|why| panic!("it is answered on the connection of those who gave up: {why}"));
 }
 
 async fn a_leader_that_is_asked_to_end(cluster: &Cluster) {

@@ -6,7 +6,7 @@ use core::fmt;
 use ed25519_dalek::{Signature as DalekSignature, Signer as _, SigningKey as DalekKey, VerifyingKey as DalekVerify};
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha512_256};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 /// The public half of a signing key: 32 bytes.
@@ -62,8 +62,8 @@ pub struct Verified(Mutex<Generations>);
 /// The newer one is filled, and takes the place of the older one when it is full.
 #[derive(Default)]
 struct Generations {
-    newer: HashSet<[u8; 32]>,
-    older: HashSet<[u8; 32]>,
+    newer: BTreeSet<[u8; 32]>,
+    older: BTreeSet<[u8; 32]>,
 }
 
 impl fmt::Debug for Verified {

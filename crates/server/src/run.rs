@@ -50,6 +50,11 @@ use tokio::time::timeout;
 
 /// How many calls one client's connection may have under way.
 const MAX_STREAMS: u32 = 256;
+/// How many calls that were given up before they were looked at a connection may bring at once: as many as it may have under way. With the
+/// library's 20, a member that stood still for a moment ends the connection of all who call it over that, and every call on it.
+const MAX_GIVEN_UP: usize = MAX_STREAMS as usize;
+/// The same of a member, which calls for all of its own clients over one connection.
+const MAX_GIVEN_UP_BY_PEER: usize = 16 * MAX_GIVEN_UP;
 
 /// What a node is made of. [`run`] makes it of files, RocksDB, PostgreSQL and the operating system; a simulation of its own.
 pub struct Parts {
@@ -450,6 +455,7 @@ async fn serve_peers(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(1)))
         .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+        .http2_max_pending_accept_reset_streams(Some(MAX_GIVEN_UP_BY_PEER))
         .add_service(raft)
         .add_service(peer)
         .serve_with_incoming_shutdown(accept_peers(listener, config), until(stopped))
@@ -499,6 +505,7 @@ async fn serve_clients(
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .max_concurrent_streams(Some(MAX_STREAMS))
+        .http2_max_pending_accept_reset_streams(Some(MAX_GIVEN_UP))
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .layer(coded())
