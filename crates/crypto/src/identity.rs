@@ -46,7 +46,7 @@ impl VerifyKey {
 }
 
 /// How many signatures are remembered at least, once as many were verified; at most twice as many.
-pub const REMEMBERED: usize = 8_192;
+const REMEMBERED: usize = 8_192;
 
 /// Signatures that this process has verified, so that it need not verify them again: a member meets the same ones when it decides,
 /// when it gathers the decisions of others, and when it applies what they have led to.

@@ -7,7 +7,6 @@ use quorate_audit::{Class, Detail};
 use quorate_state::clock::{ClusterClock, Reading, highest};
 use quorate_state::command::Command;
 use quorate_state::ids::Millis;
-use quorate_state::outcome::Outcome;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,10 +85,7 @@ impl Core {
             }
         }
         let readings = highest(readings, self.roster.threshold);
-        match self.propose(Command::Tick { readings }).await?.outcome {
-            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
-            _ => Ok(()),
-        }
+        self.say(Command::Tick { readings }).await
     }
 
     /// Every member's task: looks at cluster time, and calls an election when it stands still under a leader.

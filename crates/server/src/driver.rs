@@ -340,14 +340,6 @@ impl Core {
         }
     }
 
-    /// Has the log take what the executor of a target says.
-    pub(crate) async fn say(self: &Arc<Self>, what: Command) -> Result<(), Failure> {
-        match self.propose(what).await?.outcome {
-            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
-            _ => Ok(()),
-        }
-    }
-
     /// Proposes the end of what is due, after cluster time was moved to where the members' clocks are: of as much as one entry
     /// holds. Whether there may be more.
     async fn expire_due(self: &Arc<Self>, term: u64) -> Result<bool, Failure> {

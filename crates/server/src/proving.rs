@@ -13,7 +13,6 @@ use quorate_engines::{self as engines, Checked, Create, Created, EngineError, Fa
 use quorate_state::command::Command;
 use quorate_state::ids::LeaseId;
 use quorate_state::lease::{principal, principal_prefix};
-use quorate_state::outcome::Outcome;
 use quorate_state::target::{Finding, MAX_FINDING, MAX_FINDINGS, Proof, Role, roles, target};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -53,11 +52,7 @@ impl Core {
         }
         proof.at = self.clock()?;
         bound(&mut proof);
-        let command = Command::TargetProved { term, target: name.to_owned(), proof };
-        match self.propose(command).await?.outcome {
-            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
-            _ => Ok(()),
-        }
+        self.say(Command::TargetProved { term, target: name.to_owned(), proof }).await
     }
 
     async fn find_out(self: &Arc<Self>, name: &str, term: u64, proof: &mut Proof) -> Result<(), Failure> {

@@ -113,13 +113,9 @@ impl Core {
         if index == described.current.index {
             return Ok(());
         }
-        match self.propose(Command::PasswordRotated { term, target: name.to_owned(), index }).await?.outcome {
-            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
-            _ => {
-                tracing::info!(target = name, index, "the target's password is rotated");
-                Ok(())
-            }
-        }
+        self.say(Command::PasswordRotated { term, target: name.to_owned(), index }).await?;
+        tracing::info!(target = name, index, "the target's password is rotated");
+        Ok(())
     }
 
     /// Makes a password and has the log say that it is the next. Nothing of it leaves this function but sealed and wiped.

@@ -340,6 +340,14 @@ impl Core {
         Ok(found.is_some_and(|r| r.hash == signed.hash()))
     }
 
+    /// Has the log take what this node says as the leader: what it refuses is an error.
+    pub(crate) async fn say(&self, what: Command) -> Result<(), Failure> {
+        match self.propose(what).await?.outcome {
+            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts a command into the log of which this node is the leader.
     pub(crate) async fn propose(&self, command: Command) -> Result<Done, Failure> {
         match self.raft.propose(command.encode()).await {
